@@ -216,7 +216,13 @@ def draw(history, path):
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     seen = [row["tokens"] / 1e6 for row in history]
-    axes.plot(seen, [row["train"] for row in history], "o-", color="#0072B2", label="train (first windows, no dropout)")
+    axes.plot(
+        seen,
+        [row["train"] for row in history],
+        "o-",
+        color="#0072B2",
+        label="train (first windows, no dropout)",
+    )
     axes.plot(seen, [row["heldout"] for row in history], "s--", color="#D55E00", label="held out")
     best = min(history, key=lambda row: row["heldout"])
     axes.axhline(best["heldout"], color="0.7", lw=0.8)
@@ -239,7 +245,7 @@ def train(model, stream, heldout, epochs, seed=0):
     sample = stream[: len(heldout)]
     for _ in range(epochs):
         for ids, targets in batches(stream, generator):
-            for opt, rate in zip(opts, rates):
+            for opt, rate in zip(opts, rates, strict=True):
                 opt.param_groups[0]["lr"] = rate * max(0.0, schedule((step + 1) / total))
             with torch.autocast("cpu", torch.bfloat16):
                 loss = model.loss(ids, targets)
@@ -251,7 +257,11 @@ def train(model, stream, heldout, epochs, seed=0):
             step += 1
             if step % 20 == 0:
                 print(f"step {step}/{total}  loss {loss.item():.3f}  {time.time() - start:.0f} s", flush=True)
-        row = {"tokens": step * BATCH * CONTEXT, "train": evaluate(model, sample), "heldout": evaluate(model, heldout)}
+        row = {
+            "tokens": step * BATCH * CONTEXT,
+            "train": evaluate(model, sample),
+            "heldout": evaluate(model, heldout),
+        }
         history.append(row)
         print(row, flush=True)
         if best is None or row["heldout"] <= min(r["heldout"] for r in history):
@@ -270,11 +280,18 @@ def main():
     heldout = encode(tokenizer, read_chapters("heldout"))
     model = Llama()
     n_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{n_parameters:,} parameters, {len(stream):,} training tokens, {len(heldout):,} held out", flush=True)
+    print(
+        f"{n_parameters:,} parameters, {len(stream):,} training tokens, {len(heldout):,} held out", flush=True
+    )
     best, history = train(model, stream, heldout, args.epochs)
     model.load_state_dict(best)
     write_gguf(args.out, model, tokenizer)
-    record = {"parameters": n_parameters, "training_tokens": len(stream), "heldout_tokens": len(heldout), "history": history}
+    record = {
+        "parameters": n_parameters,
+        "training_tokens": len(stream),
+        "heldout_tokens": len(heldout),
+        "history": history,
+    }
     (HERE / "austen_training.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(history, HERE / "austen_training.png")
 

@@ -1,0 +1,127 @@
+"""Format: the one interface to every block format.
+
+    x    float32 [..., K]          --quantize-->     raw uint8 [..., K / block_size * bytes_per_block]
+    raw  uint8   [..., n_bytes]    --dequantize-->   float32 [..., K]
+
+Everything that enters compiled code passes through the checks of this class.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from blocks2tokens.errors import UnsupportedError
+from blocks2tokens.formats import compiled
+
+
+def checked(array, dtype, name):
+    """Return a C-contiguous array of at least one dimension and the given dtype, or raise ValueError."""
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name}: expected a NumPy array of {np.dtype(dtype)}, got {type(array).__name__}")
+    if array.dtype != dtype:
+        raise ValueError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+    if array.ndim == 0:
+        raise ValueError(f"{name}: expected at least one dimension, got a scalar")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
+    return array
+
+
+def first_nonfinite(x):
+    """Return the index of the first NaN or infinity in x, or None."""
+    bad = ~np.isfinite(x)
+    return tuple(int(i) for i in np.unravel_index(bad.argmax(), x.shape)) if bad.any() else None
+
+
+class Format:
+    """A way to store weights in blocks.
+
+    name             as ggml calls it, "Q4_K"
+    ggml_type        its number in GGUF files
+    block_size       weights in a block
+    bytes_per_block  bytes of a block
+    block            the block as a NumPy structured dtype, a field for each part
+    """
+
+    def __init__(self, name, module):
+        self.name = name
+        self.module = module
+        self.ggml_type: int = module.GGML_TYPE
+        self.block: np.dtype = module.BLOCK
+        self.block_size: int = module.WEIGHTS
+        self.bytes_per_block: int = module.BLOCK.itemsize
+
+    def __repr__(self):
+        return f"Format({self.name}: {self.block_size} weights in {self.bytes_per_block} bytes)"
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight, scales included."""
+        return 8 * self.bytes_per_block / self.block_size
+
+    @cached_property
+    def row_decoder(self):
+        """The compiled decoder of one row as a function pointer: (raw uint8 [bytes], out float32 [K])."""
+        return compiled.pointer(self.module.decode_row, compiled.DECODE_ROW)
+
+    def row_bytes(self, n_weights: int) -> int:
+        """Return the bytes of a row of `n_weights`; ValueError unless they fill whole blocks."""
+        if n_weights % self.block_size:
+            raise ValueError(
+                f"{self.name}: a row must be a multiple of {self.block_size} weights, got {n_weights}"
+            )
+        return n_weights // self.block_size * self.bytes_per_block
+
+    def row_weights(self, n_bytes: int) -> int:
+        """Return the weights in a row of `n_bytes`; ValueError unless they are whole blocks."""
+        if n_bytes % self.bytes_per_block:
+            raise ValueError(
+                f"{self.name}: a row must be a multiple of {self.bytes_per_block} bytes, got {n_bytes}"
+            )
+        return n_bytes // self.bytes_per_block * self.block_size
+
+    def blocks(self, raw: np.ndarray) -> np.ndarray:
+        """View raw, uint8 [..., bytes], as structured blocks, `self.block` [..., n], without a copy."""
+        self.row_weights(checked(raw, np.uint8, "raw").shape[-1])
+        return raw.view(self.block)
+
+    def dequantize(self, raw: np.ndarray) -> np.ndarray:
+        """Decode raw, uint8 [..., bytes], to float32 [..., K], rows in parallel.
+
+        Raises ValueError for another dtype, a non-contiguous array or a row that is not whole blocks.
+        """
+        K = self.row_weights(checked(raw, np.uint8, "raw").shape[-1])
+        out = np.empty((*raw.shape[:-1], K), np.float32)
+        if out.size:
+            rows = raw.reshape(-1, raw.shape[-1]).view()
+            rows.flags.writeable = False
+            compiled.decode_rows(self.row_decoder, rows, out.reshape(-1, K))
+        return out
+
+    def dequantize_element(self, raw_row: np.ndarray, i: int) -> np.float32:
+        """Decode weight `i` of one row, uint8 [bytes], headers and all: as costly as it sounds."""
+        if checked(raw_row, np.uint8, "raw_row").ndim != 1:
+            raise ValueError(f"raw_row: expected one dimension, got shape {raw_row.shape}")
+        K = self.row_weights(raw_row.size)
+        if not 0 <= i < K:
+            raise ValueError(f"i: expected 0 <= i < {K}, got {i}")
+        return np.float32(self.module.decode_element(raw_row, int(i)))
+
+    def quantize(self, x: np.ndarray, importance=None, effort: str = "ggml") -> np.ndarray:
+        """Encode x, float32 [..., K], to uint8 [..., bytes], byte for byte as ggml does.
+
+        Raises ValueError for another dtype, a non-contiguous array, rows that do not fill whole
+        blocks, NaN or infinity; UnsupportedError where the format has no such quantizer.
+        """
+        n_bytes = self.row_bytes(checked(x, np.float32, "x").shape[-1])
+        if (where := first_nonfinite(x)) is not None:
+            raise ValueError(f"x: expected finite weights, got {x[where]} at index {where}")
+        if effort != "ggml" or importance is not None or not hasattr(self.module, "encode_row"):
+            raise UnsupportedError(f"{self.name}: no quantizer for effort={effort!r} and this importance")
+        raw = np.empty((*x.shape[:-1], n_bytes), np.uint8)
+        if raw.size:
+            encoder = compiled.pointer(self.module.encode_row, compiled.ENCODE_ROW)
+            rows = x.reshape(-1, x.shape[-1]).view()
+            rows.flags.writeable = False
+            compiled.encode_rows(encoder, rows, raw.reshape(-1, n_bytes))
+        return raw

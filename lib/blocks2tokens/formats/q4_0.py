@@ -1,0 +1,55 @@
+"""Q4_0: 32 weights as 4-bit codes with one float16 scale.
+
+    d        float16    scale                                       18 bytes, 4.5 bits per weight
+    qs[16]   uint8      codes 0..15: low nibble of byte j is weight j, high nibble weight j + 16
+    weight = d * (q - 8)
+
+Source: ggml `block_q4_0`, `quantize_row_q4_0_ref`.
+"""
+
+import numpy as np
+from numba import njit
+
+from blocks2tokens.formats.compiled import read_half, signed_max, write_half
+
+GGML_TYPE = 2
+WEIGHTS = 32
+BLOCK = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
+
+
+def dequantize(blocks):
+    """Decode blocks, BLOCK [n], to weights, float32 [n, 32]."""
+    q = np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=1).astype(np.int8) - np.int8(8)
+    return blocks["d"].astype(np.float32)[:, None] * q
+
+
+@njit(cache=True)
+def decode_row(raw, out):
+    for block in range(out.size // 32):
+        at, y = block * 18, block * 32
+        d = read_half(raw, at)
+        for j in range(16):
+            q = raw[at + 2 + j]
+            out[y + j] = d * np.float32((q & 15) - 8)
+            out[y + 16 + j] = d * np.float32((q >> 4) - 8)
+
+
+@njit(cache=True)
+def decode_element(raw, i):
+    at, j = i // 32 * 18, i % 32
+    d = read_half(raw, at)
+    q = (raw[at + 2 + j % 16] >> (4 * (j // 16))) & 15
+    return d * np.float32(q - 8)
+
+
+@njit(cache=True)
+def encode_row(x, raw):
+    for block in range(x.size // 32):
+        at, k = block * 18, block * 32
+        d = signed_max(x, k, 32) / np.float32(-8)
+        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        write_half(raw, at, d)
+        for j in range(16):
+            low = min(15, int(x[k + j] * inverse + np.float32(8.5)))
+            high = min(15, int(x[k + 16 + j] * inverse + np.float32(8.5)))
+            raw[at + 2 + j] = low | high << 4

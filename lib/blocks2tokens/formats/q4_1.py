@@ -1,0 +1,59 @@
+"""Q4_1: 32 weights as 4-bit codes with one float16 scale and one float16 minimum.
+
+    d        float16    scale                                       20 bytes, 5.0 bits per weight
+    m        float16    minimum
+    qs[16]   uint8      codes 0..15: low nibble of byte j is weight j, high nibble weight j + 16
+    weight = d * q + m
+
+Source: ggml `block_q4_1`, `quantize_row_q4_1_ref`.
+"""
+
+import numpy as np
+from numba import njit
+
+from blocks2tokens.formats.compiled import min_max, read_half, write_half
+
+GGML_TYPE = 3
+WEIGHTS = 32
+BLOCK = np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)])
+
+
+def dequantize(blocks):
+    """Decode blocks, BLOCK [n], to weights, float32 [n, 32]."""
+    d, m = blocks["d"].astype(np.float32), blocks["m"].astype(np.float32)
+    q = np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=1)
+    return d[:, None] * q + m[:, None]
+
+
+@njit(cache=True)
+def decode_row(raw, out):
+    for block in range(out.size // 32):
+        at, y = block * 20, block * 32
+        d, m = read_half(raw, at), read_half(raw, at + 2)
+        for j in range(16):
+            q = raw[at + 4 + j]
+            out[y + j] = d * np.float32(q & 15) + m
+            out[y + 16 + j] = d * np.float32(q >> 4) + m
+
+
+@njit(cache=True)
+def decode_element(raw, i):
+    at, j = i // 32 * 20, i % 32
+    d, m = read_half(raw, at), read_half(raw, at + 2)
+    q = (raw[at + 4 + j % 16] >> (4 * (j // 16))) & 15
+    return d * np.float32(q) + m
+
+
+@njit(cache=True)
+def encode_row(x, raw):
+    for block in range(x.size // 32):
+        at, k = block * 20, block * 32
+        low, high = min_max(x, k, 32)
+        d = (high - low) / np.float32(15)
+        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        write_half(raw, at, d)
+        write_half(raw, at + 2, low)
+        for j in range(16):
+            first = min(15, int((x[k + j] - low) * inverse + np.float32(0.5)))
+            second = min(15, int((x[k + 16 + j] - low) * inverse + np.float32(0.5)))
+            raw[at + 4 + j] = first | second << 4

@@ -1,0 +1,65 @@
+"""Q5_0: 32 weights as 5-bit codes with one float16 scale.
+
+    d        float16    scale                                       22 bytes, 5.5 bits per weight
+    qh       uint32     bit i is the fifth (highest) bit of weight i
+    qs[16]   uint8      low four bits: low nibble of byte j is weight j, high nibble weight j + 16
+    weight = d * (q - 16)
+
+Source: ggml `block_q5_0`, `quantize_row_q5_0_ref`.
+"""
+
+import numpy as np
+from numba import njit
+
+from blocks2tokens.formats.compiled import read_half, read_u32, signed_max, write_half, write_u32
+
+GGML_TYPE = 6
+WEIGHTS = 32
+BLOCK = np.dtype([("d", "<f2"), ("qh", "<u4"), ("qs", "u1", 16)])
+
+
+def join_codes(blocks):
+    """Return the 5-bit codes of blocks with fields qh and qs, uint8 [n, 32]."""
+    low = np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=1)
+    high = (blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32)) & np.uint32(1)
+    return low | (high.astype(np.uint8) << 4)
+
+
+def dequantize(blocks):
+    """Decode blocks, BLOCK [n], to weights, float32 [n, 32]."""
+    return blocks["d"].astype(np.float32)[:, None] * (join_codes(blocks).astype(np.int8) - np.int8(16))
+
+
+@njit(cache=True)
+def decode_row(raw, out):
+    for block in range(out.size // 32):
+        at, y = block * 22, block * 32
+        d, qh = read_half(raw, at), read_u32(raw, at + 2)
+        for j in range(16):
+            q = raw[at + 6 + j]
+            out[y + j] = d * np.float32(((q & 15) | ((qh >> j) & 1) << 4) - 16)
+            out[y + 16 + j] = d * np.float32(((q >> 4) | ((qh >> (j + 16)) & 1) << 4) - 16)
+
+
+@njit(cache=True)
+def decode_element(raw, i):
+    at, j = i // 32 * 22, i % 32
+    d, qh = read_half(raw, at), read_u32(raw, at + 2)
+    q = (raw[at + 6 + j % 16] >> (4 * (j // 16))) & 15
+    return d * np.float32((q | ((qh >> j) & 1) << 4) - 16)
+
+
+@njit(cache=True)
+def encode_row(x, raw):
+    for block in range(x.size // 32):
+        at, k = block * 22, block * 32
+        d = signed_max(x, k, 32) / np.float32(-16)
+        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        write_half(raw, at, d)
+        qh = 0
+        for j in range(16):
+            low = min(31, int(x[k + j] * inverse + np.float32(16.5)))
+            high = min(31, int(x[k + 16 + j] * inverse + np.float32(16.5)))
+            raw[at + 6 + j] = (low & 15) | (high & 15) << 4
+            qh |= (low >> 4) << j | (high >> 4) << (j + 16)
+        write_u32(raw, at + 2, qh)
