@@ -1,0 +1,79 @@
+"""Model: a GGUF file ready to speak.
+
+prompt ids -> one pass over all of them (prefill) -> logits of the last -> sampler -> id
+                              id -> one pass (decode) -> logits -> sampler -> id -> ...
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from blocks2tokens.gguf_file import GGUFFile
+from blocks2tokens.model import ModelConfig, Transformer
+from blocks2tokens.sampler import Sampler
+from blocks2tokens.tokenizer import Tokenizer
+
+
+class Model:
+    """A loaded model: `config`, `tokenizer`, `transformer`."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        file = GGUFFile(path)
+        self.config = ModelConfig.from_gguf(file)
+        self.transformer = Transformer(file, self.config)
+        self.tokenizer = Tokenizer(file)
+
+    def __repr__(self):
+        c = self.config
+        return f"Model({c.name}: {c.architecture}, {c.n_layers} layers of {c.dim}, {c.vocab_size:,} tokens)"
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Return the logits after each of ids, float32 [len(ids), vocab], from a fresh cache.
+
+        Raises ValueError for an id outside the vocabulary and for more ids than the model's context.
+        """
+        self._check_length(len(ids))
+        cache = self.transformer.new_cache(max(1, len(ids)))
+        return self.transformer.project(self.transformer.hidden(ids, cache))
+
+    def generate(self, ids: Sequence[int], max_tokens: int, sampler: Sampler | None = None) -> Iterator[int]:
+        """Yield up to `max_tokens` token ids that continue `ids`, each as soon as it is chosen.
+
+        Greedy unless a sampler is given. Ends before `max_tokens` at a stop token, which is not
+        yielded. Raises ValueError, at the call, for an empty prompt, an id outside the vocabulary or a
+        prompt that leaves no room for `max_tokens` in the model's context.
+        """
+        ids = self.transformer.check_ids(ids)
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens: expected a number >= 0, got {max_tokens}")
+        self._check_length(len(ids) + max_tokens)
+        return self._generate([int(i) for i in ids], max_tokens, sampler or Sampler())
+
+    def _generate(self, history: list[int], max_tokens: int, sampler: Sampler) -> Iterator[int]:
+        cache = self.transformer.new_cache(len(history) + max_tokens)
+        new = history
+        for _ in range(max_tokens):
+            x = self.transformer.hidden(new, cache)
+            choice = sampler(self.transformer.project(x[-1:])[0], history)
+            if choice in self.tokenizer.stop_tokens:
+                return
+            history.append(choice)
+            new = [choice]
+            yield choice
+
+    def _check_length(self, n_tokens: int) -> None:
+        if n_tokens > self.config.context_length:
+            raise ValueError(
+                f"{n_tokens} tokens (prompt and continuation) are more than this model's context "
+                f"of {self.config.context_length}"
+            )
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Open a GGUF file as a Model. Its weights stay quantized, in the mapped file.
+
+    Raises FileNotFoundError; GGUFError for a broken file; UnsupportedError for an architecture, tensor
+    type or tokenizer that this engine does not have.
+    """
+    return Model(path)

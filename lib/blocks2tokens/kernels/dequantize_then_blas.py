@@ -1,0 +1,29 @@
+"""Decode the whole matrix to float32, then let BLAS multiply.
+
+    w [N, K] quantized  ->  W float32 [N, K]  ->  x @ W.T
+
+The report's baseline in the layout of GGUF files. The decoding is paid once per call and shared by the
+M rows of x: dear at M = 1, cheap at M = 128. It needs a float32 copy of the matrix each time.
+"""
+
+import numpy as np
+
+from blocks2tokens.kernels.kernel import Cost, Kernel
+
+
+def run(x, w):
+    return x @ w.dequantize().T
+
+
+def count(M, K, N, fmt, cores):
+    return Cost(
+        elements_decoded=N * K,
+        blocks_decoded=N * K // fmt.block_size,
+        lookups=0,
+        bytes_read=N * fmt.row_bytes(K) + 4 * N * K + 4 * M * K,
+        temporary_bytes=np.dtype(np.float32).itemsize * N * K,
+        multiply_adds=M * N * K,
+    )
+
+
+KERNEL = Kernel("dequantize_then_blas", "gguf", "decode everything, then multiply", run, count)

@@ -1,0 +1,57 @@
+"""Kernel: one way to multiply by a quantized matrix, with its story and its exact cost.
+
+layout "gguf"     kernel(x, w):  x float32 [M, K], w [N, K]  ->  x @ W.T, float32 [M, N]
+layout "report"   kernel(a, w):  a float32 [M, K], w [K, N]  ->  a @ B,   float32 [M, N]
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from blocks2tokens.formats import Format
+from blocks2tokens.formats.format import checked
+from blocks2tokens.matrix import QuantizedMatrix
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call does, counted, not timed. Bytes are those of the weights, activations and result."""
+
+    elements_decoded: int
+    blocks_decoded: int
+    lookups: int
+    bytes_read: int
+    temporary_bytes: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A named matrix product; calling it checks its arguments and runs it."""
+
+    name: str
+    layout: str
+    story: str
+    run: Callable[[np.ndarray, QuantizedMatrix], np.ndarray]
+    count: Callable[[int, int, int, Format, int], Cost]
+
+    def __call__(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
+        """Multiply x, float32 [M, K], by w; ValueError for another dtype, shape or layout."""
+        return self.run(check_operands(x, w, self.layout), w)
+
+    def cost(self, M: int, K: int, N: int, fmt: Format, cores: int) -> Cost:
+        """Return the exact counts for x [M, K] and N outputs on `cores` cores."""
+        return self.count(M, K, N, fmt, cores)
+
+
+def check_operands(x: np.ndarray, w: QuantizedMatrix, layout: str) -> np.ndarray:
+    """Return x if it fits w in this layout; ValueError with both shapes otherwise."""
+    if not isinstance(w, QuantizedMatrix):
+        raise ValueError(f"w: expected a QuantizedMatrix, got {type(w).__name__}")
+    if w.layout != layout:
+        raise ValueError(f"w: this kernel reads layout {layout!r}, got {w.layout!r}")
+    K = w.shape[1] if layout == "gguf" else w.shape[0]
+    if checked(x, np.float32, "x").ndim != 2 or x.shape[1] != K:
+        raise ValueError(f"x: expected shape [M, {K}] for w of shape {w.shape}, got {x.shape}")
+    return x

@@ -1,0 +1,79 @@
+"""QuantizedMatrix: raw blocks, their format, and the shape they stand for.
+
+    layout "gguf"     W [N, K] = [out, in]; raw uint8 [N, row bytes]; each row is whole blocks along K
+    layout "report"   B [K, N] = [in, out]; raw uint8 [bytes]; blocks run along the flat row-major index
+
+GGUF files store the first. The second is what the report's kernels read.
+"""
+
+import numpy as np
+
+from blocks2tokens.formats import FORMATS, Format
+from blocks2tokens.formats.format import checked
+
+LAYOUTS = ("gguf", "report")
+
+
+def _format(fmt: "Format | str") -> Format:
+    if isinstance(fmt, Format):
+        return fmt
+    if fmt not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {fmt!r}")
+    return FORMATS[fmt]
+
+
+class QuantizedMatrix:
+    """A matrix that stays quantized.
+
+    raw      uint8, read-only view of the blocks; may lie in a mapped file
+    format   the Format of the blocks
+    shape    (N, K) for layout "gguf", (K, N) for layout "report"
+    """
+
+    def __init__(self, raw: np.ndarray, fmt: "Format | str", shape: tuple, layout: str = "gguf"):
+        """Wrap raw blocks without a copy; ValueError unless they fit format, shape and layout."""
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
+        if len(shape) != 2:
+            raise ValueError(f"shape: expected two dimensions, got {shape}")
+        self.format = _format(fmt)
+        self.shape = tuple(int(n) for n in shape)
+        self.layout = layout
+        rows, columns = self.shape
+        expected = (
+            (rows, self.format.row_bytes(columns))
+            if layout == "gguf"
+            else (self.format.row_bytes(rows * columns),)
+        )
+        if checked(raw, np.uint8, "raw").shape != expected:
+            raise ValueError(f"raw: {self.format.name} {self.shape} needs shape {expected}, got {raw.shape}")
+        self.raw = raw.view()
+        self.raw.flags.writeable = False
+
+    @classmethod
+    def quantize(cls, W: np.ndarray, fmt: "Format | str", layout: str = "gguf", **how) -> "QuantizedMatrix":
+        """Quantize W, float32 [N, K] (layout "report": B, float32 [K, N]).
+
+        `how` goes to Format.quantize: importance, effort. Raises ValueError as that does.
+        """
+        if checked(W, np.float32, "W").ndim != 2:
+            raise ValueError(f"W: expected two dimensions, got shape {W.shape}")
+        raw = _format(fmt).quantize(W if layout == "gguf" else W.reshape(-1), **how)
+        return cls(raw, fmt, W.shape, layout)
+
+    def __repr__(self):
+        rows, columns = self.shape
+        return f"QuantizedMatrix({self.format.name} {rows} x {columns}, {self.nbytes:,} bytes, {self.layout})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks."""
+        return self.raw.nbytes
+
+    def dequantize(self) -> np.ndarray:
+        """Decode all weights, float32 of `shape`: a copy as large as the matrix was before."""
+        return self.format.dequantize(self.raw).reshape(self.shape)
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Decode some rows, int [n] -> float32 [n, K]; layout "gguf" only (an embedding lookup)."""
+        return self.format.dequantize(self.raw[indices])

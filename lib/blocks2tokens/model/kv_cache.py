@@ -1,0 +1,33 @@
+"""KVCache: the keys and values of every token seen so far, so that none is computed twice.
+
+    keys, values   float32 [n_layers, n_kv_heads, capacity, head_dim]
+    length         tokens in it
+
+A head's keys lie together: attention reads them as one matrix [length, head_dim].
+"""
+
+import numpy as np
+
+
+class KVCache:
+    """Room for `capacity` tokens. Memory is touched, and so paid for, only as tokens arrive."""
+
+    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+        shape = (n_layers, n_kv_heads, capacity, head_dim)
+        self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer."""
+        end = self.length + len(keys)
+        self.keys[layer, :, self.length : end] = keys.transpose(1, 0, 2)
+        self.values[layer, :, self.length : end] = values.transpose(1, 0, 2)
+
+    def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return views of keys and values, float32 [n_kv_heads, n_tokens, head_dim]."""
+        return self.keys[layer, :, :n_tokens], self.values[layer, :, :n_tokens]
+
+    def advance(self, n_tokens: int) -> None:
+        """Count `n_tokens` as seen, once every layer has put theirs."""
+        self.length += n_tokens

@@ -1,0 +1,75 @@
+"""Sampler: from the logits of one position to one token id.
+
+    logits [vocab] -> repetition penalty -> top-k -> top-p -> temperature -> draw
+
+The order is llama.cpp's: top-p looks at the probabilities before the temperature reshapes them.
+Temperature 0 is greedy: the largest logit, the first of equal ones.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blocks2tokens.model.layers import softmax
+
+
+class Sampler:
+    """Chooses tokens.
+
+    temperature         0 greedy; 1 the model's own probabilities; more is bolder
+    top_k               keep the k most likely tokens; 0 keeps all
+    top_p               keep the most likely tokens until their probabilities add up to p; 1 keeps all
+    repetition_penalty  divide positive logits of tokens already seen by it, multiply negative ones; 1 off
+    repetition_window   how many of the last tokens count as seen
+    seed                the same seed gives the same choices; None a fresh one each time
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        repetition_window: int = 64,
+        seed: int | None = None,
+    ):
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
+        if top_k < 0 or top_k != int(top_k):
+            raise ValueError(f"top_k: expected a whole number >= 0, got {top_k}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
+        if not 0 < repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty: expected a number > 0, got {repetition_penalty}")
+        self.temperature, self.top_k, self.top_p = temperature, int(top_k), top_p
+        self.repetition_penalty, self.repetition_window = repetition_penalty, repetition_window
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, logits: np.ndarray, history: Sequence[int] = ()) -> int:
+        """Return a token id for logits, float32 [vocab]; `history` are the tokens so far."""
+        if self.repetition_penalty != 1 and len(history):
+            logits = self._penalize(logits, history)
+        if self.temperature == 0:
+            return int(np.argmax(logits))
+        ids = self._keep(logits)
+        probabilities = softmax(logits[ids].astype(np.float64) / self.temperature)
+        return int(self._rng.choice(ids, p=probabilities))
+
+    def _penalize(self, logits, history):
+        seen = np.unique(np.asarray(history)[-self.repetition_window :])
+        penalized = logits.copy()
+        value = logits[seen]
+        penalized[seen] = np.where(
+            value > 0, value / self.repetition_penalty, value * self.repetition_penalty
+        )
+        return penalized
+
+    def _keep(self, logits):
+        """Return the ids that top-k and top-p keep, most likely first."""
+        ids = np.argsort(-logits, kind="stable")
+        if self.top_k:
+            ids = ids[: self.top_k]
+        if self.top_p < 1:
+            reached = np.cumsum(softmax(logits[ids].astype(np.float64))) >= self.top_p
+            ids = ids[: int(reached.argmax()) + 1] if reached.any() else ids
+        return ids

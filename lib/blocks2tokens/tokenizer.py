@@ -1,0 +1,170 @@
+"""Tokenizer: text to token ids and back, from the vocabulary in a GGUF file.
+
+    "Hello 42"  --pre-tokenizer-->  "Hello", " ", "4", "2"  --bytes, merges-->  ids
+    ids  --vocabulary-->  strings of mapped bytes  --byte map-->  bytes  --UTF-8-->  text
+
+GPT-2-style vocabularies spell each of the 256 bytes as a printable character (a space is "Ġ"). The
+merging itself is the `tokenizers` library's; a lesson builds it by hand.
+"""
+
+import codecs
+from collections.abc import Iterable, Iterator
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, models, pre_tokenizers
+from tokenizers import Tokenizer as Merger
+
+from blocks2tokens.errors import GGUFError, UnsupportedError
+from blocks2tokens.gguf_file import GGUFFile
+
+CONTROL, USER_DEFINED = 3, 4  # token types that are matched as a whole, before any splitting
+
+
+def _byte_level(*before):
+    """Split as GPT-2 does, after the given steps, and map bytes to characters."""
+    return pre_tokenizers.Sequence([*before, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+# tokenizer.ggml.pre -> how text is cut before merging. Source: llama.cpp's llama-vocab.cpp.
+PRE_TOKENIZERS = {
+    "gpt-2": lambda: _byte_level(),
+    "smollm": lambda: _byte_level(pre_tokenizers.Digits(individual_digits=True)),
+}
+
+
+def byte_characters() -> list[str]:
+    """Return the character that stands for each byte, as GPT-2 assigned them: 256 strings."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    spare = iter(range(256, 512))
+    return [chr(b if b in printable else next(spare)) for b in range(256)]
+
+
+BYTE_OF = {character: byte for byte, character in enumerate(byte_characters())}
+
+
+class Tokenizer:
+    """The vocabulary of a GGUF file with its rules."""
+
+    def __init__(self, file: GGUFFile):
+        """Read the vocabulary; UnsupportedError for a kind we do not have, GGUFError for a broken one."""
+        metadata = file.metadata
+        model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+        if model != "gpt2":
+            raise UnsupportedError(f"{file.path}: tokenizer {model!r}, supported: 'gpt2'")
+        if pre not in PRE_TOKENIZERS:
+            raise UnsupportedError(
+                f"{file.path}: pre-tokenizer {pre!r}, supported: {', '.join(PRE_TOKENIZERS)}"
+            )
+        self.tokens = _string_list(file, "tokenizer.ggml.tokens")
+        self._special = _special_ids(file, len(self.tokens))
+        self._merger = _merger(file, self.tokens, self._special, pre)
+        self.bos = _token_id(file, "bos", len(self.tokens))
+        self.eos = _token_id(file, "eos", len(self.tokens))
+        self.add_bos = metadata.get("tokenizer.ggml.add_bos_token", False) is True
+        self.chat_template = metadata.get("tokenizer.chat_template")
+        eot = _token_id(file, "eot", len(self.tokens))
+        self.stop_tokens = frozenset(i for i in (self.eos, eot) if i is not None)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text.
+
+        Special tokens spelled out in the text, such as <|im_start|>, become that token. A beginning-of-
+        sequence token comes first if the file asks for one. Lone surrogates, which no UTF-8 text can
+        hold, are replaced by U+FFFD.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"text: expected str, got {type(text).__name__}")
+        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids = self._merger.encode(clean, add_special_tokens=False).ids
+        return [self.bos, *ids] if self.add_bos and self.bos is not None else ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", "replace")
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the text of each token as it comes; a character split over tokens waits for its last byte."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            yield decoder.decode(self.token_bytes(i))
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def token_bytes(self, i: int) -> bytes:
+        """Return the bytes that a token stands for; ValueError for an id outside the vocabulary."""
+        if not 0 <= i < len(self.tokens):
+            raise ValueError(f"id: expected 0 <= id < {len(self.tokens)}, got {i}")
+        token = self.tokens[i]
+        if i in self._special:
+            return token.encode("utf-8", "surrogateescape")
+        return b"".join(
+            bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode("utf-8", "surrogateescape") for c in token
+        )
+
+    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the text of a conversation in the model's own chat format.
+
+        `messages` are dicts with "role" (system, user, assistant) and "content". The template is the
+        file's Jinja, run in a sandbox. Raises ValueError if the file has none or the template refuses.
+        """
+        if not isinstance(self.chat_template, str):
+            raise ValueError("this model has no chat template: it continues text and does not chat")
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            return environment.from_string(self.chat_template).render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                bos_token="" if self.add_bos else self._spelled(self.bos),
+                eos_token=self._spelled(self.eos),
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"chat template: {error}") from error
+
+    def _spelled(self, i: int | None) -> str:
+        return "" if i is None else self.tokens[i]
+
+
+def _refuse(message):
+    raise jinja2.TemplateError(message)
+
+
+def _string_list(file: GGUFFile, key: str) -> list[str]:
+    value = file.metadata.get(key)
+    if not isinstance(value, list) or not all(isinstance(s, str) for s in value):
+        raise GGUFError(f"{file.path}: {key}: expected an array of strings")
+    return value
+
+
+def _token_id(file: GGUFFile, kind: str, vocab_size: int) -> int | None:
+    key = f"tokenizer.ggml.{kind}_token_id"
+    value = file.metadata.get(key)
+    if value is not None and (not isinstance(value, int) or not 0 <= value < vocab_size):
+        raise GGUFError(f"{file.path}: {key}: expected 0 <= id < {vocab_size}, got {value!r}")
+    return value
+
+
+def _special_ids(file: GGUFFile, vocab_size: int) -> frozenset[int]:
+    types = file.metadata.get("tokenizer.ggml.token_type")
+    if types is None:
+        return frozenset()
+    if len(types) != vocab_size:
+        raise GGUFError(
+            f"{file.path}: tokenizer.ggml.token_type: expected {vocab_size} entries, got {len(types)}"
+        )
+    return frozenset(i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED))
+
+
+def _merger(file: GGUFFile, tokens: list[str], special: frozenset[int], pre: str) -> Merger:
+    merges = [tuple(merge.split(" ", 1)) for merge in _string_list(file, "tokenizer.ggml.merges")]
+    try:
+        merger = Merger(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    except Exception as error:  # the library raises plain Exception for a merge outside the vocabulary
+        raise GGUFError(f"{file.path}: tokenizer.ggml.merges: {error}") from error
+    merger.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    merger.add_special_tokens([AddedToken(tokens[i], normalized=False) for i in sorted(special)])
+    return merger
