@@ -1,0 +1,154 @@
+"""Measure functions side by side: time, peak memory, and bytes and number of allocations.
+
+    round 0   a  b  c     compiles, fills caches: kept apart as `first`
+    round 1   a  b  c  |
+    round 2   a  b  c  |  median, lower and upper quartile of each column
+    ...                |
+    then once each        allocations of NumPy arrays, of compiled code, and the peak of both
+
+Interleaving lets a noisy neighbour slow all of them, and not only the one that ran at the time.
+
+    bench.compare({"loops": f, "NumPy": g})     a table, with ratios to the first
+    bench.interleaved(...)                      the timings alone
+    bench.allocations(f)                        what one call allocates, as Go's -benchmem counts it
+"""
+
+import html
+import time
+import tracemalloc
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numba.core.runtime import _nrt_python, rtsys
+
+from blocks2tokens.course.numpy_allocations import counting
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: the first call; median and quartiles of the others."""
+
+    first: float
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Allocations:
+    """What one call allocates.
+
+    count    arrays made, by NumPy and by compiled code; a freed one still counts
+    nbytes   bytes that NumPy asked for in all (compiled code does not tell)
+    peak     bytes at most at one time, of what Python and NumPy hold
+    """
+
+    count: int
+    nbytes: int
+    peak: int
+
+
+def interleaved(functions: Mapping[Hashable, Callable], repeats: int = 7) -> dict[Hashable, Timing]:
+    """Call each function once, then `repeats` times in turn; return {name: Timing}."""
+    first = {name: _seconds(function) for name, function in functions.items()}
+    runs = [{name: _seconds(function) for name, function in functions.items()} for _ in range(repeats)]
+    timings = {}
+    for name in functions:
+        low, median, high = np.percentile([run[name] for run in runs], (25, 50, 75))
+        timings[name] = Timing(first[name], float(median), float(low), float(high))
+    return timings
+
+
+def allocations(function: Callable) -> Allocations:
+    """Call a function twice, counting: once its allocations, once the peak of its memory."""
+    _nrt_python.memsys_enable_stats()
+    before = rtsys.get_allocation_stats().mi_alloc
+    with counting() as arrays:
+        function()
+    compiled = rtsys.get_allocation_stats().mi_alloc - before
+    return Allocations(arrays.count + compiled, arrays.nbytes, _peak(function))
+
+
+def _peak(function):
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(functions: Mapping[str, Callable], repeats: int = 7, costs: Mapping | None = None) -> "Table":
+    """Time and count each function; the first is what the others are compared with.
+
+    `costs` may give each name what it does by the count: {"weights decoded": n, "bytes read": n, ...}.
+    """
+    timings = interleaved(functions, repeats)
+    rows = {name: (timings[name], allocations(function)) for name, function in functions.items()}
+    return Table(rows, dict(costs or {}))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measurements by name; shows itself as a table."""
+
+    rows: dict[str, tuple[Timing, Allocations]]
+    costs: dict[str, dict[str, int]]
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text, header first."""
+        counted = list(dict.fromkeys(key for cost in self.costs.values() for key in cost))
+        table = [
+            ["", "median", "quartiles", "against", "first call", "peak", "allocated", "allocs", *counted]
+        ]
+        reference = next(iter(self.rows.values()))[0].median
+        for name, (t, a) in self.rows.items():
+            cost = self.costs.get(name, {})
+            table.append(
+                [
+                    name,
+                    seconds(t.median),
+                    f"{seconds(t.low)} – {seconds(t.high)}",
+                    f"{t.median / reference:.3g}×",
+                    seconds(t.first),
+                    size(a.peak),
+                    size(a.nbytes),
+                    f"{a.count:,}",
+                    *(f"{cost[key]:,}" if key in cost else "" for key in counted),
+                ]
+            )
+        return table
+
+    def __repr__(self):
+        cells = self.cells()
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        return "\n".join("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
+
+    def _repr_html_(self):
+        header, *rows = [[html.escape(cell) for cell in row] for row in self.cells()]
+        head = "".join(f"<th>{cell}</th>" for cell in header)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def seconds(value: float) -> str:
+    """Return a time with its unit, three digits."""
+    for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes with its unit, three digits."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} B"

@@ -1,0 +1,22 @@
+"""Checks of the exercises: check.<exercise>(your_function).
+
+    decode = check.decode_q8_0(decode_q8_0)      the verdict is shown; decode is yours if it is right,
+                                                 and the engine's if not
+
+Each lesson has its module here, with its exercises in a list EXERCISES.
+"""
+
+from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict
+
+LESSONS = ()
+
+EXERCISES: dict[str, Exercise] = {e.name: e for lesson in LESSONS for e in lesson.EXERCISES}
+
+
+def __getattr__(name: str) -> Exercise:
+    if name not in EXERCISES:
+        raise AttributeError(f"no exercise {name!r}; there are {', '.join(EXERCISES)}")
+    return EXERCISES[name]
+
+
+__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict"]

@@ -1,0 +1,37 @@
+"""Where the models of the course lie.
+
+data/austen.gguf                                     comes with the course, F16
+data/models/SmolLM2-135M-Instruct.Q4_1.gguf          fetched by set-up
+"""
+
+from pathlib import Path
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+def austen() -> Path:
+    """Return the path of the small model trained on Jane Austen's novels."""
+    return _existing(DATA / "austen.gguf", "it comes with the course: `git checkout data/austen.gguf`")
+
+
+def smollm2() -> Path:
+    """Return the path of SmolLM2-135M-Instruct; FileNotFoundError says how to get it."""
+    path = DATA / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return _existing(path, "`make lab` or `python data/fetch_smollm2.py` downloads it")
+
+
+def available() -> dict[str, Path]:
+    """Return {name: path} of the course's models that are here."""
+    found = {}
+    for name, find in {"Austen": austen, "SmolLM2": smollm2}.items():
+        try:
+            found[name] = find()
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _existing(path: Path, remedy: str) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is not here; {remedy}")
+    return path

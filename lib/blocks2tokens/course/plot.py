@@ -1,0 +1,64 @@
+"""One style for every figure: Okabe and Ito's colours, which stay apart for colour-blind readers.
+
+plot.use_style()          once, in a lesson's first cell
+plot.BLUE, plot.ORANGE    what is ours, what it is compared with
+plot.bars(...)            horizontal bars with their figures written beside them
+"""
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#7F7F7F",
+)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
+
+STYLE = {
+    "figure.figsize": (8, 3.6),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "large",
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "font.size": 11,
+    "legend.frameon": False,
+}
+
+
+def use_style() -> None:
+    """Make every figure of this session look alike."""
+    plt.rcParams.update(STYLE)
+
+
+def bars(
+    values: dict[str, float],
+    unit: str,
+    title: str,
+    colours=None,
+    log: bool = False,
+    label: str = "{:.3g}",
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw {name: value} as horizontal bars, first on top, each with its value and unit beside it."""
+    axes = axes or plt.subplots(figsize=(8, 0.9 + 0.5 * len(values)))[1]
+    names = list(values)
+    drawn = axes.barh(names, [values[name] for name in names], color=colours or BLUE, height=0.62)
+    axes.bar_label(drawn, [f"{label.format(values[name])} {unit}" for name in names], padding=4)
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, title=title, xscale="log" if log else "linear")
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.16)
+    return axes
