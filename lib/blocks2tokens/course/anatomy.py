@@ -3,6 +3,7 @@
     anatomy.draw("Q4_K")                   the bytes of a block, coloured by field
     anatomy.draw("Q4_K", raw, weight=37)   the same, the bits of weight 37 marked, its value worked out
     anatomy.trace(fmt, 37)                 which bits those are: {field: [(byte, bit), ...]}
+    anatomy.levels(fmt, raw, 37)           its code, and the value that each possible code would have
 
 Which bits a weight depends on is not written down anywhere here: each bit of some random blocks is
 flipped, the block decoded, and what changed belongs to that bit.
@@ -19,6 +20,7 @@ from blocks2tokens.course import plot
 from blocks2tokens.formats import FORMATS, Format
 
 BYTES_IN_A_ROW = 32
+CODE_FIELDS = ("qs", "ql", "qh", "hmask")  # low bits of a code first
 PROBES = 6  # random blocks: enough that no code is 0 in all of them, which would hide its scale's bits
 
 
@@ -70,6 +72,22 @@ def trace(fmt: Format, weight: int) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
+def levels(fmt: Format, raw: np.ndarray, weight: int) -> tuple[int, np.ndarray]:
+    """Return a weight's code and the values of all codes in its place, float32 [number of codes].
+
+    `raw` is one block, uint8 [bytes]. In a linear format the values are equally spaced: the first is
+    what code 0 stands for, the step is the scale.
+    """
+    traced = trace(fmt, weight)
+    bits = [place for name in CODE_FIELDS for place in traced.get(name, ())]
+    code = sum(int(raw[byte] >> bit & 1) << i for i, (byte, bit) in enumerate(bits))
+    blocks = np.repeat(raw[None], 2 ** len(bits), axis=0)
+    for i, (byte, bit) in enumerate(bits):
+        blocks[:, byte] &= 255 ^ (1 << bit)
+        blocks[:, byte] |= ((np.arange(len(blocks)) >> i & 1) << bit).astype(np.uint8)
+    return code, fmt.dequantize(blocks)[:, weight]
+
+
 def draw(fmt: Format | str, raw: np.ndarray | None = None, weight: int | None = None) -> Axes:
     """Draw a block, uint8 [bytes] (a random one if none is given), and trace a weight if one is named."""
     fmt = FORMATS[fmt] if isinstance(fmt, str) else fmt
@@ -92,8 +110,8 @@ def draw(fmt: Format | str, raw: np.ndarray | None = None, weight: int | None = 
 def _title(fmt, raw, weight):
     if weight is None:
         return f"{fmt.name}: {fmt.block_size} weights in {fmt.bytes_per_block} bytes"
-    value = float(fmt.dequantize_element(raw, weight))
-    return f"{fmt.name}, weight {weight}: {value:.5g} from the marked bits"
+    code, values = levels(fmt, raw, weight)
+    return f"{fmt.name}, weight {weight}: code {code} of 0 to {len(values) - 1}, value {values[code]:.5g}"
 
 
 def _draw_bytes(axes, fmt, raw, colours, marked):

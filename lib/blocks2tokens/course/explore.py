@@ -8,8 +8,12 @@ import html
 import time
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import HTML, display
 
+from blocks2tokens.course import anatomy, plot
+from blocks2tokens.formats import FORMATS
 from blocks2tokens.generate import Model
 from blocks2tokens.sampler import Sampler
 
@@ -120,3 +124,77 @@ def playground(models: dict[str, Model]) -> widgets.Widget:
     button.on_click(generate)
     controls = widgets.VBox([model, prompt, widgets.HBox([temperature, top_k, length]), button])
     return widgets.VBox([controls, output])
+
+
+def show_weight(name: str, block: np.ndarray, weight: int) -> None:
+    """Draw a block, uint8 [bytes], with one weight traced and its value among those it could have."""
+    fmt = FORMATS[name]
+    anatomy.draw(fmt, block, weight)
+    code, values = anatomy.levels(fmt, block, weight)
+    axes = plt.subplots(figsize=(10, 1.3))[1]
+    axes.vlines(values, 0, 1, color=plot.GREY, lw=1)
+    axes.plot(values[code], 0.5, "D", color=plot.RED, ms=9)
+    axes.set(yticks=[], xlabel="value", title=f"The {len(values)} values that weight {weight} can have here")
+    axes.grid(visible=False)
+    plt.show()
+
+
+def block_inspector(blocks: dict[str, np.ndarray]) -> widgets.Widget:
+    """Return a panel over {format name: blocks, uint8 [n, bytes]}: choose format, block and weight."""
+    name = widgets.Dropdown(options=list(blocks), description="format")
+    block = widgets.IntSlider(0, min=0, max=0, description="block", continuous_update=False)
+    weight = widgets.IntSlider(0, min=0, max=0, description="weight", continuous_update=False)
+
+    def limit(_=None):
+        block.max, weight.max = len(blocks[name.value]) - 1, FORMATS[name.value].block_size - 1
+
+    def show(name, block, weight):
+        show_weight(name, blocks[name][min(block, len(blocks[name]) - 1)], weight)
+
+    limit()
+    name.observe(limit, "value")
+    picture = widgets.interactive_output(show, {"name": name, "block": block, "weight": weight})
+    return widgets.VBox([widgets.HBox([name, block, weight]), picture])
+
+
+def move_weight(x: np.ndarray, index: int, value: float, name: str) -> None:
+    """Draw weights x, float32 [block size], quantized with x[index] = value, beside the originals."""
+    fmt = FORMATS[name]
+    moved = x.copy()
+    moved[index] = value
+    block = fmt.quantize(moved)
+    decoded = fmt.dequantize(block)
+    axes = plt.subplots()[1]
+    for level in anatomy.levels(fmt, block, index)[1]:
+        axes.axhline(level, color="0.88", lw=0.7, zorder=0)
+    axes.plot(moved, "o", color=plot.GREY, label="weights")
+    axes.plot(decoded, "x", color=plot.RED, mew=2, label="after " + name)
+    axes.plot(index, value, "o", ms=13, mfc="none", mec=plot.BLUE, mew=2, label="the one that you move")
+    error = np.sqrt(np.mean((np.delete(decoded, index) - np.delete(moved, index)) ** 2))
+    axes.set(xlabel="weight", ylabel="value", title=f"{name}: the other weights are off by {error:.4f} (RMS)")
+    axes.grid(visible=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.show()
+
+
+def weight_mover(x: np.ndarray, names: list[str]) -> widgets.Widget:
+    """Return a panel that moves one weight of x, float32 [block size], and shows the others."""
+    reach = float(4 * np.abs(x).max())
+    name = widgets.ToggleButtons(options=names, description="format")
+    index = widgets.IntSlider(
+        len(x) // 4, min=0, max=len(x) - 1, description="weight", continuous_update=False
+    )
+    value = widgets.FloatSlider(
+        float(x[len(x) // 4]),
+        min=-reach,
+        max=reach,
+        step=reach / 100,
+        description="value",
+        continuous_update=False,
+    )
+
+    def show(name, index, value):
+        move_weight(x, index, value, name)
+
+    picture = widgets.interactive_output(show, {"name": name, "index": index, "value": value})
+    return widgets.VBox([name, widgets.HBox([index, value]), picture])
