@@ -140,7 +140,7 @@ def _describe(value):
 
 def _explain_exception(error):
     """Return the type and message of an exception and the learner's line that raised it."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)[2:]]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     line = f', in the line "{own[0].line}"' if own and own[0].line else ""
     return f"your function raised {type(error).__name__}: {error}{line}"
 

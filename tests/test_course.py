@@ -1,0 +1,266 @@
+"""The lessons' helpers: what they count, draw and judge. No timing decides anything here."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from numba import njit
+
+import blocks2tokens as b2t
+from blocks2tokens.course import anatomy, bench, environment, explore, models, plot, roofline
+from blocks2tokens.course.check import EXERCISES, Exercise, Mistake
+
+matplotlib.use("Agg")
+
+QUANTIZED = [name for name, fmt in b2t.FORMATS.items() if fmt.block_size > 1]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+# Counting
+
+
+def test_allocations_counts_arrays_that_are_gone_again():
+    counted = bench.allocations(lambda: [np.empty(1000, np.float32) for _ in range(5)] and None)
+    assert (counted.count, counted.nbytes) == (5, 5 * 4000)
+    assert 5 * 4000 <= counted.peak < 5 * 4000 + 2000
+
+
+def test_peak_sees_what_is_held_at_once_and_not_what_was_freed():
+    def one_after_another():
+        for _ in range(10):
+            np.empty(100_000, np.uint8)
+
+    counted = bench.allocations(one_after_another)
+    assert counted.nbytes == 1_000_000 and counted.peak < 200_000
+
+
+def test_arrays_outlive_the_counting():
+    kept = []
+    bench.allocations(lambda: kept.append(np.arange(1000)))
+    kept.append(np.concatenate(kept))
+    assert np.array_equal(kept[-1], np.tile(np.arange(1000), 2))
+
+
+def test_allocations_counts_compiled_code():
+    @njit
+    def three_arrays():
+        return np.ones(10).sum() + np.ones(20).sum() + np.ones(30).sum()
+
+    three_arrays()
+    assert bench.allocations(three_arrays).count == 3
+
+
+def test_interleaved_keeps_the_first_call_apart_and_takes_turns():
+    calls = []
+    timings = bench.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    assert calls == ["a", "b"] * 4
+    assert all(t.low <= t.median <= t.high for t in timings.values())
+
+
+def test_the_table_compares_with_its_first_row_and_shows_costs():
+    table = bench.compare({"a": lambda: None, "<b>": lambda: None}, costs={"a": {"weights decoded": 4096}})
+    header, first, second = table.cells()
+    assert header[-1] == "weights decoded" and first[-1] == "4,096" and second[-1] == ""
+    assert first[3] == "1×"
+    assert "&lt;b&gt;" in table._repr_html_() and "4,096" in repr(table)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.2e-6, "4.2 µs"), (3e-8, "30 ns")]
+)
+def test_seconds_have_a_unit(value, text):
+    assert bench.seconds(value) == text
+
+
+# Pictures of blocks
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_every_bit_of_a_code_is_traced_to_exactly_one_weight(name):
+    """Each bit of a code field belongs to one weight; each weight has as many as its codes need."""
+    fmt = b2t.FORMATS[name]
+    owners = {}
+    for weight in range(fmt.block_size):
+        bits = [b for field, b in anatomy.trace(fmt, weight).items() if field in anatomy.CODE_FIELDS]
+        for place in [place for field in bits for place in field]:
+            owners.setdefault(place, []).append(weight)
+    code_bytes = sum(size for field, (_, size) in anatomy.fields(fmt).items() if field in anatomy.CODE_FIELDS)
+    assert len(owners) == 8 * code_bytes
+    assert all(len(weights) == 1 for weights in owners.values())
+
+
+def test_trace_of_a_known_weight():
+    """Q4_K, weight 200: sub-block 6, whose scale is in bytes 6, 10, 14 and whose code is a low nibble."""
+    traced = anatomy.trace(b2t.FORMATS["Q4_K"], 200)
+    assert traced["qs"] == [(16 + 96 + 8, bit) for bit in range(4)]
+    assert {byte for byte, _ in traced["scales"]} == {4 + 2, 4 + 6, 4 + 10}
+
+
+def test_levels_hold_the_decoded_weight_and_are_equally_spaced():
+    fmt = b2t.FORMATS["Q5_K"]
+    block = fmt.blocks(np.random.default_rng(0).integers(0, 256, fmt.bytes_per_block, dtype=np.uint8))
+    block["d"], block["dmin"] = 0.01, 0.02
+    raw = block.view(np.uint8)
+    code, levels = anatomy.levels(fmt, raw, 130)
+    assert levels[code] == fmt.dequantize(raw)[130] and len(levels) == 32
+    assert np.allclose(np.diff(levels), levels[1] - levels[0], rtol=1e-3)
+
+
+def test_a_weight_outside_the_block_is_refused():
+    with pytest.raises(ValueError, match="0 <= weight < 32, got 32"):
+        anatomy.trace(b2t.FORMATS["Q4_0"], 32)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_blocks_can_be_drawn(name):
+    axes = anatomy.draw(name, weight=1)
+    assert name in axes.get_title(loc="left") or name in axes.get_title()
+
+
+# Widgets
+
+
+def test_the_inspector_follows_its_sliders(monkeypatch):
+    shown = []
+    monkeypatch.setattr(explore, "show_weight", lambda name, block, weight: shown.append((name, weight)))
+    raw = {name: np.zeros((3, b2t.FORMATS[name].bytes_per_block), np.uint8) for name in ("Q8_0", "Q4_K")}
+    panel = explore.block_inspector(raw)
+    name, block, weight = panel.children[0].children
+    assert (block.max, weight.max) == (2, 31)
+    name.value = "Q4_K"
+    weight.value = 255
+    assert shown[-1] == ("Q4_K", 255)
+    name.value = "Q8_0"
+    assert weight.max == 31 and shown[-1] == ("Q8_0", 31)
+
+
+def test_the_mover_quantizes_the_moved_weight():
+    x = np.linspace(-1, 1, 32).astype(np.float32)
+    explore.move_weight(x, 3, 100.0, "Q8_0")
+    assert "off by" in plt.gca().get_title(loc="left") + plt.gca().get_title()
+    assert np.array_equal(x, np.linspace(-1, 1, 32).astype(np.float32))
+
+
+def test_the_mover_follows_its_sliders(monkeypatch):
+    shown = []
+    monkeypatch.setattr(explore, "move_weight", lambda x, index, value, name: shown.append((index, name)))
+    name, sliders, _ = explore.weight_mover(np.ones(32, np.float32), ["Q4_0", "Q8_0"]).children
+    sliders.children[0].value = 31
+    name.value = "Q8_0"
+    assert shown[-1] == (31, "Q8_0")
+
+
+# Machine, models, environment
+
+
+def test_the_machine_has_cores_and_the_ceilings_are_positive(monkeypatch):
+    monkeypatch.setattr(roofline, "_array_bytes", lambda: 8 * roofline.CHUNK)
+    monkeypatch.setattr(roofline, "GEMM_SIZE", 64)
+    monkeypatch.setattr(roofline, "REPEATS", 1)
+    ceilings = roofline.measure()
+    assert set(ceilings.read) == set(ceilings.gemm) == {1, roofline.machine().cores}
+    assert min(*ceilings.read.values(), *ceilings.gemm.values()) > 0
+
+
+def test_a_missing_model_says_how_to_get_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(models, "DATA", tmp_path)
+    assert models.available() == {}
+    with pytest.raises(FileNotFoundError, match="fetch_smollm2"):
+        models.smollm2()
+    environment.report()
+    printed = capsys.readouterr().out
+    assert "[!!] SmolLM2: SmolLM2-135M-Instruct.Q4_1.gguf is not here" in printed
+    assert "[ok] Python" in printed
+
+
+def test_bars_write_their_values():
+    axes = plot.bars({"a": 1.0, "b": 20.0}, "GB/s", "title")
+    assert {text.get_text() for text in axes.texts} == {"1 GB/s", "20 GB/s"}
+
+
+# The judge
+
+
+def double(x):
+    return 2 * x
+
+
+EXERCISE = Exercise(
+    name="double",
+    engine=double,
+    cases=lambda: {"ramp": (np.arange(4.0),), "zeros": (np.zeros(2),)},
+    mistakes=(Mistake(lambda x: x * x, "you squared"), Mistake(lambda x: x + 2, "you added two")),
+    hints=("think", "think <again>"),
+)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "phrases"),
+    [
+        (lambda x: ..., "untouched", ["not attempted yet"]),
+        (lambda x: None, "untouched", ["not attempted yet"]),
+        (double, "right", ["right on all 2 cases: ramp, zeros"]),
+        (lambda x: [2 * v for v in x], "right", []),
+        (lambda x: x**2, "wrong", ["you squared", "ramp: element 1 is 1, expected 2 (2 of 4 differ)"]),
+        (lambda x: 2 + x, "wrong", ["you added two"]),
+        (lambda x: x * 3, "wrong", ["ramp: element 1 is 3, expected 2"]),
+        (lambda x: x[:1] * 2, "wrong", ["expected shape (4,), got (1,)"]),
+        (lambda x: 1 / 0, "wrong", ["raised ZeroDivisionError: division by zero", "1 / 0"]),
+        (lambda: 1, "wrong", ["raised TypeError"]),
+        (lambda x: "text", "wrong", ["expected"]),
+        (lambda x: {"a": 1}, "wrong", ["expected"]),
+        (3, "wrong", ["expected a function, got int"]),
+    ],
+)
+def test_verdicts(function, kind, phrases):
+    verdict = EXERCISE.judge(function)
+    assert verdict.kind == kind
+    for phrase in phrases:
+        assert phrase in verdict.message, verdict.message
+
+
+def test_a_check_returns_the_learners_function_only_if_it_is_right():
+    def mine(x):
+        return x + x
+
+    assert EXERCISE(mine) is mine
+    assert EXERCISE(lambda x: ...) is double
+    assert EXERCISE(lambda x: x) is double
+
+
+def test_the_card_folds_hints_and_shows_the_engines_source():
+    card = EXERCISE.judge(lambda x: ...)._repr_html_()
+    assert card.index("Stuck?") < card.index("Hint") < card.index("Solution")
+    assert "return 2 * x" in card and "&lt;again&gt;" in card
+    assert "Solution" not in EXERCISE.judge(double)._repr_html_()
+
+
+def test_a_function_that_writes_into_its_argument_harms_nobody():
+    def careless(x):
+        x *= 2
+        return x
+
+    assert EXERCISE.judge(careless).kind == "right"
+
+
+@pytest.mark.parametrize("name", list(EXERCISES))
+def test_every_exercise_has_mistakes_with_messages_of_their_own(name):
+    exercise = EXERCISES[name]
+    messages = [mistake.message for mistake in exercise.mistakes]
+    assert len(messages) >= 3 and len(set(messages)) == len(messages)
+    assert exercise.judge(exercise.engine).kind == "right"
+    for mistake in exercise.mistakes:
+        verdict = exercise.judge(mistake.wrong)
+        assert verdict.kind == "wrong" and mistake.message in verdict.message
+
+
+def test_an_unknown_exercise_lists_the_known_ones():
+    from blocks2tokens.course import check
+
+    with pytest.raises(AttributeError, match="no exercise 'nonsense'"):
+        _ = check.nonsense
