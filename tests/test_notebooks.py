@@ -1,0 +1,476 @@
+"""What every lesson must keep to. A rule takes a notebook and returns what breaks it, one line per place."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+
+from blocks2tokens.course import notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_BYTES = 1_500_000
+MAX_LINES, MEDIAN_LINES = 40, 6
+CELLS = range(40, 71)
+MAX_WORDS = 2_000
+TURNS = range(3, 6)
+
+HOST_PATH = re.compile(
+    r"(?<![\w.~/-])/(?:home|root|Users|work|tmp|var|opt|usr|mnt|media|private|srv|content)/"
+    r"|(?<!\w)[A-Z]:\\{1,2}[A-Z]|" + re.escape(str(ROOT))
+)
+NETWORK = re.compile(
+    r"^\s*(?:import|from)\s+(?:requests|urllib|http|httpx|aiohttp|socket|ftplib|huggingface_hub)\b"
+    r"|\burlopen\(|\burlretrieve\(|\bsnapshot_download\(|\bhf_hub_download\(|\bfrom_pretrained\("
+    r"|^\s*[!%]+\s*(?:pip|conda|mamba|uv|curl|wget|git|apt)\b",
+    re.MULTILINE,
+)
+REMOTE = re.compile(
+    r"!\[[^\]]*\]\(https?:|\b(?:src|href)=[\"']https?:[^\"']*\.(?:js|css|png|jpe?g|svg|gif)\b"
+)
+TIMING = re.compile(
+    r"%(?:timeit|time|memit|prun|lprun|mprun)\b|\b(?:perf_counter|process_time|thread_time|monotonic)(?:_ns)?\b"
+    r"|\btime\.time|\btimeit\.|\bmemory_usage\(|\btracemalloc\b|\bbench\.|\bmeasure\w*\("
+)
+MEASURED_TIME = re.compile(
+    r"\d(?:\s|&nbsp;)?(?:ns|[µμu]s|ms|seconds?|tok(?:en)?s?/s|[kMGT]?i?B/s|[MGT]?FLOPS?(?:/s)?)(?!\w)"
+    r"|\d(?:\s|&nbsp;)s(?!\w)|\d\.\d+s(?!\w)"
+)
+NAMES_ITS_SOURCE = re.compile(r"\breport|\bsource\b", re.IGNORECASE)
+
+HEADINGS = ["Why", "By hand", "The ladder", "Your turn", "Predict, then measure", "Explore", "In the engine"]
+HEADINGS += ["Recap"]
+LEADS = ["You will build", "You will be able to", "You need", "On your own", "In practice", "Next"]
+
+
+# Reading a notebook
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def at(notebook, cell) -> str:
+    """Say which cell: its place, and how it begins."""
+    first_line = (cell.source.strip().splitlines() or ["(empty)"])[0]
+    return f"cell {notebook.cells.index(cell)} ({first_line[:50]})"
+
+
+def is_tagged(cell) -> bool:
+    """Does nbval run this cell without comparing its outputs?"""
+    return "nbval-ignore-output" in cell.metadata.get("tags", [])
+
+
+def output_texts(cell) -> Iterator[str]:
+    """Yield all that a code cell's outputs say in text; not the bytes of pictures."""
+    for output in cell.get("outputs", []):
+        yield output.get("text", "")
+        yield "\n".join(output.get("traceback", []))
+        yield from (
+            str(data)
+            for mime, data in output.get("data", {}).items()
+            if not mime.startswith("image/") or mime == "image/svg+xml"
+        )
+
+
+def without_code(markdown: str) -> str:
+    return re.sub(r"```.*?```", " ", markdown, flags=re.DOTALL)
+
+
+def words(markdown: str) -> list[str]:
+    """Return the words that a reader reads: no code, tags, links' targets or formulas."""
+    text = re.sub(
+        r"<[^>]+>|\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]*\$|https?://\S+", " ", without_code(markdown), flags=re.S
+    )
+    return re.findall(r"\w[\w'’.,-]*", text)
+
+
+def lines(source: str) -> int:
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
+# Rules for every notebook
+
+
+def execution_counts_run_from_1(notebook):
+    for expected, cell in enumerate(code_cells(notebook), start=1):
+        if cell.execution_count != expected:
+            yield f"{at(notebook, cell)}: execution count {cell.execution_count}, expected {expected}"
+
+
+def no_error_outputs(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"{at(notebook, cell)}: {output.ename}: {output.evalue}"
+
+
+def no_host_paths(notebook):
+    for cell in notebook.cells:
+        for text in [cell.source, *output_texts(cell)]:
+            if match := HOST_PATH.search(text):
+                yield f"{at(notebook, cell)}: {text[match.start() : match.end() + 30]!r}"
+
+
+def no_network(notebook):
+    for cell in code_cells(notebook):
+        if match := NETWORK.search(cell.source):
+            yield f"{at(notebook, cell)}: {match.group().strip()!r}"
+    for cell in notebook.cells:
+        for text in [cell.source, *output_texts(cell)]:
+            if match := REMOTE.search(text):
+                yield f"{at(notebook, cell)}: loads from elsewhere: {match.group()!r}"
+
+
+def timing_cells_are_tagged(notebook):
+    for cell in code_cells(notebook):
+        match = TIMING.search(cell.source)
+        if match and not is_tagged(cell):
+            yield f"{at(notebook, cell)}: has {match.group()!r} and no tag nbval-ignore-output"
+
+
+def no_compared_cell_ends_with_a_semicolon(notebook):
+    """Jupyter then hides the result; nbval shows it all the same, and the outputs differ."""
+    for cell in code_cells(notebook):
+        if cell.source.rstrip().endswith(";") and not is_tagged(cell):
+            yield f"{at(notebook, cell)}: write `_ = ...` in the place of the semicolon"
+
+
+def prose_has_no_measured_times(notebook):
+    """Tables and quotations may have them, in a cell that names the report or another source."""
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        named = NAMES_ITS_SOURCE.search(cell.source)
+        for line in without_code(cell.source).splitlines():
+            quoted = named and line.lstrip().startswith(("|", ">"))
+            if not quoted and (match := MEASURED_TIME.search(line)):
+                yield f"{at(notebook, cell)}: {line[max(0, match.start() - 20) : match.end()]!r}"
+
+
+def code_cells_are_short(notebook):
+    lengths = {at(notebook, cell): lines(cell.source) for cell in code_cells(notebook)}
+    for place, length in lengths.items():
+        if length > MAX_LINES:
+            yield f"{place}: {length} lines, at most {MAX_LINES}"
+    if lengths and median(lengths.values()) > MEDIAN_LINES:
+        yield f"median of the code cells: {median(lengths.values())} lines, at most {MEDIAN_LINES}"
+
+
+def file_is_small(notebook):
+    size = len(nbformat.writes(notebook).encode())
+    if size > MAX_BYTES:
+        yield f"{size:,} bytes, at most {MAX_BYTES:,}"
+
+
+def form_is_fixed(notebook):
+    """Metadata and outputs are as `make lessons` saves them."""
+    fixed = notebooks.normalize(nbformat.from_dict(notebook))
+    if notebook.metadata != fixed.metadata:
+        yield f"metadata {dict(notebook.metadata)}, expected {dict(fixed.metadata)}"
+    for cell, expected in zip(notebook.cells, fixed.cells, strict=True):
+        if cell != expected:
+            yield f"{at(notebook, cell)}: editor's metadata or a widget's view; `make lessons` removes it"
+
+
+def begins_with_its_title(notebook):
+    first = notebook.cells[0]
+    if first.cell_type != "markdown" or not first.source.startswith("# "):
+        yield f"{at(notebook, first)}: expected a title, # ..."
+
+
+# Rules for lessons, 01 and on
+
+
+def has_its_sections(notebook):
+    text = without_code(prose(notebook))
+    for section in HEADINGS:
+        if not re.search(rf"^##+ .*\b{section}\b", text, re.MULTILINE | re.IGNORECASE):
+            yield f"no heading {section!r}"
+    for lead in LEADS:
+        if not re.search(rf"^\W*{lead}\b", text, re.MULTILINE | re.IGNORECASE):
+            yield f"no heading or line that begins with {lead!r}"
+    if not re.search(r"\bminutes\b", text):
+        yield "does not say how many minutes it takes"
+
+
+def has_its_turns(notebook):
+    turns = re.findall(r"^#+ .*\bYour turn\b", without_code(prose(notebook)), re.MULTILINE | re.IGNORECASE)
+    if len(turns) not in TURNS:
+        yield f"{len(turns)} headings 'Your turn', expected {TURNS.start} to {TURNS.stop - 1}"
+
+
+def length_is_right(notebook):
+    if len(notebook.cells) not in CELLS:
+        yield f"{len(notebook.cells)} cells, expected {CELLS.start} to {CELLS.stop - 1}"
+    count = len(words(prose(notebook)))
+    if count > MAX_WORDS:
+        yield f"{count:,} words, at most {MAX_WORDS:,}"
+
+
+RULES = [
+    execution_counts_run_from_1,
+    no_error_outputs,
+    no_host_paths,
+    no_network,
+    timing_cells_are_tagged,
+    no_compared_cell_ends_with_a_semicolon,
+    prose_has_no_measured_times,
+    code_cells_are_short,
+    file_is_small,
+    form_is_fixed,
+    begins_with_its_title,
+]
+LESSON_RULES = [has_its_sections, has_its_turns, length_is_right]
+
+
+# The course
+
+
+def rules_for(path):
+    return RULES if path.name.startswith("00_") else RULES + LESSON_RULES
+
+
+COURSE = notebooks.find(notebooks.NOTEBOOKS)
+CASES = [(path, rule) for path in COURSE for rule in rules_for(path)]
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"), CASES, ids=[f"{path.stem}-{rule.__name__}" for path, rule in CASES]
+)
+def test_lesson(path, rule):
+    broken = list(rule(notebooks.read(path)))
+    assert not broken, f"{path.relative_to(ROOT)}, {rule.__name__}:\n" + "\n".join(broken)
+
+
+def test_the_course_was_found():
+    assert notebooks.NOTEBOOKS / "00_start_here.ipynb" in COURSE
+
+
+def test_lessons_have_their_numbers_once():
+    numbers = [path.name[:2] for path in COURSE]
+    assert numbers == sorted(set(numbers))
+
+
+# The rules: a good lesson keeps all of them, each change below breaks exactly one
+
+
+def markdown(source):
+    return nbformat.v4.new_markdown_cell(source)
+
+
+def code(source, *outputs, tags=()):
+    cell = nbformat.v4.new_code_cell(source, outputs=list(outputs))
+    if tags:
+        cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def printed(text):
+    return nbformat.v4.new_output("stream", text=text)
+
+
+def displayed(**data):
+    return nbformat.v4.new_output("display_data", data={k.replace("_", "/"): v for k, v in data.items()})
+
+
+def good_lesson():
+    card = "*You will build* one · *You will be able to* do it\n\n*You need* lesson 00\n\n20 minutes to read"
+    cells = [markdown("# Pack weights into blocks\n\n" + card.replace(" · ", "\n\n"))]
+    cells += [markdown(f"## {n}. {heading}") for n, heading in enumerate(HEADINGS)]
+    cells += [markdown(f"### Your turn {n}") for n in range(2)]
+    cells += [markdown(f"**{lead}** something") for lead in LEADS[3:]]
+    cells += [
+        markdown(
+            "From the report:\n\n| kernel | time |\n|---|---|\n| baseline | 488 µs |\n\n> observed 8 ms"
+        ),
+        markdown(
+            "In 2048 steps of 0.5, the 1990s, 16 s_j, 12.5 MB; `b2t/home/` and ../work/notes and 3 sizes"
+        ),
+        code("%timeit f()\nplot();", printed("12.3 ms"), tags=["nbval-ignore-output"]),
+        code("print('N:\\n', 3)  # https://example.org/a", printed("N:\n 3")),
+    ]
+    cells += [code(f"x = {n}") for n in range(40 - len(cells))]
+    return numbered(nbformat.v4.new_notebook(cells=cells, metadata=fixed_metadata()))
+
+
+def fixed_metadata():
+    return {"kernelspec": dict(notebooks.KERNEL), "language_info": dict(notebooks.LANGUAGE)}
+
+
+def numbered(notebook):
+    for count, cell in enumerate(code_cells(notebook), start=1):
+        cell.execution_count = count
+    return notebook
+
+
+def broken_rules(notebook):
+    return [rule for rule in RULES + LESSON_RULES if list(rule(notebook))]
+
+
+def with_cells(*cells):
+    """Return a change: put `cells` in the place of the last of a good lesson."""
+
+    def change(notebook):
+        notebook.cells[-len(cells) :] = cells
+        numbered(notebook)
+
+    return change
+
+
+def with_source(old, new):
+    """Return a change: `new` in the place of `old`, wherever it stands."""
+
+    def change(notebook):
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return change
+
+
+def skip_a_count(notebook):
+    code_cells(notebook)[-1].execution_count += 1
+
+
+def forget_to_run(notebook):
+    code_cells(notebook)[0].execution_count = None
+
+
+def set_metadata(**metadata):
+    return lambda notebook: notebook.metadata.update(metadata)
+
+
+def set_cell_metadata(notebook):
+    notebook.cells[-1].metadata["execution"] = {"iopub.execute_input": "2020-01-01"}
+
+
+def set_widget_view(notebook):
+    notebook.cells[-1].outputs = [displayed(**{notebooks.WIDGET_VIEW: {"model_id": "0"}})]
+
+
+def lengthen_all(notebook):
+    for cell in code_cells(notebook):
+        cell.source = "\n".join(["x = 1"] * 7) if "%" not in cell.source else cell.source
+
+
+ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+
+BAD = {
+    "a count is skipped": (skip_a_count, execution_counts_run_from_1),
+    "a cell was not run": (forget_to_run, execution_counts_run_from_1),
+    "an error": (with_cells(code("f()", ERROR)), no_error_outputs),
+    "a path in a source": (with_cells(code("open('/home/ann/model.gguf')")), no_host_paths),
+    "a path in prose": (with_cells(markdown("See /Users/ann/course/x")), no_host_paths),
+    "a path in an output": (with_cells(code("p", printed("at /tmp/ipykernel_1/2.py"))), no_host_paths),
+    "a path in HTML": (with_cells(code("p", displayed(text_html="<b>/root/x</b>"))), no_host_paths),
+    "a path on Windows": (with_cells(code("p", printed("C:\\Users\\ann"))), no_host_paths),
+    "an escaped path on Windows": (with_cells(code("p", printed("'C:\\\\Users'"))), no_host_paths),
+    "this checkout's path": (with_cells(code("p", printed(f"{ROOT}/data"))), no_host_paths),
+    "requests": (with_cells(code("import requests")), no_network),
+    "urllib": (with_cells(code("from urllib.request import Request")), no_network),
+    "pip": (with_cells(code("!pip install x")), no_network),
+    "the pip magic": (with_cells(code("%pip install x")), no_network),
+    "curl": (with_cells(code("x = 1\n! curl -O x")), no_network),
+    "a hub": (with_cells(code("hf_hub_download('x')")), no_network),
+    "a picture from elsewhere": (with_cells(markdown("![x](https://example.org/x.png)")), no_network),
+    "a script from elsewhere": (
+        with_cells(code("p", displayed(text_html="<script src='https://example.org/x.js'>"))),
+        no_network,
+    ),
+    **{
+        f"untagged {source}": (with_cells(code(source)), timing_cells_are_tagged)
+        for source in [
+            "%timeit f()",
+            "%%timeit\nf()",
+            "%time f()",
+            "%memit f()",
+            "start = time.perf_counter()",
+            "perf_counter_ns()",
+            "time.time()",
+            "bench.compare(f, g)",
+            "rate = measure(f)",
+            "measure_bandwidth()",
+        ]
+    },
+    **{
+        f"prose says {text}": (with_cells(markdown(f"It takes {text}.")), prose_has_no_measured_times)
+        for text in [
+            "58.1 ms",
+            "8ms",
+            "3 µs",
+            "3 us",
+            "50 ns",
+            "2 seconds",
+            "2 s",
+            "0.5s",
+            "77 tokens/s",
+            "8.8 GB/s",
+        ]
+    },
+    "a semicolon at the end": (
+        with_cells(code("a = 1\nplot(a);\n")),
+        no_compared_cell_ends_with_a_semicolon,
+    ),
+    "prose gives GFLOP/s": (with_cells(markdown("That is 8.6 GFLOP/s")), prose_has_no_measured_times),
+    "prose tells what the report took": (
+        with_cells(markdown("The report took 58.1 ms")),
+        prose_has_no_measured_times,
+    ),
+    "a table has no source": (with_cells(markdown("| x | 3 ms |")), prose_has_no_measured_times),
+    "a cell of 41 lines": (with_cells(code("\n".join(["x = 1"] * 41))), code_cells_are_short),
+    "cells of 7 lines": (lengthen_all, code_cells_are_short),
+    "a large output": (with_cells(code("p", displayed(image_png="0" * MAX_BYTES))), file_is_small),
+    "another kernel": (set_metadata(kernelspec={"name": "py311"}), form_is_fixed),
+    "a language version": (set_metadata(language_info={"name": "python", "version": "3.11"}), form_is_fixed),
+    "widget state": (set_metadata(widgets={"state": {}}), form_is_fixed),
+    "a cell's times": (set_cell_metadata, form_is_fixed),
+    "a widget's view": (set_widget_view, form_is_fixed),
+    "no title": (with_source("# Pack", "Pack"), begins_with_its_title),
+    **{
+        f"no {section}": (with_source(section, "Else"), has_its_sections)
+        for section in HEADINGS + LEADS
+        if section != "Your turn"
+    },
+    "no minutes": (with_source("minutes", "pages"), has_its_sections),
+    "a section in the title only": (with_source("## 0. Why", "# Why"), has_its_sections),
+    "a section in code only": (with_source("## 0. Why", "```\n## 0. Why\n```"), has_its_sections),
+    "2 turns": (with_source("### Your turn 1", "### Their turn"), has_its_turns),
+    "6 turns": (with_cells(*[markdown("### Your turn") for _ in range(3)]), has_its_turns),
+    "39 cells": (lambda notebook: notebook.cells.pop(), length_is_right),
+    "71 cells": (lambda notebook: notebook.cells.extend(markdown("x") for _ in range(31)), length_is_right),
+    "2,001 words": (with_cells(markdown("word " * 2_001)), length_is_right),
+}
+
+
+def test_a_good_lesson_keeps_every_rule():
+    assert {rule.__name__: list(rule(good_lesson())) for rule in RULES + LESSON_RULES} == {
+        rule.__name__: [] for rule in RULES + LESSON_RULES
+    }
+
+
+@pytest.mark.parametrize(("change", "rule"), BAD.values(), ids=BAD.keys())
+def test_a_bad_lesson_breaks_its_rule(change, rule):
+    lesson = good_lesson()
+    change(lesson)
+    assert broken_rules(lesson) == [rule]
+
+
+def test_a_problem_names_its_cell():
+    lesson = good_lesson()
+    lesson.cells[-1].source = "import requests\nx = 1"
+    assert list(no_network(lesson)) == ["cell 39 (import requests): 'import requests'"]
+
+
+def test_every_rule_is_tested():
+    assert {rule for _, rule in BAD.values()} == {*RULES, *LESSON_RULES}
+
+
+def test_words_are_what_a_reader_reads():
+    text = "Two words [and link](https://example.org) `x` $a + b$ <b>bold</b>\n```\nnot this\n```\n"
+    assert words(text) == ["Two", "words", "and", "link", "x", "bold"]

