@@ -32,7 +32,9 @@ class LlamaCpp:
 
     def tokenize(self, text: str) -> list[int]:
         """Return llama.cpp's ids of a text, special tokens parsed."""
-        return self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+        return self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})[
+            "tokens"
+        ]
 
     def greedy(self, ids: list[int], n_tokens: int) -> list[Step]:
         """Return up to n_tokens greedy steps behind ids, fewer where llama.cpp stops.
@@ -43,7 +45,13 @@ class LlamaCpp:
         steps = []
         while len(steps) < n_tokens:
             prompt = [*ids, *(step.token for step in steps)]
-            body = {"prompt": prompt, "n_predict": 1, "temperature": 0.0, "n_probs": 20, "return_tokens": True}
+            body = {
+                "prompt": prompt,
+                "n_predict": 1,
+                "temperature": 0.0,
+                "n_probs": 20,
+                "return_tokens": True,
+            }
             reply = self._post("/completion", body)
             if reply["stop_type"] == "eos":
                 break

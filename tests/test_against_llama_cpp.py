@@ -2,6 +2,8 @@
 
 llama.cpp rounds activations to 8 bits before it multiplies by quantized weights; we do not. On the file
 itself the two therefore differ a little; on the float32 twin, the same weights decoded, hardly at all.
+Where this small model wavers between two tokens, that little decides: in free prose about one choice in
+30. So the prompts are of both kinds, those that leave it free and those that bind it (a count, a list).
 """
 
 import lzma
@@ -21,17 +23,30 @@ TEXTS = {
     "short": "The capital of France is",
     "single token": "Once",
     "long": (
-        "The history of computing is longer than the history of computers. Long before there were machines, "
-        "people who worked with numbers were called computers, and they divided long calculations among "
-        "themselves: tables of logarithms, the positions of the moon, the tides of a harbour. Each person "
-        "carried out a short list of steps and handed the result to a neighbour. When the first machines were "
-        "built, their designers copied not the mathematician but the office. In the twentieth century"
+        "The history of computing is longer than the history of computers. Long before there were "
+        "machines, people who worked with numbers were called computers, and they divided long "
+        "calculations among themselves: tables of logarithms, the positions of the moon, the tides of a "
+        "harbour. Each person carried out a short list of steps and handed the result to a neighbour. When "
+        "the first machines were built, their designers copied not the mathematician but the office. In "
+        "the twentieth century"
     ),
-    "code": "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
+    "code": "x1 = 1\nx2 = 2\nx3 = 3\nx4 = 4\n",
     "non-ASCII": "Der Würfel fällt: ½ Liter Öl, 東京は日本の首都です。 Привет, мир! 🙂 Ça va? Oui,",
     "digits": "2 + 2 = 4, 12345 * 678 = 8369910, 3.14159265, 2024-05-17, 1,000,000. The next number is 10",
-    "spaces": "  leading,\ttabs\n\n\n   and   runs   of spaces  ",
+    "days": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday,",
+    "count": "1 2 3 4 5 6 7 8 9 10 11 12 13 14",
+    "umlauts": "Ä, Ö, Ü, ß, Ä, Ö, Ü, ß, Ä, Ö, Ü, ß, Ä, Ö,",
 }
+ODD_TEXTS = [  # for the tokenizer alone
+    "",
+    " ",
+    "  leading,\ttabs\r\n\n\n   and   runs   of spaces  ",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n-1)+fibonacci(n-2)\n",
+    "don't we'll I'M It's 'tis `code` <b>html</b> http://example.org/a?b=c&d=%20",
+    "a\u0301e\u0308 \u200b\u00a0\ufeff ½²③ ٣٤٥ १२३ 𝟘𝟙 👩‍👩‍👧‍👦 🇫🇷",
+    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|><|im_start|>",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA 00000000000000000000",
+]
 
 
 def chat_text(model):
@@ -84,25 +99,31 @@ def write_float32_twin(source, path):
     writer.close()
 
 
+def log_softmax(logits):
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
 def compare(model, oracle, prompts):
-    """Follow llama.cpp's greedy choices; return (share of equal top-1, mean difference of log-probabilities)."""
+    """Follow llama.cpp's greedy choices; return the share of equal top-1 and the mean difference.
+
+    The difference is that of the log-probabilities of llama.cpp's 20 most likely tokens.
+    """
     same, differences = [], []
     for ids in prompts.values():
         steps = oracle.greedy(ids, N_TOKENS)
         forced = [*ids, *(step.token for step in steps[:-1])]
-        logits = model.logits(forced)[len(ids) - 1 :].astype(np.float64)
-        log_probabilities = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-        log_probabilities -= logits.max(-1, keepdims=True)
-        for row, step in zip(log_probabilities, steps, strict=True):
+        ours = log_softmax(model.logits(forced)[len(ids) - 1 :])
+        for row, step in zip(ours, steps, strict=True):
             same.append(int(row.argmax()) == step.token)
-            differences += [abs(row[i] - log_probability) for i, log_probability in step.top.items()]
+            differences += [abs(row[i] - theirs) for i, theirs in step.top.items()]
     print(f"{sum(same)} of {len(same)} equal, mean difference {np.mean(differences):.4f}")
     return np.mean(same), np.mean(differences)
 
 
 def test_token_ids_equal_llama_cpp(model, xllamacpp, smollm2_path):
     with llama_cpp(xllamacpp, smollm2_path) as oracle:
-        for text in [*TEXTS.values(), chat_text(model), long_text(), ""]:
+        for text in [*TEXTS.values(), *ODD_TEXTS, chat_text(model), long_text()]:
             assert model.tokenizer.encode(text) == oracle.tokenize(text), text[:60]
 
 

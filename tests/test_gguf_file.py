@@ -222,8 +222,8 @@ def test_a_big_endian_file_is_refused(tmp_path):
 
 def test_opening_decodes_no_value(write, monkeypatch):
     decoded = []
-    decode = gguf_file._decode
-    monkeypatch.setattr(gguf_file, "_decode", lambda *args: decoded.append(args[1]) or decode(*args))
+    decode = gguf_file.decode_value
+    monkeypatch.setattr(gguf_file, "decode_value", lambda *args: decoded.append(args[1]) or decode(*args))
     kv = [("tokens", V.ARRAY, (V.STRING, ["a", "b"])), ("ids", V.ARRAY, (V.INT32, [1, 2])), ("n", V.UINT8, 7)]
     metadata = GGUFFile(write(Draft(kv))).metadata
     assert len(metadata) == 3 and list(metadata) == ["tokens", "ids", "n"]
@@ -232,7 +232,7 @@ def test_opening_decodes_no_value(write, monkeypatch):
     assert decoded == []
     assert metadata["tokens"] == ["a", "b"] and metadata["tokens"] is metadata["tokens"]
     assert metadata.get("n") == 7
-    assert decoded == [V.ARRAY, V.UINT8]
+    assert decoded == [V.ARRAY, V.STRING, V.STRING, V.UINT8]
     with pytest.raises(KeyError, match="merges"):
         metadata["merges"]
 

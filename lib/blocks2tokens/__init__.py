@@ -13,12 +13,14 @@ import os
 # machine that is busy with anything else. Read once, when Numba loads the library.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+from blocks2tokens.convert import convert
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.generate import Model, load
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.kernels import KERNELS, matmul
 from blocks2tokens.matrix import QuantizedMatrix
+from blocks2tokens.perplexity import perplexity
 from blocks2tokens.sampler import Sampler
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "QuantizedMatrix",
     "Sampler",
     "UnsupportedError",
+    "convert",
     "load",
     "matmul",
+    "perplexity",
 ]

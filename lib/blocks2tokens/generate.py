@@ -6,9 +6,11 @@ prompt ids -> one pass over all of them (prefill) -> logits of the last -> sampl
 
 import os
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 
 import numpy as np
 
+from blocks2tokens.errors import GGUFError
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.sampler import Sampler
@@ -23,6 +25,11 @@ class Model:
         self.config = ModelConfig.from_gguf(file)
         self.transformer = Transformer(file, self.config)
         self.tokenizer = Tokenizer(file)
+        if len(self.tokenizer) != self.config.vocab_size:
+            raise GGUFError(
+                f"{file.path}: tokenizer.ggml.tokens: expected {self.config.vocab_size} tokens, one for each "
+                f"row of token_embd.weight, got {len(self.tokenizer)}"
+            )
 
     def __repr__(self):
         c = self.config
@@ -33,8 +40,9 @@ class Model:
 
         Raises ValueError for an id outside the vocabulary and for more ids than the model's context.
         """
+        ids = self.transformer.check_ids(ids)
         self._check_length(len(ids))
-        cache = self.transformer.new_cache(max(1, len(ids)))
+        cache = self.transformer.new_cache(len(ids))
         return self.transformer.project(self.transformer.hidden(ids, cache))
 
     def generate(self, ids: Sequence[int], max_tokens: int, sampler: Sampler | None = None) -> Iterator[int]:
@@ -45,8 +53,8 @@ class Model:
         prompt that leaves no room for `max_tokens` in the model's context.
         """
         ids = self.transformer.check_ids(ids)
-        if max_tokens < 0:
-            raise ValueError(f"max_tokens: expected a number >= 0, got {max_tokens}")
+        if not isinstance(max_tokens, Integral) or max_tokens < 0:
+            raise ValueError(f"max_tokens: expected a whole number >= 0, got {max_tokens!r}")
         self._check_length(len(ids) + max_tokens)
         return self._generate([int(i) for i in ids], max_tokens, sampler or Sampler())
 

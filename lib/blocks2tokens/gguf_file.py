@@ -95,7 +95,7 @@ class TensorInfo(NamedTuple):
 
 
 class GGUFFile:
-    """A GGUF file, memory-mapped and checked: `path`, `version`, `metadata`, `tensors`.
+    """A GGUF file, memory-mapped and checked: `path`, `version`, `metadata`, `alignment`, `tensors`.
 
     `metadata` maps a key to its value, `tensors` a name to its TensorInfo; a matrix has shape (out, in).
     The file stays mapped for as long as this object, or an array from `raw`, is alive.
@@ -112,8 +112,8 @@ class GGUFFile:
         self.version, n_tensors, n_kv = _read_counts(cursor)
         fields = _read_fields(cursor, n_kv)
         self.metadata = Metadata(self._buffer, fields)
-        alignment = _read_alignment(cursor, fields, self.metadata)
-        self.tensors: dict[str, TensorInfo] = _read_tensors(cursor, n_tensors, alignment)
+        self.alignment = _read_alignment(cursor, fields, self.metadata)
+        self.tensors: dict[str, TensorInfo] = _read_tensors(cursor, n_tensors, self.alignment)
 
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, uint8 [*shape[:-1], row_bytes], read-only and not copied.
@@ -146,8 +146,13 @@ class Metadata(Mapping[str, Value]):
     def __getitem__(self, key: str) -> Value:
         if key not in self._values:
             field = self._fields[key]
-            self._values[key] = _decode(self._buffer, field.type, field.start)
+            self._values[key], _ = decode_value(self._buffer, field.type, field.start)
         return self._values[key]
+
+    def encoded(self, key: str) -> tuple[int, bytes]:
+        """Return a value as it stands in the file, its type and its bytes: what an exact copy needs."""
+        field = self._fields[key]
+        return field.type, self._buffer[field.start : field.end]
 
     def __contains__(self, key: object) -> bool:
         return key in self._fields  # Mapping's own would decode the value to find out
@@ -163,10 +168,11 @@ class Metadata(Mapping[str, Value]):
 
 
 class _Field(NamedTuple):
-    """A metadata value's type and the byte where it starts."""
+    """A metadata value's type, the byte where it starts and the byte behind it."""
 
     type: int
     start: int
+    end: int
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -301,8 +307,9 @@ def _read_fields(cursor: _Cursor, n_kv: int) -> dict[str, _Field]:
         if key in fields:
             raise cursor.error(f"metadata key {key!r} appears twice", at)
         value_type = cursor.uint32(f"the type of {key!r}")
-        fields[key] = _Field(value_type, cursor.pos)
+        start = cursor.pos
         cursor.skip_value(value_type, f"metadata {key!r}")
+        fields[key] = _Field(value_type, start, cursor.pos)
     return fields
 
 
@@ -320,6 +327,11 @@ def _read_alignment(cursor: _Cursor, fields: dict[str, _Field], metadata: Metada
     return alignment
 
 
+def aligned(offset: int, alignment: int) -> int:
+    """Return the first multiple of `alignment` that is not below `offset`."""
+    return -(-offset // alignment) * alignment
+
+
 def _read_tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> dict[str, TensorInfo]:
     """Read the tensor infos and place each tensor in the data, which starts where they end."""
     infos: dict[str, TensorInfo] = {}  # offsets still count from the start of the data
@@ -330,7 +342,7 @@ def _read_tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> dict[str, 
         if info.name in infos:
             raise cursor.error(f"tensor {info.name!r} appears twice", at)
         infos[info.name], starts[info.name] = info, at
-    data_start = -(-cursor.pos // alignment) * alignment
+    data_start = aligned(cursor.pos, alignment)
     for info in infos.values():
         _check_place(cursor, info, starts[info.name], alignment, cursor.size - data_start)
     for info, following in pairwise(sorted(infos.values(), key=lambda info: info.offset)):
@@ -358,8 +370,14 @@ def _read_tensor_info(cursor: _Cursor, i: int) -> TensorInfo:
     if ne[0] % fmt.block_size:
         reason = f"{what} has rows of {ne[0]} weights, expected a multiple of {fmt.block_size} for {fmt.name}"
         raise cursor.error(reason, at)
-    nbytes = prod(ne) // fmt.block_size * fmt.bytes_per_block
-    return TensorInfo(name, ggml_type, tuple(reversed(ne)), cursor.uint64(f"the offset of {what}"), nbytes)
+    shape, nbytes = shape_and_bytes(ne, fmt)
+    return TensorInfo(name, ggml_type, shape, cursor.uint64(f"the offset of {what}"), nbytes)
+
+
+def shape_and_bytes(ne: list[int], fmt: formats.Format) -> tuple[tuple[int, ...], int]:
+    """Return NumPy's shape of a tensor of dimensions `ne`, fastest first, and the bytes that it takes."""
+    n_blocks = prod(ne) // fmt.block_size
+    return tuple(reversed(ne)), n_blocks * fmt.bytes_per_block
 
 
 def _find_format(cursor: _Cursor, ggml_type: int, what: str, at: int) -> formats.Format:
@@ -383,46 +401,35 @@ def _check_place(cursor: _Cursor, info: TensorInfo, at: int, alignment: int, dat
         raise cursor.error(reason, at)
 
 
-def _decode(buffer: mmap.mmap, value_type: int, start: int) -> Value:
-    """Decode the value at `start`, which the walk has checked."""
+def decode_value(buffer: bytes | mmap.mmap, value_type: int, at: int) -> tuple[Value, int]:
+    """Decode the metadata value at `at`, which the walk has checked; return it and where it ends."""
+    if value_type == STRING:
+        return decode_string(buffer, at)
     if value_type == ARRAY:
-        return _decode_array(buffer, start)[0]
-    value = _decode_elements(buffer, value_type, 1, start)[0]
-    return value[0] if value_type == STRING else value.item()
+        return _decode_array(buffer, at)
+    dtype = NUMBERS[value_type]
+    end = at + dtype.itemsize
+    return np.frombuffer(buffer[at:end], dtype)[0].item(), end
 
 
-def _decode_array(buffer: mmap.mmap, start: int) -> tuple[np.ndarray | list, int]:
-    """Decode an array; return it and where it ends."""
-    element_type, count = ARRAY_HEAD.unpack_from(buffer, start)
-    pos = start + ARRAY_HEAD.size
-    if element_type != ARRAY:
-        return _decode_elements(buffer, element_type, count, pos)
-    arrays = []
+def decode_string(buffer: bytes | mmap.mmap, at: int) -> tuple[str, int]:
+    """Decode the string at `at`: its length, then its bytes; return it and where it ends."""
+    start = at + UINT64.size
+    end = start + UINT64.unpack_from(buffer, at)[0]
+    return buffer[start:end].decode("utf-8", "surrogateescape"), end
+
+
+def _decode_array(buffer: bytes | mmap.mmap, at: int) -> tuple[np.ndarray | list, int]:
+    """Decode the array at `at`: numbers to a read-only array, strings or arrays to a list."""
+    element_type, count = ARRAY_HEAD.unpack_from(buffer, at)
+    pos = at + ARRAY_HEAD.size
+    if element_type in NUMBERS:
+        dtype = NUMBERS[element_type]
+        end = pos + count * dtype.itemsize
+        # A copy: in the file an array may start at any byte, and compiled kernels want it aligned.
+        return np.frombuffer(buffer[pos:end], dtype), end
+    elements = []
     for _ in range(count):
-        array, pos = _decode_array(buffer, pos)
-        arrays.append(array)
-    return arrays, pos
-
-
-def _decode_elements(
-    buffer: mmap.mmap, element_type: int, count: int, pos: int
-) -> tuple[np.ndarray | list, int]:
-    """Decode numbers, to a read-only array, or strings, to a list; return them and where they end."""
-    if element_type == STRING:
-        return _decode_strings(buffer, count, pos)
-    dtype = NUMBERS[element_type]
-    end = pos + count * dtype.itemsize
-    # A copy: in the file an array may start at any byte, and compiled kernels want it aligned.
-    numbers = np.frombuffer(buffer[pos:end], dtype)
-    return numbers, end
-
-
-def _decode_strings(buffer: mmap.mmap, count: int, pos: int) -> tuple[list[str], int]:
-    """Decode strings; return them and where they end."""
-    length_at = UINT64.unpack_from
-    strings = []
-    for _ in range(count):
-        start = pos + 8
-        pos = start + length_at(buffer, pos)[0]
-        strings.append(buffer[start:pos].decode("utf-8", "surrogateescape"))
-    return strings, pos
+        element, pos = decode_value(buffer, element_type, pos)
+        elements.append(element)
+    return elements, pos

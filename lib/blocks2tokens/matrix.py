@@ -6,10 +6,12 @@
 GGUF files store the first. The second is what the report's kernels read.
 """
 
+from operator import index
+
 import numpy as np
 
 from blocks2tokens.formats import FORMATS, Format
-from blocks2tokens.formats.format import checked
+from blocks2tokens.formats.format import checked, read_only
 
 LAYOUTS = ("gguf", "report")
 
@@ -17,9 +19,19 @@ LAYOUTS = ("gguf", "report")
 def _format(fmt: "Format | str") -> Format:
     if isinstance(fmt, Format):
         return fmt
-    if fmt not in FORMATS:
+    if not isinstance(fmt, str) or fmt not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {fmt!r}")
     return FORMATS[fmt]
+
+
+def _shape(shape) -> tuple[int, int]:
+    try:
+        rows, columns = (index(n) for n in shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"shape: expected two whole numbers, got {shape!r}") from None
+    if rows < 0 or columns < 0:
+        raise ValueError(f"shape: expected no negative dimension, got {shape!r}")
+    return rows, columns
 
 
 class QuantizedMatrix:
@@ -34,12 +46,8 @@ class QuantizedMatrix:
         """Wrap raw blocks without a copy; ValueError unless they fit format, shape and layout."""
         if layout not in LAYOUTS:
             raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
-        if len(shape) != 2:
-            raise ValueError(f"shape: expected two dimensions, got {shape}")
-        self.format = _format(fmt)
-        self.shape = tuple(int(n) for n in shape)
-        self.layout = layout
-        rows, columns = self.shape
+        self._format, self._layout = _format(fmt), layout
+        self._shape = rows, columns = _shape(shape)
         expected = (
             (rows, self.format.row_bytes(columns))
             if layout == "gguf"
@@ -47,8 +55,13 @@ class QuantizedMatrix:
         )
         if checked(raw, np.uint8, "raw").shape != expected:
             raise ValueError(f"raw: {self.format.name} {self.shape} needs shape {expected}, got {raw.shape}")
-        self.raw = raw.view()
-        self.raw.flags.writeable = False
+        self._raw = read_only(raw)
+
+    # Read-only: compiled kernels trust that these fit together, as checked above.
+    raw = property(lambda self: self._raw)
+    format = property(lambda self: self._format)
+    shape = property(lambda self: self._shape)
+    layout = property(lambda self: self._layout)
 
     @classmethod
     def quantize(cls, W: np.ndarray, fmt: "Format | str", layout: str = "gguf", **how) -> "QuantizedMatrix":
@@ -76,4 +89,6 @@ class QuantizedMatrix:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Decode some rows, int [n] -> float32 [n, K]; layout "gguf" only (an embedding lookup)."""
+        if self.layout != "gguf":
+            raise ValueError(f'rows: only layout "gguf" stores row by row, got {self.layout!r}')
         return self.format.dequantize(self.raw[indices])

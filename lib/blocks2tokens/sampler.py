@@ -7,6 +7,7 @@ Temperature 0 is greedy: the largest logit, the first of equal ones.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -35,24 +36,34 @@ class Sampler:
     ):
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
-        if top_k < 0 or top_k != int(top_k):
-            raise ValueError(f"top_k: expected a whole number >= 0, got {top_k}")
+        if not isinstance(top_k, Integral) or top_k < 0:
+            raise ValueError(f"top_k: expected a whole number >= 0, got {top_k!r}")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
         if not 0 < repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty: expected a number > 0, got {repetition_penalty}")
-        self.temperature, self.top_k, self.top_p = temperature, int(top_k), top_p
+        if not isinstance(repetition_window, Integral) or repetition_window < 1:
+            raise ValueError(f"repetition_window: expected a whole number >= 1, got {repetition_window!r}")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.repetition_penalty, self.repetition_window = repetition_penalty, repetition_window
         self._rng = np.random.default_rng(seed)
 
     def __call__(self, logits: np.ndarray, history: Sequence[int] = ()) -> int:
-        """Return a token id for logits, float32 [vocab]; `history` are the tokens so far."""
+        """Return a token id for logits, float32 [vocab]; `history` are the tokens so far.
+
+        Raises ValueError for another shape, and for logits that name no most likely token: one of NaN or
+        +infinity, or none above -infinity.
+        """
+        logits = np.asarray(logits)
+        if logits.ndim != 1 or not np.isfinite(logits.max(initial=-np.inf)):
+            raise ValueError(f"logits: expected one dimension and a finite largest value, got {logits!r}")
         if self.repetition_penalty != 1 and len(history):
             logits = self._penalize(logits, history)
         if self.temperature == 0:
             return int(np.argmax(logits))
         ids = self._keep(logits)
-        probabilities = softmax(logits[ids].astype(np.float64) / self.temperature)
+        kept = logits[ids].astype(np.float64)
+        probabilities = softmax((kept - kept[0]) / self.temperature)
         return int(self._rng.choice(ids, p=probabilities))
 
     def _penalize(self, logits, history):

@@ -9,8 +9,10 @@ merging itself is the `tokenizers` library's; a lesson builds it by hand.
 
 import codecs
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 
 import jinja2
+import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Merger
@@ -18,6 +20,8 @@ from tokenizers import Tokenizer as Merger
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.gguf_file import GGUFFile
 
+# Special tokens that end a text or a turn, whatever the file says. Source: llama.cpp's llama-vocab.cpp.
+END_TOKENS = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>"}
 CONTROL, USER_DEFINED = 3, 4  # token types that are matched as a whole, before any splitting
 
 
@@ -48,8 +52,7 @@ class Tokenizer:
 
     def __init__(self, file: GGUFFile):
         """Read the vocabulary; UnsupportedError for a kind we do not have, GGUFError for a broken one."""
-        metadata = file.metadata
-        model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+        model, pre = _string(file, "tokenizer.ggml.model"), _string(file, "tokenizer.ggml.pre", "gpt-2")
         if model != "gpt2":
             raise UnsupportedError(f"{file.path}: tokenizer {model!r}, supported: 'gpt2'")
         if pre not in PRE_TOKENIZERS:
@@ -61,10 +64,11 @@ class Tokenizer:
         self._merger = _merger(file, self.tokens, self._special, pre)
         self.bos = _token_id(file, "bos", len(self.tokens))
         self.eos = _token_id(file, "eos", len(self.tokens))
-        self.add_bos = metadata.get("tokenizer.ggml.add_bos_token", False) is True
-        self.chat_template = metadata.get("tokenizer.chat_template")
+        self.add_bos = _add_bos(file, self.bos)
+        self.chat_template = file.metadata.get("tokenizer.chat_template")
         eot = _token_id(file, "eot", len(self.tokens))
-        self.stop_tokens = frozenset(i for i in (self.eos, eot) if i is not None)
+        ends = (i for i in self._special if self.tokens[i] in END_TOKENS)
+        self.stop_tokens = frozenset(i for i in (self.eos, eot, *ends) if i is not None)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -74,13 +78,14 @@ class Tokenizer:
 
         Special tokens spelled out in the text, such as <|im_start|>, become that token. A beginning-of-
         sequence token comes first if the file asks for one. Lone surrogates, which no UTF-8 text can
-        hold, are replaced by U+FFFD.
+        hold, are replaced by U+FFFD. Bytes without a token are left out: some vocabularies lack a few
+        control characters.
         """
         if not isinstance(text, str):
             raise ValueError(f"text: expected str, got {type(text).__name__}")
         clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids = self._merger.encode(clean, add_special_tokens=False).ids
-        return [self.bos, *ids] if self.add_bos and self.bos is not None else ids
+        return [self.bos, *ids] if self.add_bos else ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
@@ -96,8 +101,8 @@ class Tokenizer:
 
     def token_bytes(self, i: int) -> bytes:
         """Return the bytes that a token stands for; ValueError for an id outside the vocabulary."""
-        if not 0 <= i < len(self.tokens):
-            raise ValueError(f"id: expected 0 <= id < {len(self.tokens)}, got {i}")
+        if not isinstance(i, Integral) or not 0 <= i < len(self.tokens):
+            raise ValueError(f"id: expected a whole number, 0 <= id < {len(self.tokens)}, got {i!r}")
         token = self.tokens[i]
         if i in self._special:
             return token.encode("utf-8", "surrogateescape")
@@ -122,7 +127,7 @@ class Tokenizer:
                 bos_token="" if self.add_bos else self._spelled(self.bos),
                 eos_token=self._spelled(self.eos),
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program: it may divide by zero as well as refuse
             raise ValueError(f"chat template: {error}") from error
 
     def _spelled(self, i: int | None) -> str:
@@ -131,6 +136,13 @@ class Tokenizer:
 
 def _refuse(message):
     raise jinja2.TemplateError(message)
+
+
+def _string(file: GGUFFile, key: str, default: str | None = None) -> str:
+    value = file.metadata.get(key, default)
+    if not isinstance(value, str):
+        raise GGUFError(f"{file.path}: {key}: expected a string, got {value!r:.60}")
+    return value
 
 
 def _string_list(file: GGUFFile, key: str) -> list[str]:
@@ -143,28 +155,52 @@ def _string_list(file: GGUFFile, key: str) -> list[str]:
 def _token_id(file: GGUFFile, kind: str, vocab_size: int) -> int | None:
     key = f"tokenizer.ggml.{kind}_token_id"
     value = file.metadata.get(key)
-    if value is not None and (not isinstance(value, int) or not 0 <= value < vocab_size):
-        raise GGUFError(f"{file.path}: {key}: expected 0 <= id < {vocab_size}, got {value!r}")
+    if value is not None and (type(value) is not int or not 0 <= value < vocab_size):
+        raise GGUFError(f"{file.path}: {key}: expected 0 <= id < {vocab_size}, got {value!r:.60}")
+    return value
+
+
+def _add_bos(file: GGUFFile, bos: int | None) -> bool:
+    key = "tokenizer.ggml.add_bos_token"
+    value = file.metadata.get(key, False)
+    if not isinstance(value, bool):
+        raise GGUFError(f"{file.path}: {key}: expected a bool, got {value!r:.60}")
+    if value and bos is None:
+        raise GGUFError(f"{file.path}: tokenizer.ggml.bos_token_id: missing, and {key} asks for it")
     return value
 
 
 def _special_ids(file: GGUFFile, vocab_size: int) -> frozenset[int]:
-    types = file.metadata.get("tokenizer.ggml.token_type")
+    key = "tokenizer.ggml.token_type"
+    types = file.metadata.get(key)
     if types is None:
         return frozenset()
+    if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu":
+        raise GGUFError(f"{file.path}: {key}: expected an array of whole numbers, got {types!r:.60}")
     if len(types) != vocab_size:
-        raise GGUFError(
-            f"{file.path}: tokenizer.ggml.token_type: expected {vocab_size} entries, got {len(types)}"
-        )
-    return frozenset(i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED))
+        raise GGUFError(f"{file.path}: {key}: expected {vocab_size} entries, got {len(types)}")
+    return frozenset(np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED))).tolist())
 
 
 def _merger(file: GGUFFile, tokens: list[str], special: frozenset[int], pre: str) -> Merger:
-    merges = [tuple(merge.split(" ", 1)) for merge in _string_list(file, "tokenizer.ggml.merges")]
-    try:
-        merger = Merger(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    except Exception as error:  # the library raises plain Exception for a merge outside the vocabulary
-        raise GGUFError(f"{file.path}: tokenizer.ggml.merges: {error}") from error
+    if any(0xD800 <= ord(c) < 0xE000 for c in set("".join(tokens))):  # what the reader makes of other bytes
+        raise GGUFError(f"{file.path}: tokenizer.ggml.tokens: a token is not UTF-8")
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise GGUFError(f"{file.path}: tokenizer.ggml.tokens: {twice!r} appears twice")
+    merger = Merger(models.BPE(ids, _merges(file, ids)))
     merger.pre_tokenizer = PRE_TOKENIZERS[pre]()
     merger.add_special_tokens([AddedToken(tokens[i], normalized=False) for i in sorted(special)])
     return merger
+
+
+def _merges(file: GGUFFile, ids: dict[str, int]) -> list[tuple[str, str]]:
+    key = "tokenizer.ggml.merges"
+    merges = []
+    for merge in _string_list(file, key):
+        first, _, second = merge.partition(" ")
+        if not {first, second, first + second} <= ids.keys():  # the library would panic
+            raise GGUFError(f"{file.path}: {key}: {merge!r} does not join two tokens to a third")
+        merges.append((first, second))
+    return merges

@@ -2,8 +2,10 @@
 
 data/austen.gguf                                     comes with the course, F16
 data/models/SmolLM2-135M-Instruct.Q4_1.gguf          fetched by set-up
+data/austen_heldout.txt.xz                           chapters that Austen was not trained on
 """
 
+import lzma
 from pathlib import Path
 
 DATA = Path(__file__).parents[3] / "data"
@@ -29,6 +31,14 @@ def available() -> dict[str, Path]:
         except FileNotFoundError:
             continue
     return found
+
+
+def heldout_text() -> str:
+    """Return the chapters that Austen was not trained on, each behind its separator token."""
+    path = _existing(DATA / "austen_heldout.txt.xz", "it comes with the course")
+    separator = "<|endoftext|>"
+    chapters = lzma.decompress(path.read_bytes()).decode().split(f"\n{separator}\n")
+    return "".join(separator + chapter for chapter in chapters)
 
 
 def _existing(path: Path, remedy: str) -> Path:

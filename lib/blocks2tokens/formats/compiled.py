@@ -19,6 +19,9 @@ FLOATS = types.Array(types.float32, 1, "C", readonly=True)
 DECODE_ROW = types.void(BYTES, types.float32[::1])
 DECODE_ELEMENT = types.float32(BYTES, types.int64)
 ENCODE_ROW = types.void(FLOATS, types.uint8[::1])
+ENCODE_ROW_WEIGHTED = types.void(FLOATS, FLOATS, types.uint8[::1])
+
+as_in_c = njit(cache=True, error_model="numpy")  # x / 0 is infinite or NaN, not a ZeroDivisionError
 
 
 def pointer(function, signature):
@@ -136,3 +139,10 @@ def encode_rows(encode_row, x, raw):
     """Encode each row of x, float32 [rows, K], into raw, uint8 [rows, bytes]."""
     for row in prange(x.shape[0]):
         encode_row(x[row], raw[row])
+
+
+@njit(parallel=True, cache=True)
+def encode_rows_weighted(encode_row, x, importance, raw):
+    """Encode each row of x into raw with the same importance, float32 [K], for every row."""
+    for row in prange(x.shape[0]):
+        encode_row(x[row], importance, raw[row])

@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 
-from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import compiled
 
 
@@ -27,10 +26,27 @@ def checked(array, dtype, name):
     return array
 
 
-def first_nonfinite(x):
-    """Return the index of the first NaN or infinity in x, or None."""
-    bad = ~np.isfinite(x)
-    return tuple(int(i) for i in np.unravel_index(bad.argmax(), x.shape)) if bad.any() else None
+def first_index(mask):
+    """Return the index of the first True in mask, or None."""
+    return tuple(int(i) for i in np.unravel_index(mask.argmax(), mask.shape)) if mask.any() else None
+
+
+def checked_importance(importance, K):
+    """Return importance, float32 [K], finite and >= 0, or raise ValueError."""
+    if checked(importance, np.float32, "importance").shape != (K,):
+        raise ValueError(f"importance: expected shape ({K},), one for each column, got {importance.shape}")
+    if (where := first_index(~(np.isfinite(importance) & (importance >= 0)))) is not None:
+        raise ValueError(
+            f"importance: expected finite values >= 0, got {importance[where]} at index {where[0]}"
+        )
+    return importance
+
+
+def read_only(array):
+    """Return a view that cannot be written: the type that compiled functions expect of their input."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class Format:
@@ -93,9 +109,9 @@ class Format:
         K = self.row_weights(checked(raw, np.uint8, "raw").shape[-1])
         out = np.empty((*raw.shape[:-1], K), np.float32)
         if out.size:
-            rows = raw.reshape(-1, raw.shape[-1]).view()
-            rows.flags.writeable = False
-            compiled.decode_rows(self.row_decoder, rows, out.reshape(-1, K))
+            compiled.decode_rows(
+                self.row_decoder, read_only(raw.reshape(-1, raw.shape[-1])), out.reshape(-1, K)
+            )
         return out
 
     def dequantize_element(self, raw_row: np.ndarray, i: int) -> np.float32:
@@ -107,21 +123,43 @@ class Format:
             raise ValueError(f"i: expected 0 <= i < {K}, got {i}")
         return np.float32(self.module.decode_element(raw_row, int(i)))
 
-    def quantize(self, x: np.ndarray, importance=None, effort: str = "ggml") -> np.ndarray:
-        """Encode x, float32 [..., K], to uint8 [..., bytes], byte for byte as ggml does.
+    def quantize(
+        self, x: np.ndarray, importance: np.ndarray | None = None, effort: str = "ggml"
+    ) -> np.ndarray:
+        """Encode x, float32 [..., K], to uint8 [..., bytes], rows in parallel.
 
-        Raises ValueError for another dtype, a non-contiguous array, rows that do not fill whole
-        blocks, NaN or infinity; UnsupportedError where the format has no such quantizer.
+        importance  float32 [K], >= 0: how much an error in each column counts, the same for every row.
+        effort      "ggml": byte for byte what ggml makes of x and its importance matrix.
+                    "best": the same layout with a lower error, the sum of importance * error**2; slower,
+                    and for no block worse than "ggml".
+        As in ggml, formats without a choice to weigh ignore importance: F32, F16, BF16, Q8_0, Q8_K and
+        MXFP4. Formats without a better search (F32, F16, BF16, Q8_K) answer "best" with "ggml".
+        Raises ValueError for another dtype, length or effort, a non-contiguous array, rows that do not
+        fill whole blocks, NaN or infinity, and importance below zero.
         """
         n_bytes = self.row_bytes(checked(x, np.float32, "x").shape[-1])
-        if (where := first_nonfinite(x)) is not None:
+        if (where := first_index(~np.isfinite(x))) is not None:
             raise ValueError(f"x: expected finite weights, got {x[where]} at index {where}")
-        if effort != "ggml" or importance is not None or not hasattr(self.module, "encode_row"):
-            raise UnsupportedError(f"{self.name}: no quantizer for effort={effort!r} and this importance")
+        if importance is not None:
+            importance = checked_importance(importance, x.shape[-1])
+        if effort not in ("ggml", "best"):
+            raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
         raw = np.empty((*x.shape[:-1], n_bytes), np.uint8)
         if raw.size:
-            encoder = compiled.pointer(self.module.encode_row, compiled.ENCODE_ROW)
-            rows = x.reshape(-1, x.shape[-1]).view()
-            rows.flags.writeable = False
-            compiled.encode_rows(encoder, rows, raw.reshape(-1, n_bytes))
+            rows = read_only(x.reshape(-1, x.shape[-1]))
+            self.encode_rows(rows, importance, effort, raw.reshape(-1, n_bytes))
         return raw
+
+    def encode_rows(self, x, importance, effort, raw):
+        """Encode checked rows x, float32 [n, K], into raw, uint8 [n, bytes], with the encoder that applies."""
+        module = self.module
+        if effort == "best" and hasattr(module, "encode_row_best"):
+            encode_row = module.encode_row_best
+            importance = np.ones(x.shape[-1], np.float32) if importance is None else importance
+        elif importance is not None and hasattr(module, "encode_row_weighted"):
+            encode_row = module.encode_row_weighted
+        else:
+            compiled.encode_rows(compiled.pointer(module.encode_row, compiled.ENCODE_ROW), x, raw)
+            return
+        encoder = compiled.pointer(encode_row, compiled.ENCODE_ROW_WEIGHTED)
+        compiled.encode_rows_weighted(encoder, x, read_only(importance), raw)

@@ -10,12 +10,15 @@ Source: ggml `block_iq4_nl`, `kvalues_iq4nl`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
+from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
+from blocks2tokens.formats.q4_0 import pack_halves
+from blocks2tokens.formats.search import TINY, importance_weights, mean_square, squares
 
 GGML_TYPE = 20
 WEIGHTS = 32
 BLOCK = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+BOUNDARIES = (VALUES[:-1].astype(np.float32) + VALUES[1:]) / np.float32(2)  # halfway between neighbours
 
 
 def dequantize(blocks):
@@ -40,3 +43,70 @@ def decode_element(raw, i):
     at, j = i // 32 * 18, i % 32
     q = (raw[at + 2 + j % 16] >> (4 * (j // 16))) & 15
     return read_half(raw, at) * np.float32(VALUES[q])
+
+
+@as_in_c
+def table_codes(x, inverse, codes):
+    """Set codes, float32 [n], to those of the values nearest to x * inverse. Source: `best_index_int8`."""
+    for i in range(x.size):
+        value, q = x[i] * inverse, 0
+        for boundary in BOUNDARIES:
+            q += not value < boundary
+        codes[i] = np.float32(q)
+
+
+@as_in_c
+def table_search(x, weights):
+    """Return the scale with which scale * VALUES fits x best, the codes left to the caller.
+
+    Sixteen scales are tried around the one that maps the largest weight to VALUES[0].
+    Source: `quantize_row_iq4_nl_impl`.
+    """
+    largest = signed_max(x, 0, x.size)
+    if abs(largest) < TINY:
+        return np.float32(0)
+    codes = np.empty(x.size, np.float32)
+    scale, best = np.float32(0), np.float32(0)
+    for t in range(-8, 8):
+        inverse = (
+            np.float32(VALUES[0] + t) / largest
+            if t > -8
+            else np.float32(1) / (-largest / np.float32(VALUES[0]))
+        )
+        table_codes(x, inverse, codes)
+        sum_qx, sum_qq = np.float32(0), np.float32(0)
+        for i in range(x.size):
+            value = np.float32(VALUES[int(codes[i])])
+            sum_qx += weights[i] * value * x[i]
+            sum_qq += weights[i] * value * value
+        if t == -8 or (sum_qq > 0 and sum_qx * sum_qx > best * sum_qq):
+            scale = sum_qx / sum_qq if sum_qq > 0 else np.float32(0)
+            best = scale * sum_qx
+    return scale
+
+
+@as_in_c
+def finish_block(x, scale, out):
+    """Write a block with the codes that fit the scale before it is rounded to float16, as ggml does."""
+    codes = np.empty(32, np.float32)
+    table_codes(x, np.float32(1) / scale if scale != 0 else np.float32(0), codes)
+    write_half(out, 0, scale)
+    pack_halves(codes, out[2:])
+
+
+@as_in_c
+def encode_row(x, raw):
+    weights = np.empty(32, np.float32)
+    for block in range(x.size // 32):
+        y = x[32 * block : 32 * block + 32]
+        squares(y, weights)
+        finish_block(y, table_search(y, weights), raw[18 * block : 18 * block + 18])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    weights = np.empty(32, np.float32)
+    for block in range(x.size // 32):
+        y = x[32 * block : 32 * block + 32]
+        importance_weights(y, importance[32 * block :], np.float32(2) * mean_square(y), weights)
+        finish_block(y, table_search(y, weights), raw[18 * block : 18 * block + 18])

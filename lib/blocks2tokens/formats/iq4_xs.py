@@ -12,8 +12,10 @@ Source: ggml `block_iq4_xs`, `dequantize_row_iq4_xs`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
-from blocks2tokens.formats.iq4_nl import VALUES
+from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
+from blocks2tokens.formats.iq4_nl import VALUES, table_codes, table_search
+from blocks2tokens.formats.q4_0 import pack_halves
+from blocks2tokens.formats.search import code, importance_weights, mean_square, squares
 
 GGML_TYPE = 23
 WEIGHTS = 256
@@ -62,3 +64,46 @@ def decode_element(raw, i):
     q = (raw[at + 8 + 16 * s + j % 16] >> (4 * (j // 16))) & 15
     scale = read_half(raw, at) * np.float32(scale_at(raw, at, s))
     return scale * np.float32(VALUES[q])
+
+
+@as_in_c
+def finish_block(x, scales, out):
+    """Write a block whose largest scale becomes -32, with codes that fit d before its rounding to float16."""
+    codes = np.empty(32, np.float32)
+    d = -signed_max(scales, 0, 8) / np.float32(32)
+    inverse = np.float32(1) / d if d != 0 else np.float32(0)
+    for i in range(2, 8):
+        out[i] = 0
+    write_half(out, 0, d)
+    for s in range(8):
+        sc = code(inverse * scales[s], -32, 31)
+        scale, stored = d * sc, int(sc) + 32
+        table_codes(x[32 * s : 32 * s + 32], np.float32(1) / scale if scale != 0 else np.float32(0), codes)
+        out[2 + s // 4] |= (stored >> 4) << (2 * (s % 4))
+        out[4 + s // 2] |= (stored & 15) << (4 * (s % 2))
+        pack_halves(codes, out[8 + 16 * s :])
+
+
+@as_in_c
+def encode_row(x, raw):
+    scales, weights = np.empty(8, np.float32), np.empty(32, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        for s in range(8):
+            z = y[32 * s : 32 * s + 32]
+            squares(z, weights)
+            scales[s] = table_search(z, weights)
+        finish_block(y, scales, raw[136 * block : 136 * block + 136])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    scales, weights = np.empty(8, np.float32), np.empty(32, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        variance = np.float32(2) * mean_square(y)
+        for s in range(8):
+            z = y[32 * s : 32 * s + 32]
+            importance_weights(z, importance[256 * block + 32 * s :], variance, weights)
+            scales[s] = table_search(z, weights)
+        finish_block(y, scales, raw[136 * block : 136 * block + 136])

@@ -11,7 +11,8 @@ Source: OCP Microscaling Formats (MX) v1.0; ggml `block_mxfp4`, `ggml_e8m0_to_fp
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import bits_to_float
+from blocks2tokens.formats.compiled import as_in_c, bits_to_float, signed_max
+from blocks2tokens.formats.q4_0 import pack_halves
 
 GGML_TYPE = 39
 WEIGHTS = 32
@@ -48,3 +49,37 @@ def decode_element(raw, i):
     at, j = i // 32 * 17, i % 32
     q = (raw[at + 1 + j % 16] >> (4 * (j // 16))) & 15
     return power_of_two(np.int64(raw[at])) * np.float32(VALUES[q])
+
+
+@as_in_c
+def exponent_for(largest):
+    """Return e such that the largest weight is near the top of the 4-bit floats, 4 to 6 times 2 ** (e - 127).
+
+    A magnitude so close below a power of two that its logarithm rounds up in float32 counts as that power.
+    """
+    if largest == 0:
+        return 0
+    return max(0, int(np.floor(np.float32(np.log2(np.float64(largest))))) - 2 + 127)
+
+
+@as_in_c
+def value_codes(x, scale, codes):
+    """Set codes, float32 [32], to those of the values nearest to x / scale; of equals the first."""
+    for i in range(x.size):
+        best, least = 0, abs(x[i])
+        for q in range(1, 16):
+            error = abs(np.float32(VALUES[q]) * scale - x[i])
+            if error < least:
+                best, least = q, error
+        codes[i] = np.float32(best)
+
+
+@as_in_c
+def encode_row(x, raw):
+    codes = np.empty(32, np.float32)
+    for block in range(x.size // 32):
+        y, out = x[32 * block : 32 * block + 32], raw[17 * block : 17 * block + 17]
+        e = exponent_for(abs(signed_max(y, 0, 32)))
+        out[0] = e
+        value_codes(y, power_of_two(e), codes)
+        pack_halves(codes, out[1:])

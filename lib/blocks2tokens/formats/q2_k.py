@@ -13,7 +13,16 @@ Source: ggml `block_q2_K`, `dequantize_row_q2_K`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
+from blocks2tokens.formats.compiled import as_in_c, read_half, write_half
+from blocks2tokens.formats.search import (
+    asymmetric_recode,
+    asymmetric_search,
+    importance_weights,
+    mean_square,
+    positive_search,
+    round_to_largest,
+    total,
+)
 
 GGML_TYPE = 10
 WEIGHTS = 256
@@ -57,3 +66,59 @@ def decode_element(raw, i):
     minimum = dmin * np.float32(raw[at + j // 16] >> 4)
     q = (raw[at + 16 + 32 * (j // 128) + j % 32] >> (2 * (j % 128 // 32))) & 3
     return scale * np.float32(q) - minimum
+
+
+@as_in_c
+def pack_codes(codes, out):
+    """Write 2-bit codes, float32 [256], into 64 bytes: the inverse of `split_codes`."""
+    for half in range(2):
+        for l in range(32):
+            byte = 0
+            for quarter in range(4):
+                byte |= int(codes[128 * half + 32 * quarter + l]) << (2 * quarter)
+            out[32 * half + l] = byte
+
+
+@as_in_c
+def finish_block(x, d, dmin, sc, m, codes, out):
+    """Write a block with the codes that fit its scales and minimums now that they are rounded."""
+    write_half(out, 80, d)
+    write_half(out, 82, dmin)
+    d, dmin = read_half(out, 80), read_half(out, 82)
+    for s in range(16):
+        out[s] = sc[s] | m[s] << 4
+        y, q = x[16 * s : 16 * s + 16], codes[16 * s : 16 * s + 16]
+        asymmetric_recode(y, d * np.float32(sc[s]), dmin * np.float32(m[s]), 3, q)
+    pack_codes(codes, out[16:])
+
+
+@as_in_c
+def encode_row(x, raw):
+    scales, mins, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
+    sc, m, weights = np.empty(16, np.uint8), np.empty(16, np.uint8), np.empty(16, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        for s in range(16):
+            z = y[16 * s : 16 * s + 16]
+            for l in range(16):
+                weights[l] = abs(z[l])
+            q = codes[16 * s : 16 * s + 16]
+            scales[s], mins[s] = asymmetric_search(z, weights, 3, (-0.5, 0.1, 15), True, q)
+        d, dmin = round_to_largest(scales, 15, sc), round_to_largest(mins, 15, m)
+        finish_block(y, d, dmin, sc, m, codes, raw[84 * block : 84 * block + 84])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    scales, mins, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
+    sc, m, weights = np.empty(16, np.uint8), np.empty(16, np.uint8), np.empty(16, np.float32)
+    sums = np.empty(16, np.float32)
+    for block in range(x.size // 256):
+        y, variance = x[256 * block : 256 * block + 256], mean_square(x[256 * block : 256 * block + 256])
+        for s in range(16):
+            z, q = y[16 * s : 16 * s + 16], codes[16 * s : 16 * s + 16]
+            importance_weights(z, importance[256 * block + 16 * s :], variance, weights)
+            scales[s], mins[s] = asymmetric_search(z, weights, 3, (-0.9, 0.05, 36), False, q)
+            sums[s] = total(weights)
+        d, dmin = positive_search(scales, sums, 15, sc), positive_search(mins, sums, 15, m)
+        finish_block(y, d, dmin, sc, m, codes, raw[84 * block : 84 * block + 84])

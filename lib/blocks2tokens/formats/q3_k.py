@@ -12,8 +12,18 @@ Source: ggml `block_q3_K`, `dequantize_row_q3_K`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
-from blocks2tokens.formats.q2_k import split_codes
+from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
+from blocks2tokens.formats.q2_k import pack_codes, split_codes
+from blocks2tokens.formats.search import (
+    code,
+    importance_weights,
+    mean_square,
+    squares,
+    symmetric_recode,
+    symmetric_refine,
+    symmetric_search,
+    total,
+)
 
 GGML_TYPE = 11
 WEIGHTS = 256
@@ -70,3 +80,66 @@ def decode_element(raw, i):
     low = (raw[at + 32 + 32 * (j // 128) + j % 32] >> (2 * (j % 128 // 32))) & 3
     high = (raw[at + j % 32] >> (j // 32)) & 1
     return scale * np.float32((low | high << 2) - 4)
+
+
+@as_in_c
+def pack_high_bits(codes, out):
+    """Write the third bits of codes, float32 [256], into 32 bytes; leave the low two in codes."""
+    for l in range(32):
+        high = 0
+        for s in range(8):
+            if codes[32 * s + l] > 3:
+                codes[32 * s + l] -= np.float32(4)
+                high |= 1 << s
+        out[l] = high
+
+
+@as_in_c
+def finish_block(x, d, sc, codes, out):
+    """Write a block with scales sc, 0..63, and the codes that fit them now that they are rounded."""
+    write_half(out, 108, d)
+    d = read_half(out, 108)
+    for s in range(4):
+        a, b, c, e = int(sc[s]), int(sc[s + 4]), int(sc[s + 8]), int(sc[s + 12])
+        out[96 + s] = (a & 15) | (c & 15) << 4
+        out[100 + s] = (b & 15) | (e & 15) << 4
+        out[104 + s] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6
+    for s in range(16):
+        scale = d * (sc[s] - np.float32(32))
+        symmetric_recode(x[16 * s : 16 * s + 16], scale, 4, codes[16 * s : 16 * s + 16])
+    pack_high_bits(codes, out)
+    pack_codes(codes, out[32:])
+
+
+@as_in_c
+def encode_row(x, raw):
+    scales, sc, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
+    weights = np.empty(16, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        for s in range(16):
+            z = y[16 * s : 16 * s + 16]
+            squares(z, weights)
+            scales[s] = symmetric_refine(z, weights, 4, codes[16 * s : 16 * s + 16])
+        largest = signed_max(scales, 0, 16)
+        inverse = np.float32(-32) / largest if largest != 0 else np.float32(0)
+        for s in range(16):
+            sc[s] = code(inverse * scales[s], -32, 31) + np.float32(32) if largest != 0 else np.float32(0)
+        d = np.float32(1) / inverse if largest != 0 else np.float32(0)
+        finish_block(y, d, sc, codes, raw[110 * block : 110 * block + 110])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    scales, sc, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
+    weights, sums = np.empty(16, np.float32), np.empty(16, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        variance = np.float32(2) * mean_square(y)
+        for s in range(16):
+            z = y[16 * s : 16 * s + 16]
+            importance_weights(z, importance[256 * block + 16 * s :], variance, weights)
+            scales[s] = symmetric_search(z, weights, 4, codes[16 * s : 16 * s + 16])
+            sums[s] = total(weights)
+        d = symmetric_search(scales, sums, 32, sc)
+        finish_block(y, d, sc, codes, raw[110 * block : 110 * block + 110])

@@ -10,7 +10,8 @@ Source: ggml `block_q4_0`, `quantize_row_q4_0_ref`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half, signed_max, write_half
+from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
+from blocks2tokens.formats.search import importance_weights, mean_square, symmetric_search
 
 GGML_TYPE = 2
 WEIGHTS = 32
@@ -53,3 +54,20 @@ def encode_row(x, raw):
             low = min(15, int(x[k + j] * inverse + np.float32(8.5)))
             high = min(15, int(x[k + 16 + j] * inverse + np.float32(8.5)))
             raw[at + 2 + j] = low | high << 4
+
+
+@as_in_c
+def pack_halves(codes, out):
+    """Write 4-bit codes, float32 [32], into 16 bytes: the first half in the low nibbles."""
+    for j in range(16):
+        out[j] = int(codes[j]) | int(codes[j + 16]) << 4
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    weights, codes, variance = np.empty(32, np.float32), np.empty(32, np.float32), mean_square(x)
+    for block in range(x.size // 32):
+        y, out = x[32 * block : 32 * block + 32], raw[18 * block : 18 * block + 18]
+        importance_weights(y, importance[32 * block :], variance, weights)
+        write_half(out, 0, symmetric_search(y, weights, 8, codes))
+        pack_halves(codes, out[2:])

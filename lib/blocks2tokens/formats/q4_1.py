@@ -11,7 +11,9 @@ Source: ggml `block_q4_1`, `quantize_row_q4_1_ref`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import min_max, read_half, write_half
+from blocks2tokens.formats.compiled import as_in_c, min_max, read_half, write_half
+from blocks2tokens.formats.q4_0 import pack_halves
+from blocks2tokens.formats.search import asymmetric_search, importance_weights, mean_square
 
 GGML_TYPE = 3
 WEIGHTS = 32
@@ -57,3 +59,15 @@ def encode_row(x, raw):
             first = min(15, int((x[k + j] - low) * inverse + np.float32(0.5)))
             second = min(15, int((x[k + 16 + j] - low) * inverse + np.float32(0.5)))
             raw[at + 4 + j] = first | second << 4
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    weights, codes, variance = np.empty(32, np.float32), np.empty(32, np.float32), mean_square(x)
+    for block in range(x.size // 32):
+        y, out = x[32 * block : 32 * block + 32], raw[20 * block : 20 * block + 20]
+        importance_weights(y, importance[32 * block :], variance, weights)
+        d, minimum = asymmetric_search(y, weights, 15, (-0.9, 0.05, 36), False, codes)
+        write_half(out, 0, d)
+        write_half(out, 2, -minimum)
+        pack_halves(codes, out[4:])

@@ -12,7 +12,16 @@ Source: ggml `block_q4_K`, `dequantize_row_q4_K`, `get_scale_min_k4`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
+from blocks2tokens.formats.compiled import as_in_c, read_half, write_half
+from blocks2tokens.formats.search import (
+    asymmetric_recode,
+    asymmetric_search,
+    importance_weights,
+    mean_square,
+    positive_search,
+    round_to_largest,
+    total,
+)
 
 GGML_TYPE = 12
 WEIGHTS = 256
@@ -81,3 +90,83 @@ def decode_element(raw, i):
     sc, m = scale_min(raw, at + 4, s)
     q = (raw[at + 16 + 32 * (s // 2) + j % 32] >> (4 * (s % 2))) & 15
     return d * np.float32(sc) * np.float32(q) - dmin * np.float32(m)
+
+
+@as_in_c
+def pack_scales(sc, m, out):
+    """Write 8 scales and 8 minimums of 6 bits into 12 bytes: the inverse of `unpack_scales`."""
+    for s in range(4):
+        out[s] = sc[s] | (sc[s + 4] >> 4) << 6
+        out[s + 4] = m[s] | (m[s + 4] >> 4) << 6
+        out[s + 8] = (sc[s + 4] & 15) | (m[s + 4] & 15) << 4
+
+
+@as_in_c
+def pack_nibbles(codes, out):
+    """Write 4-bit codes, float32 [256], into 128 bytes: the inverse of `split_nibbles`."""
+    for chunk in range(4):
+        for l in range(32):
+            q = 64 * chunk + l
+            out[32 * chunk + l] = int(codes[q]) | int(codes[q + 32]) << 4
+
+
+@as_in_c
+def plain_scales(x, nmax, grid, scales, mins, codes):
+    """Search the scale and minimum of each sub-block of x, float32 [256], a large weight counting more."""
+    weights = np.empty(32, np.float32)
+    for s in range(8):
+        y = x[32 * s : 32 * s + 32]
+        rms = np.sqrt(mean_square(y))
+        for l in range(32):
+            weights[l] = rms + abs(y[l])
+        scales[s], mins[s] = asymmetric_search(y, weights, nmax, grid, False, codes[32 * s : 32 * s + 32])
+
+
+@as_in_c
+def weighted_scales(x, importance, nmax, scales, mins, codes, sums):
+    """Search the scale and minimum of each sub-block of x, float32 [256]; set sums to its total weight."""
+    weights = np.empty(32, np.float32)
+    variance = np.float32(2) * mean_square(x)
+    for s in range(8):
+        y = x[32 * s : 32 * s + 32]
+        importance_weights(y, importance[32 * s :], variance, weights)
+        scales[s], mins[s] = asymmetric_search(
+            y, weights, nmax, (-0.9, 0.05, 36), False, codes[32 * s : 32 * s + 32]
+        )
+        sums[s] = total(weights)
+
+
+@as_in_c
+def finish_block(x, d, dmin, sc, m, nmax, codes, out):
+    """Write d, dmin, scales and minimums and set the codes to those that fit them now that they are rounded."""
+    write_half(out, 0, d)
+    write_half(out, 2, dmin)
+    pack_scales(sc, m, out[4:16])
+    d, dmin = read_half(out, 0), read_half(out, 2)
+    for s in range(8):
+        y, q = x[32 * s : 32 * s + 32], codes[32 * s : 32 * s + 32]
+        asymmetric_recode(y, d * np.float32(sc[s]), dmin * np.float32(m[s]), nmax, q)
+
+
+@as_in_c
+def encode_row(x, raw):
+    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
+    sc, m = np.empty(8, np.uint8), np.empty(8, np.uint8)
+    for block in range(x.size // 256):
+        y, out = x[256 * block : 256 * block + 256], raw[144 * block : 144 * block + 144]
+        plain_scales(y, 15, (-1.0, 0.1, 20), scales, mins, codes)
+        d, dmin = round_to_largest(scales, 63, sc), round_to_largest(mins, 63, m)
+        finish_block(y, d, dmin, sc, m, 15, codes, out)
+        pack_nibbles(codes, out[16:])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
+    sc, m, sums = np.empty(8, np.uint8), np.empty(8, np.uint8), np.empty(8, np.float32)
+    for block in range(x.size // 256):
+        y, out = x[256 * block : 256 * block + 256], raw[144 * block : 144 * block + 144]
+        weighted_scales(y, importance[256 * block :], 15, scales, mins, codes, sums)
+        d, dmin = positive_search(scales, sums, 63, sc), positive_search(mins, sums, 63, m)
+        finish_block(y, d, dmin, sc, m, 15, codes, out)
+        pack_nibbles(codes, out[16:])

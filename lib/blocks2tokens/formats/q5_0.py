@@ -11,7 +11,8 @@ Source: ggml `block_q5_0`, `quantize_row_q5_0_ref`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half, read_u32, signed_max, write_half, write_u32
+from blocks2tokens.formats.compiled import as_in_c, read_half, read_u32, signed_max, write_half, write_u32
+from blocks2tokens.formats.search import importance_weights, mean_square, symmetric_search
 
 GGML_TYPE = 6
 WEIGHTS = 32
@@ -63,3 +64,24 @@ def encode_row(x, raw):
             raw[at + 6 + j] = (low & 15) | (high & 15) << 4
             qh |= (low >> 4) << j | (high >> 4) << (j + 16)
         write_u32(raw, at + 2, qh)
+
+
+@as_in_c
+def pack_codes(codes, out):
+    """Write 5-bit codes, float32 [32], into 20 bytes: qh, then qs."""
+    qh = 0
+    for j in range(16):
+        low, high = int(codes[j]), int(codes[j + 16])
+        out[4 + j] = (low & 15) | (high & 15) << 4
+        qh |= (low >> 4) << j | (high >> 4) << (j + 16)
+    write_u32(out, 0, qh)
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    weights, codes, variance = np.empty(32, np.float32), np.empty(32, np.float32), mean_square(x)
+    for block in range(x.size // 32):
+        y, out = x[32 * block : 32 * block + 32], raw[22 * block : 22 * block + 22]
+        importance_weights(y, importance[32 * block :], variance, weights)
+        write_half(out, 0, symmetric_search(y, weights, 16, codes))
+        pack_codes(codes, out[2:])

@@ -12,8 +12,9 @@ Source: ggml `block_q5_1`, `quantize_row_q5_1_ref`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import min_max, read_half, read_u32, write_half, write_u32
-from blocks2tokens.formats.q5_0 import join_codes
+from blocks2tokens.formats.compiled import as_in_c, min_max, read_half, read_u32, write_half, write_u32
+from blocks2tokens.formats.q5_0 import join_codes, pack_codes
+from blocks2tokens.formats.search import asymmetric_search, importance_weights, mean_square
 
 GGML_TYPE = 7
 WEIGHTS = 32
@@ -61,3 +62,15 @@ def encode_row(x, raw):
             raw[at + 8 + j] = (first & 15) | (second & 15) << 4
             qh |= ((first >> 4) & 1) << j | ((second >> 4) & 1) << (j + 16)
         write_u32(raw, at + 4, qh)
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    weights, codes, variance = np.empty(32, np.float32), np.empty(32, np.float32), mean_square(x)
+    for block in range(x.size // 32):
+        y, out = x[32 * block : 32 * block + 32], raw[24 * block : 24 * block + 24]
+        importance_weights(y, importance[32 * block :], variance, weights)
+        d, minimum = asymmetric_search(y, weights, 31, (-0.9, 0.05, 36), False, codes)
+        write_half(out, 0, d)
+        write_half(out, 2, -minimum)
+        pack_codes(codes, out[4:])

@@ -13,8 +13,17 @@ Source: ggml `block_q5_K`, `dequantize_row_q5_K`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
-from blocks2tokens.formats.q4_k import scale_min, split_nibbles, sub_block_scales
+from blocks2tokens.formats.compiled import as_in_c, read_half
+from blocks2tokens.formats.q4_k import (
+    finish_block,
+    pack_nibbles,
+    plain_scales,
+    scale_min,
+    split_nibbles,
+    sub_block_scales,
+    weighted_scales,
+)
+from blocks2tokens.formats.search import positive_search, round_to_largest
 
 GGML_TYPE = 13
 WEIGHTS = 256
@@ -52,3 +61,40 @@ def decode_element(raw, i):
     sc, m = scale_min(raw, at + 4, s)
     q = ((raw[at + 48 + 32 * (s // 2) + l] >> (4 * (s % 2))) & 15) | ((raw[at + 16 + l] >> s) & 1) << 4
     return d * np.float32(sc) * np.float32(q) - dmin * np.float32(m)
+
+
+@as_in_c
+def pack_codes(codes, out):
+    """Write 5-bit codes, float32 [256], into 160 bytes, qh and qs; leave their low four bits in codes."""
+    for l in range(32):
+        high = 0
+        for s in range(8):
+            if codes[32 * s + l] > 15:
+                codes[32 * s + l] -= np.float32(16)
+                high |= 1 << s
+        out[l] = high
+    pack_nibbles(codes, out[32:])
+
+
+@as_in_c
+def encode_row(x, raw):
+    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
+    sc, m = np.empty(8, np.uint8), np.empty(8, np.uint8)
+    for block in range(x.size // 256):
+        y, out = x[256 * block : 256 * block + 256], raw[176 * block : 176 * block + 176]
+        plain_scales(y, 31, (-0.5, 0.1, 15), scales, mins, codes)
+        d, dmin = round_to_largest(scales, 63, sc), round_to_largest(mins, 63, m)
+        finish_block(y, d, dmin, sc, m, 31, codes, out)
+        pack_codes(codes, out[16:])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
+    sc, m, sums = np.empty(8, np.uint8), np.empty(8, np.uint8), np.empty(8, np.float32)
+    for block in range(x.size // 256):
+        y, out = x[256 * block : 256 * block + 256], raw[176 * block : 176 * block + 176]
+        weighted_scales(y, importance[256 * block :], 31, scales, mins, codes, sums)
+        d, dmin = positive_search(scales, sums, 63, sc), positive_search(mins, sums, 63, m)
+        finish_block(y, d, dmin, sc, m, 31, codes, out)
+        pack_codes(codes, out[16:])

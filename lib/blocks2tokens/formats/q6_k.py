@@ -14,7 +14,8 @@ Source: ggml `block_q6_K`, `dequantize_row_q6_K`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half
+from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
+from blocks2tokens.formats.search import TINY, code, copy, squares, symmetric_recode, symmetric_search
 
 GGML_TYPE = 14
 WEIGHTS = 256
@@ -56,3 +57,57 @@ def decode_element(raw, i):
     high = raw[at + 128 + 32 * half + l] >> (2 * quarter)
     scale = read_half(raw, at + 208) * np.float32(np.int8(raw[at + 192 + j // 16]))
     return scale * np.float32(((low & 15) | (high & 3) << 4) - 32)
+
+
+@as_in_c
+def pack_codes(codes, out):
+    """Write 6-bit codes, float32 [256], into 192 bytes: ql, then qh."""
+    for half in range(2):
+        for l in range(32):
+            at = 128 * half + l
+            a, b, c, e = int(codes[at]), int(codes[at + 32]), int(codes[at + 64]), int(codes[at + 96])
+            out[64 * half + l] = (a & 15) | (c & 15) << 4
+            out[64 * half + 32 + l] = (b & 15) | (e & 15) << 4
+            out[128 + 32 * half + l] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6
+
+
+@as_in_c
+def finish_block(x, scales, codes, out):
+    """Write a block whose largest scale becomes -128, and the codes that fit the scales so rounded."""
+    largest = signed_max(scales, 0, 16)
+    if abs(largest) < TINY:
+        for i in range(210):
+            out[i] = 0
+        return
+    inverse = np.float32(-128) / largest
+    write_half(out, 208, np.float32(1) / inverse)
+    d = read_half(out, 208)
+    for s in range(16):
+        sc = code(inverse * scales[s], -128, 127)
+        out[192 + s] = int(sc) & 255
+        symmetric_recode(x[16 * s : 16 * s + 16], d * sc, 32, codes[16 * s : 16 * s + 16])
+    pack_codes(codes, out)
+
+
+@as_in_c
+def encode_row(x, raw):
+    scales, weights, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        for s in range(16):
+            z = y[16 * s : 16 * s + 16]
+            squares(z, weights)
+            scales[s] = symmetric_search(z, weights, 32, codes[16 * s : 16 * s + 16])
+        finish_block(y, scales, codes, raw[210 * block : 210 * block + 210])
+
+
+@as_in_c
+def encode_row_weighted(x, importance, raw):
+    scales, weights, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
+    for block in range(x.size // 256):
+        y = x[256 * block : 256 * block + 256]
+        for s in range(16):
+            z = y[16 * s : 16 * s + 16]
+            copy(importance[256 * block + 16 * s : 256 * block + 16 * s + 16], weights)
+            scales[s] = symmetric_search(z, weights, 32, codes[16 * s : 16 * s + 16])
+        finish_block(y, scales, codes, raw[210 * block : 210 * block + 210])

@@ -25,7 +25,7 @@ def matmul(x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
 
     Raises ValueError for another dtype, shape or layout.
     """
-    check_operands(x, w, "gguf")
+    x = check_operands(x, w, "gguf")
     name = "fused_rows" if x.shape[0] < BLAS_FROM_ROWS else "dequantize_then_blas"
     return KERNELS[name].run(x, w)
 

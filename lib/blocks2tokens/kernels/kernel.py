@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blocks2tokens.formats import Format
-from blocks2tokens.formats.format import checked
+from blocks2tokens.formats.format import checked, read_only
 from blocks2tokens.matrix import QuantizedMatrix
 
 
@@ -46,7 +46,7 @@ class Kernel:
 
 
 def check_operands(x: np.ndarray, w: QuantizedMatrix, layout: str) -> np.ndarray:
-    """Return x if it fits w in this layout; ValueError with both shapes otherwise."""
+    """Return x, read-only, if it fits w in this layout; ValueError with both shapes otherwise."""
     if not isinstance(w, QuantizedMatrix):
         raise ValueError(f"w: expected a QuantizedMatrix, got {type(w).__name__}")
     if w.layout != layout:
@@ -54,4 +54,4 @@ def check_operands(x: np.ndarray, w: QuantizedMatrix, layout: str) -> np.ndarray
     K = w.shape[1] if layout == "gguf" else w.shape[0]
     if checked(x, np.float32, "x").ndim != 2 or x.shape[1] != K:
         raise ValueError(f"x: expected shape [M, {K}] for w of shape {w.shape}, got {x.shape}")
-    return x
+    return read_only(x)

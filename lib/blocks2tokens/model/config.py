@@ -42,6 +42,8 @@ class ModelConfig:
         """Read the settings; GGUFError for a missing or impossible one, UnsupportedError for another kind."""
         metadata = file.metadata
         architecture = metadata.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise GGUFError(f"{file.path}: general.architecture: expected a string, got {architecture!r}")
         if architecture not in ARCHITECTURES:
             raise UnsupportedError(
                 f"{file.path}: architecture {architecture!r}, supported: {', '.join(ARCHITECTURES)}"
@@ -53,6 +55,8 @@ class ModelConfig:
         if n_heads % n_kv_heads:
             raise settings.error("attention.head_count_kv", f"{n_kv_heads} does not divide {n_heads} heads")
         head_dim = settings.whole("attention.key_length", None if dim % n_heads else dim // n_heads)
+        if head_dim % 2:
+            raise settings.error("attention.key_length", f"RoPE rotates pairs, got heads of {head_dim}")
         _check_supported(settings, head_dim)
         return cls(
             architecture=architecture,
@@ -85,11 +89,13 @@ def _check_supported(settings: "_Settings", head_dim: int) -> None:
         "attention.value_length": head_dim,
         "rope.dimension_count": head_dim,
         "rope.scaling.type": "none",
+        "rope.scaling.factor": 1.0,  # llama.cpp scales by it even where no type is given
+        "rope.scale_linear": 1.0,  # its name in older files
         "expert_count": 0,
     }
     for key, value in expected.items():
         found = settings.get(key, value)
-        if found != value:
+        if type(found) is not type(value) or found != value:
             raise UnsupportedError(
                 f"{settings.file.path}: {settings.key(key)} = {found!r}, expected {value!r}"
             )

@@ -19,8 +19,13 @@ class KVCache:
         self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
-        """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer."""
+        """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
+
+        Raises ValueError for more than there is room for.
+        """
         end = self.length + len(keys)
+        if end > self.capacity:
+            raise ValueError(f"{len(keys)} more tokens do not fit, {self.length} of {self.capacity} used")
         self.keys[layer, :, self.length : end] = keys.transpose(1, 0, 2)
         self.values[layer, :, self.length : end] = values.transpose(1, 0, 2)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blocks2tokens import formats
-from blocks2tokens.errors import GGUFError
+from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.kernels import matmul
 from blocks2tokens.matrix import QuantizedMatrix
@@ -48,7 +48,11 @@ class Transformer:
     """A model's weights and its forward pass."""
 
     def __init__(self, file: GGUFFile, config: ModelConfig):
-        """Find and check every tensor; GGUFError names one that is missing or has another shape."""
+        """Find and check every tensor.
+
+        GGUFError names one that is missing or has another shape; UnsupportedError one that the forward
+        pass below would leave out, such as a bias: the logits would be wrong.
+        """
         self.config = config
         find = _TensorFinder(file)
         self.token_embd = find.matrix("token_embd", config.vocab_size, config.dim)
@@ -56,6 +60,7 @@ class Transformer:
         self.output_norm = find.vector("output_norm", config.dim)
         tied = "output.weight" not in file.tensors
         self.output = self.token_embd if tied else find.matrix("output", config.vocab_size, config.dim)
+        find.refuse_unused()
 
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty cache for `capacity` tokens; ValueError beyond the model's context."""
@@ -124,6 +129,7 @@ class _TensorFinder:
 
     def __init__(self, file: GGUFFile):
         self.file = file
+        self.unused = set(file.tensors)
 
     def find(self, name: str, shape: tuple):
         name = f"{name}.weight"
@@ -132,6 +138,7 @@ class _TensorFinder:
             raise GGUFError(f"{self.file.path}: tensor {name} is missing")
         if info.shape != shape:
             raise GGUFError(f"{self.file.path}: tensor {name}: expected shape {shape}, got {info.shape}")
+        self.unused.discard(name)
         return formats.by_ggml_type(info.ggml_type), self.file.raw(name)
 
     def matrix(self, name: str, n_out: int, n_in: int) -> QuantizedMatrix:
@@ -141,6 +148,12 @@ class _TensorFinder:
     def vector(self, name: str, size: int) -> np.ndarray:
         fmt, raw = self.find(name, (size,))
         return fmt.dequantize(raw)
+
+    def refuse_unused(self) -> None:
+        if self.unused:
+            raise UnsupportedError(
+                f"{self.file.path}: tensor {min(self.unused)}: the forward pass here has no place for it"
+            )
 
 
 def _layer(find: _TensorFinder, c: ModelConfig, prefix: str) -> Layer:

@@ -1,0 +1,309 @@
+"""The checks of lesson 03: each right answer passes, each mistake, made here in a learner's way, is named."""
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course.check import q4_k as lesson
+from blocks2tokens.formats import FORMATS, q4_k
+
+NAMES = {e.name: e for e in lesson.EXERCISES}
+FMT = FORMATS["Q4_K"]
+
+
+# Mutants: unpack_q4_k_scales
+
+
+def stream(scales, pairs=False, high_first=False):
+    """16 numbers of 6 bits, read bit by bit."""
+    sc, m = np.zeros((len(scales), 8), np.uint8), np.zeros((len(scales), 8), np.uint8)
+    for n, row in enumerate(scales):
+        order = "big" if high_first else "little"
+        whole = int.from_bytes(bytes(row), order)
+        for i in range(16):
+            number = whole >> (90 - 6 * i if high_first else 6 * i) & 63
+            which, s = (i % 2, i // 2) if pairs else (i // 8, i % 8)
+            (m if which else sc)[n, s] = number
+    return sc, m
+
+
+def unpack(scales, low=63, top=4, from_a=0, from_b=4, shift=0, swap=False):
+    """The right loops, with a place for each mistake."""
+    sc, m = np.zeros((len(scales), 8), np.uint8), np.zeros((len(scales), 8), np.uint8)
+    for n, row in enumerate(scales.astype(int)):
+        for s in range(4):
+            sc[n, s], m[n, s] = row[s] & low, row[s + 4] & low
+            t = (s + shift) % 4
+            nibbles = (row[s + 8] & 15, row[s + 8] >> 4)
+            if swap:
+                nibbles = nibbles[::-1]
+            a, b = row[from_a + t] >> 6, row[from_b + t] >> 6
+            sc[n, s + 4], m[n, s + 4] = nibbles[0] | a << top, nibbles[1] | b << top
+    return sc, m
+
+
+def without_top_bits(scales):
+    sc, m = unpack(scales)
+    sc[:, 4:] &= 15
+    m[:, 4:] &= 15
+    return sc, m
+
+
+# Mutants: split_q4_k_nibbles
+
+
+def split(place):
+    """A decoder of nibbles from place(weight) -> (byte, is it the high nibble)."""
+
+    def codes(qs):
+        out = np.zeros((len(qs), 256), np.uint8)
+        for i in range(256):
+            byte, high = place(i)
+            out[:, i] = qs[:, byte] >> 4 if high else qs[:, byte] & 15
+        return out.reshape(-1, 8, 32)
+
+    return codes
+
+
+def split_with(low, high):
+    """Right places, other operations on a byte."""
+
+    def codes(qs):
+        out = np.zeros((len(qs), 8, 32), np.uint8)
+        for chunk in range(4):
+            part = qs[:, 32 * chunk : 32 * chunk + 32]
+            out[:, 2 * chunk], out[:, 2 * chunk + 1] = low(part), high(part)
+        return out
+
+    return codes
+
+
+# Mutants: dequantize_q4_k
+
+
+def decode(weight, unpack=q4_k.unpack_scales, split=q4_k.split_nibbles, number=np.float32):
+    """A decoder in loops over sub-blocks from weight(d, dmin, sc, m, q), q uint8 [32]."""
+
+    def dequantize(blocks):
+        out = np.zeros((len(blocks), 8, 32), np.float64 if number is np.float64 else np.float32)
+        sc, m = unpack(blocks["scales"])
+        q = split(blocks["qs"])
+        for n in range(len(blocks)):
+            d, dmin = number(blocks["d"][n]), number(blocks["dmin"][n])
+            for s in range(8):
+                out[n, s] = weight(d, dmin, sc[n, s], m[n, s], q[n, s])
+        return out.reshape(-1, 256)
+
+    return dequantize
+
+
+def weight(d, dmin, sc, m, q):
+    return d * sc * q - dmin * m
+
+
+def one_later(scales):
+    sc, m = q4_k.unpack_scales(scales)
+    return sc[:, [1, 2, 3, 4, 5, 6, 7, 0]], m[:, [1, 2, 3, 4, 5, 6, 7, 0]]
+
+
+def one_earlier(scales):
+    sc, m = q4_k.unpack_scales(scales)
+    return sc[:, [7, 0, 1, 2, 3, 4, 5, 6]], m[:, [7, 0, 1, 2, 3, 4, 5, 6]]
+
+
+in_sequence = split(lambda i: (i // 2, i % 2))
+
+
+def bits_as_number(half):
+    return np.float32(int.from_bytes(half.tobytes(), "little"))
+
+
+# Mutants: decode_q4_k_element
+
+
+def fetch(
+    place=lambda j: (32 * (j // 64) + j % 32, j // 32 % 2),
+    sub_block=lambda j: j // 32,
+    half=lambda two: two.view("<f2")[0],
+    combine=lambda d, dmin, sc, m, q: float(d) * int(sc) * int(q) - float(dmin) * int(m),
+    block=lambda i: i // 256,
+):
+    """A fetch of one weight with a place for each mistake."""
+
+    def element(raw, i):
+        at, j = 144 * block(i), i % 256
+        byte, high = place(j)
+        q = raw[at + 16 + byte] >> 4 if high else raw[at + 16 + byte] & 15
+        sc, m = q4_k.unpack_scales(raw[None, at + 4 : at + 16])
+        s = sub_block(j)
+        with np.errstate(over="ignore"):
+            return combine(half(raw[at : at + 2]), half(raw[at + 2 : at + 4]), sc[0, s], m[0, s], q)
+
+    return element
+
+
+def half_in_uint8(two):
+    bits = two[0] | two[1] << 8
+    return np.array([bits], np.uint16).view(np.float16)[0]
+
+
+MUTANTS = [
+    ("unpack_q4_k_scales", stream, "plain stream of 6-bit numbers: scale 1 then straddles"),
+    ("unpack_q4_k_scales", lambda s: stream(s, pairs=True), "6-bit pairs"),
+    ("unpack_q4_k_scales", lambda s: stream(s, high_first=True), "high bits first"),
+    ("unpack_q4_k_scales", without_top_bits, "never get beyond 15"),
+    ("unpack_q4_k_scales", lambda s: unpack(s, top=6), "stay where they were"),
+    ("unpack_q4_k_scales", lambda s: unpack(s, top=0), "bits that count 1 and 2"),
+    ("unpack_q4_k_scales", lambda s: unpack(s, from_a=4, from_b=0), "Bytes 0 to 3 complete the scales"),
+    ("unpack_q4_k_scales", lambda s: unpack(s, shift=1), "the top bits are off by one sub-block"),
+    ("unpack_q4_k_scales", lambda s: unpack(s, low=255), "mask them off with & 63"),
+    ("unpack_q4_k_scales", lambda s: unpack(s, swap=True), "the nibbles of bytes 8 to 11 are exchanged"),
+    ("unpack_q4_k_scales", lambda s: unpack(s)[::-1], "return the scales first"),
+    ("split_q4_k_nibbles", in_sequence, "interleaved with the low ones"),
+    ("split_q4_k_nibbles", split(lambda i: (i // 2, 1 - i % 2)), "the high one of a byte first"),
+    (
+        "split_q4_k_nibbles",
+        split(lambda i: (16 * (i // 32) + i % 16, i // 16 % 2)),
+        "chunks of 16 bytes, as in Q4_0",
+    ),
+    ("split_q4_k_nibbles", split(lambda i: (i % 128, i // 128)), "all 128 low nibbles before"),
+    (
+        "split_q4_k_nibbles",
+        split_with(lambda b: b >> 4, lambda b: b & 15),
+        "sub-blocks of each chunk are exch",
+    ),
+    ("split_q4_k_nibbles", split_with(lambda b: b, lambda b: b >> 4), "hold whole bytes"),
+    ("split_q4_k_nibbles", split_with(lambda b: b & 15, lambda b: b & 0xF0), "16 times too large"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * sc * q), "the minimum is missing"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * sc * q + dmin * m), "the wrong sign"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * sc * q - d * m), "their unit is dmin"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * sc * q - m), "dmin is missing"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * sc * q - dmin), "subtracts dmin alone"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: sc * q.astype("f4") - dmin * m), "d is missing"),
+    (
+        "dequantize_q4_k",
+        decode(lambda d, dmin, sc, m, q: d * sc * (q.astype("f4") - m)),
+        "from the codes and",
+    ),
+    (
+        "dequantize_q4_k",
+        decode(lambda d, dmin, sc, m, q: d * sc * (q.astype("f4") - 8) - dmin * m),
+        "you subtract 8",
+    ),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * (sc * q) - dmin * m), "945 becomes 177"),
+    ("dequantize_q4_k", decode(weight, unpack=one_later), "sub-block 0 gets those of sub-block 1"),
+    ("dequantize_q4_k", decode(weight, unpack=one_earlier), "sub-block 1 gets those of sub-block 0"),
+    ("dequantize_q4_k", decode(weight, number=np.float16), "which keeps 11 bits"),
+    (
+        "dequantize_q4_k",
+        decode(lambda d, dmin, sc, m, q: np.float32(d * sc) * q - np.float32(dmin * m), number=np.float16),
+        "d * scale is computed in float16",
+    ),
+    ("dequantize_q4_k", decode(weight, number=bits_as_number), "read as whole numbers"),
+    ("dequantize_q4_k", decode(weight, split=in_sequence), "your codes come in sequence"),
+    ("dequantize_q4_k", decode(weight, unpack=stream), "your scales come from a plain stream"),
+    ("dequantize_q4_k", decode(weight, unpack=stream, split=in_sequence), "this is the report's decoder"),
+    ("dequantize_q4_k", decode(weight, number=np.float64), "your weights are float64"),
+    ("decode_q4_k_element", fetch(block=lambda i: 0), "every weight comes from the first block"),
+    ("decode_q4_k_element", fetch(lambda j: (j // 2, j % 2)), "your nibbles are in sequence"),
+    (
+        "decode_q4_k_element",
+        fetch(lambda j: (j // 32 * 16 + j % 16, j % 32 > 15)),
+        "chunks of 16 bytes, as in Q4_0",
+    ),
+    ("decode_q4_k_element", fetch(lambda j: (j % 128, j > 127)), "all 128 low nibbles before"),
+    ("decode_q4_k_element", fetch(lambda j: (32 * (j // 64) + j % 32, 0)), "the low nibble for every weight"),
+    ("decode_q4_k_element", fetch(sub_block=lambda j: j // 64), "change every 64 weights"),
+    ("decode_q4_k_element", fetch(sub_block=lambda j: (j // 32 + 1) % 8), "off by one"),
+    ("decode_q4_k_element", fetch(half=lambda two: two.view(">f2")[0]), "the low byte comes first"),
+    ("decode_q4_k_element", fetch(half=lambda two: two.view("<u2")[0]), "whole numbers"),
+    ("decode_q4_k_element", fetch(half=half_in_uint8), "the high byte of d and dmin is lost"),
+    (
+        "decode_q4_k_element",
+        fetch(half=half_in_uint8, combine=weight),
+        "the high byte of d and dmin is lost",
+    ),
+    ("decode_q4_k_element", fetch(combine=weight), "your weight is computed in float16"),
+    (
+        "decode_q4_k_element",
+        fetch(combine=lambda d, dmin, sc, m, q: float(d) * (sc * q) - float(dmin) * m),
+        "945 becomes 177",
+    ),
+    (
+        "decode_q4_k_element",
+        fetch(combine=lambda d, dmin, sc, m, q: float(d) * sc * q),
+        "the minimum is missing",
+    ),
+    (
+        "decode_q4_k_element",
+        fetch(combine=lambda d, dmin, sc, m, q: float(d) * sc * q + float(dmin) * m),
+        "the wrong sign",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
+)
+def test_each_mistake_is_named(name, mutant, phrase):
+    verdict = NAMES[name].judge(mutant)
+    assert verdict.kind == "wrong" and phrase in verdict.message
+
+
+def test_each_known_mistake_has_its_mutant():
+    """No message is left that no test expects."""
+    for name, exercise in NAMES.items():
+        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
+        for mistake in exercise.mistakes:
+            assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+RIGHT = {
+    "unpack_q4_k_scales": unpack,
+    "split_q4_k_nibbles": split(lambda i: (32 * (i // 64) + i % 32, i // 32 % 2)),
+    "dequantize_q4_k": decode(weight),
+    "decode_q4_k_element": fetch(),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("whose", ["engine", "a learner"])
+def test_right_answers_pass(name, whose):
+    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
+    verdict = NAMES[name].judge(function)
+    assert verdict.kind == "right", verdict.message
+
+
+def answers_ellipsis(*arguments):
+    return ...
+
+
+def answers_none(*arguments):
+    return None
+
+
+def divides_by_zero(*arguments):
+    return 1 // 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_raising_and_misshapen_answers(name):
+    exercise = NAMES[name]
+    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
+    raised = exercise.judge(divides_by_zero)
+    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
+
+    def misshapen(*arguments):
+        answer = exercise.engine(*arguments)
+        return (
+            tuple(a[:, :3] for a in answer) if isinstance(answer, tuple) else np.atleast_3d(answer)[..., :1]
+        )
+
+    message = exercise.judge(misshapen).message
+    assert "expected shape" in message and "got (" in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_shows_the_engine_s_source(name):
+    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
+    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
+    assert f"def {getattr(NAMES[name].engine, 'py_func', NAMES[name].engine).__name__}(" in card

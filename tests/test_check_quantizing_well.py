@@ -1,0 +1,264 @@
+"""The checks of lesson 06: the engine is right, and each mistake, made as a learner makes it, is named."""
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course.check import quantizing_well
+from blocks2tokens.formats import iq4_nl, mxfp4
+
+EXERCISES = {exercise.name: exercise for exercise in quantizing_well.EXERCISES}
+
+
+# Learners' functions, right unless told otherwise
+
+
+def nearest(
+    round_to=round, low=lambda nmax: -nmax, high=lambda nmax: nmax - 1, value=lambda x, scale: x / scale
+):
+    def codes(x, scale, nmax):
+        return [min(high(nmax), max(low(nmax), round_to(float(value(v, scale))))) for v in x]
+
+    return codes
+
+
+def floor(v):
+    return int(np.floor(v))
+
+
+def best_scale(x, weights, codes):
+    """The scale as many people write it."""
+    return (weights * x * codes).sum() / (weights * codes**2).sum()
+
+
+def scale_by(top, bottom, weight=lambda w: w):
+    def scale(x, weights, codes):
+        each = [(float(weight(w)), float(v), float(q)) for w, v, q in zip(weights, x, codes, strict=True)]
+        return sum(top(*one) for one in each) / sum(bottom(*one) for one in each)
+
+    return scale
+
+
+def symmetric(
+    dtype=np.float64,
+    trials=range(-9, 10),
+    start=None,
+    refit=True,
+    weigh=True,
+    first=False,
+    last=False,
+    width=0.1,
+):
+    def search(x, weights, nmax):
+        x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
+        largest = start(x, nmax) if start else x[np.abs(x).argmax()] / -nmax
+        if np.abs(x).max() == 0:
+            return (np.nan, x * np.nan) if first else (0, x)
+        least, found = np.inf, None
+        for t in trials:
+            trial = largest * nmax / dtype(nmax + width * t)
+            if start:
+                trial = largest * (nmax - 1) / dtype(nmax - 1 + width * t)
+            q = np.clip(np.round(x / trial), -nmax, nmax - 1)
+            s = best_scale(x, w, q) if refit else trial
+            error = (w * (s * q - x) ** 2).sum()
+            if error < least or last:
+                least, found = error, (s, q)
+        return found
+
+    return search
+
+
+def fit(weigh=True, clip=True, again=True, result=lambda scale, minimum: (scale, minimum)):
+    """Return a scale_and_minimum by NumPy's own least squares."""
+
+    def scale_and_minimum(x, weights, codes):
+        x, q = x.astype(float), codes.astype(float)
+        root = np.sqrt(weights.astype(float)) if weigh else np.ones(len(x))
+        design = np.stack([q, np.ones(len(q))], axis=1) * root[:, None]
+        scale, minimum = np.linalg.lstsq(design, x * root, rcond=None)[0]
+        if clip and minimum > 0:
+            scale, minimum = best_scale(x, root**2, q) if again else scale, 0.0
+        return result(scale, minimum)
+
+    return scale_and_minimum
+
+
+def low_and_scale(x, weights, codes):
+    low = min(0, x.min())
+    return best_scale(x - low, weights, codes), low
+
+
+def scale_alone(x, weights, codes):
+    return best_scale(x, weights, codes), 0.0
+
+
+def asymmetric(
+    dtype=np.float64,
+    running=True,
+    trials=range(21),
+    weigh=True,
+    floor=0,
+    sign=-1,
+    last=False,
+    refit=True,
+    guard=True,
+):
+    def search(x, weights):
+        x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
+        low, high = min(x.min(), dtype(floor)), x.max()
+        if low == high:
+            return (0 if guard else np.nan), sign * low, 0 * x
+        minimum, scale = low, (high - low) / dtype(15)
+        q = np.clip(np.rint((x - low) / scale), 0, 15)
+        least = (w * (scale * q + minimum - x) ** 2).sum()
+        for t in trials:
+            start = minimum if running else low
+            inverse = dtype(14 + 0.1 * t) / (high - start)
+            new = np.clip(np.rint(inverse * (x - start)), 0, 15)
+            s, m = (fit(clip=floor == 0)(x, w, new)) if refit else (1 / inverse, start)
+            error = (w * (s * new + m - x) ** 2).sum()
+            if error < least or last:
+                least, scale, minimum, q = error, s, m, new
+        return scale, sign * minimum, q
+
+    return search
+
+
+def table(values, scale, in_order=False):
+    def decode(blocks):
+        rows = []
+        for block in blocks:
+            low, high = [int(b) % 16 for b in block["qs"]], [int(b) // 16 for b in block["qs"]]
+            codes = [q for pair in zip(low, high, strict=True) for q in pair] if in_order else low + high
+            rows.append([float(scale(block)) * float(values[q]) for q in codes])
+        return np.array(rows, np.float32)
+
+    return decode
+
+
+def half(block):
+    return block["d"]
+
+
+def power(block):
+    return 2.0 ** (int(block["e"]) - 128)
+
+
+RIGHT = {
+    "nearest_codes": [nearest(), lambda x, scale, nmax: np.clip(np.round(x / scale), -nmax, nmax - 1)],
+    "best_scale": [best_scale, scale_by(lambda w, x, q: w * x * q, lambda w, x, q: w * q * q)],
+    "symmetric_search": [symmetric(), symmetric(np.float32)],
+    "scale_and_minimum": [fit()],
+    "asymmetric_search": [asymmetric(), asymmetric(np.float32)],
+    "dequantize_iq4_nl": [table(iq4_nl.VALUES, half)],
+    "dequantize_mxfp4": [table(mxfp4.VALUES, power)],
+}
+MUTANTS = {
+    "nearest_codes": {
+        "cut off": nearest(int),
+        "rounded down": nearest(floor),
+        "halves are rounded up": nearest(lambda v: floor(v + 0.5)),
+        "halves are rounded away": nearest(lambda v: int(v + 0.5) if v > 0 else int(v - 0.5)),
+        "leave their range": nearest(low=lambda nmax: -(10**9), high=lambda nmax: 10**9),
+        "highest code is nmax": nearest(high=lambda nmax: nmax),
+        "lowest code is 1 - nmax": nearest(low=lambda nmax: 1 - nmax),
+        "begin at 0": lambda x, scale, nmax: np.clip(np.round(x / scale), -nmax, nmax - 1) + nmax,
+        "multiply by the scale": nearest(value=lambda x, scale: x * scale),
+    },
+    "best_scale": {
+        "weights are not used": scale_by(lambda w, x, q: x * q, lambda w, x, q: q * q),
+        "weights are squared": scale_by(
+            lambda w, x, q: w * x * q, lambda w, x, q: w * q * q, lambda w: w * w
+        ),
+        "upside down": scale_by(lambda w, x, q: w * q * q, lambda w, x, q: w * q * x),
+        "predicts codes": scale_by(lambda w, x, q: w * x * x, lambda w, x, q: w * q * x),
+        "mean of the ratios": scale_by(lambda w, x, q: w * x / q if q else 0, lambda w, x, q: w if q else 0),
+        "sums of magnitudes": scale_by(lambda w, x, q: w * abs(x), lambda w, x, q: w * abs(q)),
+    },
+    "symmetric_search": {
+        "there is no search": symmetric(trials=[0], refit=False),
+        "only the first trial": symmetric(trials=[0]),
+        "keep the scale": symmetric(refit=False),
+        "max(abs(x))": symmetric(start=lambda x, nmax: abs(x).max() / (nmax - 1)),
+        "not weighted": symmetric(weigh=False),
+        "last trial wins": symmetric(last=True),
+        "one side only": symmetric(trials=range(10)),
+        "whole numbers": symmetric(width=1),
+        "not a number": symmetric(first=True),
+    },
+    "scale_and_minimum": {
+        "weights are not used": fit(weigh=False),
+        "may be above zero": fit(clip=False),
+        "fitted again": fit(again=False),
+        "wrong sign": fit(result=lambda scale, minimum: (scale, -minimum)),
+        "the scale alone": scale_alone,
+        "exchanged": fit(result=lambda scale, minimum: (minimum, scale)),
+        "smallest weight": low_and_scale,
+    },
+    "asymmetric_search": {
+        "best minimum so far": asymmetric(running=False),
+        "there is no search": asymmetric(trials=[]),
+        "keep the scale": asymmetric(refit=False),
+        "not weighted": asymmetric(weigh=False),
+        "may be above zero": asymmetric(floor=np.inf),
+        "wrong sign": asymmetric(sign=1),
+        "last trial wins": asymmetric(last=True),
+        "20 trials": asymmetric(trials=range(20)),
+        "equal and not above zero": asymmetric(guard=False),
+    },
+    "dequantize_iq4_nl": {
+        "nibbles come in order": table(iq4_nl.VALUES, half, in_order=True),
+        "not looked up": table(range(16), half),
+        "levels of Q4_0": table(range(-8, 8), half),
+        "a whole number": table(iq4_nl.VALUES, lambda block: block["d"].view("<u2")),
+        "bytes exchanged": table(iq4_nl.VALUES, lambda block: block["d"].view(">f2")),
+    },
+    "dequantize_mxfp4": {
+        "nibbles come in order": table(mxfp4.VALUES, power, in_order=True),
+        "twice too large": table(mxfp4.VALUES, lambda block: 2 * power(block)),
+        "no bias": table(mxfp4.VALUES, lambda block: 2.0 ** int(block["e"])),
+        "not the scale itself": table(mxfp4.VALUES, lambda block: block["e"]),
+        "not looked up": table(range(16), power),
+        "are positive": table(abs(mxfp4.VALUES), power),
+        "signed integers": table([*range(8), *range(-8, 0)], power),
+    },
+}
+CASES = [(name, phrase, wrong) for name, wrongs in MUTANTS.items() for phrase, wrong in wrongs.items()]
+
+
+def test_every_exercise_is_tested():
+    assert set(MUTANTS) == set(RIGHT) == set(EXERCISES)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_the_engine_and_learners_are_right(exercise):
+    for function in (exercise.engine, *RIGHT[exercise.name]):
+        verdict = exercise.judge(function)
+        assert verdict.kind == "right", verdict
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_an_untouched_stub_is_not_judged(exercise):
+    assert exercise.judge(lambda *arguments: ...).kind == "untouched"
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize(("name", "phrase", "wrong"), CASES, ids=[f"{n}-{p}" for n, p, _ in CASES])
+def test_a_mistake_is_named(name, phrase, wrong):
+    verdict = EXERCISES[name].judge(wrong)
+    assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_every_mistake_has_its_mutant(exercise):
+    for mistake in exercise.mistakes:
+        assert any(phrase in mistake.message for phrase in MUTANTS[exercise.name]), mistake.message
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_other_wrong_answers_are_described(exercise):
+    def raises(*arguments):
+        return {}["no"]
+
+    assert "KeyError" in exercise.judge(raises).message
+    assert "expected" in exercise.judge(lambda *arguments: np.zeros((3, 7))).message

@@ -1,0 +1,283 @@
+"""The checks of lesson 02: untouched, right, and each known mistake as a learner would make it."""
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course import check
+
+# Right, in other words than the engine's
+
+
+def nibbles(blocks):
+    qs = blocks["qs"].astype(int)
+    return np.hstack([qs % 16, qs // 16])
+
+
+def fifth(blocks):
+    return np.array([[int(qh) >> i & 1 for i in range(32)] for qh in blocks["qh"]])
+
+
+def column(field):
+    return field.astype(np.float32)[:, None]
+
+
+def decode_q4_1(blocks):
+    out = np.empty((len(blocks), 32), np.float32)
+    for b, (d, m, qs) in enumerate(blocks):
+        for j in range(16):
+            out[b, j] = np.float32(d) * np.float32(qs[j] & 15) + np.float32(m)
+            out[b, j + 16] = np.float32(d) * np.float32(qs[j] >> 4) + np.float32(m)
+    return out
+
+
+def decode_q4_1_in_float64(blocks):
+    return blocks["d"].astype(float)[:, None] * nibbles(blocks) + blocks["m"].astype(float)[:, None]
+
+
+def quantize_q4_1(x):
+    low, high = min(x), max(x)
+    d = (high - low) / 15
+    return d, low, [int((v - low) / d + 0.5) if d else 0 for v in x]
+
+
+def quantize_q4_1_from_the_stored_scale(x):
+    m = np.float16(x.min())
+    d = np.float16((x.max() - x.min()) / 15)
+    if d == 0:
+        return d, m, np.zeros(32, np.uint8)
+    return d, m, np.clip(np.rint((x - np.float32(m)) / np.float32(d)), 0, 15).astype(np.uint8)
+
+
+def join_fifth_bit(blocks):
+    return nibbles(blocks) + 16 * fifth(blocks)
+
+
+def join_fifth_bit_with_unpackbits(blocks):
+    planes = blocks["qh"].copy().view(np.uint8).reshape(-1, 4)
+    return nibbles(blocks) | np.unpackbits(planes, axis=1, bitorder="little").astype(int) << 4
+
+
+def decode_q5_0(blocks):
+    return column(blocks["d"]) * (join_fifth_bit(blocks) - 16)
+
+
+def decode_q5_1(blocks):
+    return column(blocks["d"]) * join_fifth_bit(blocks) + column(blocks["m"])
+
+
+RIGHT = [
+    decode_q4_1,
+    decode_q4_1_in_float64,
+    quantize_q4_1,
+    quantize_q4_1_from_the_stored_scale,
+    join_fifth_bit,
+    join_fifth_bit_with_unpackbits,
+    decode_q5_0,
+    decode_q5_1,
+]
+NAMES = ["decode_q4_1", "quantize_q4_1", "join_fifth_bit", "decode_q5_0", "decode_q5_1"]
+
+
+def exercise_of(function):
+    return next(check.EXERCISES[name] for name in NAMES if function.__name__.startswith(name))
+
+
+@pytest.mark.parametrize("function", RIGHT)
+def test_right(function):
+    verdict = exercise_of(function).judge(function)
+    assert verdict.kind == "right", verdict
+
+
+# Wrong, as learners go wrong
+
+
+def taking_turns(blocks):
+    return np.array([[half for q in qs for half in (int(q) & 15, int(q) >> 4)] for qs in blocks["qs"]])
+
+
+def swapped(blocks):
+    q = nibbles(blocks)
+    return np.hstack([q[:, 16:], q[:, :16]])
+
+
+def not_shifted(blocks):
+    return np.hstack([blocks["qs"] & 0x0F, blocks["qs"] & 0xF0])
+
+
+def with_values(codes, value):
+    """Return a decoder: value(d, m, q) of these codes."""
+    return lambda blocks: value(column(blocks["d"]), column(blocks["m"]), codes(blocks))
+
+
+def in_float16(codes):
+    return lambda blocks: (
+        blocks["d"][:, None] * codes(blocks).astype(np.float16)
+        + (blocks["m"][:, None] if "m" in blocks.dtype.names else 0)
+    )
+
+
+def linear(d, m, q):
+    return d * q + m
+
+
+def from_range(n, to_integer=np.round, lowest=min):
+    def quantize(x):
+        d, m = (max(x) - min(x)) / n, lowest(x)
+        if d == 0:
+            return d, m, np.zeros(32)
+        return d, m, np.clip(to_integer((x - m) / d), 0, 15)
+
+    return quantize
+
+
+def sixteen_steps(x):
+    d = (x.max() - x.min()) / 16
+    return (d, x.min(), np.round((x - x.min()) / d)) if d else (d, x.min(), np.zeros(32))
+
+
+def negative_minimum(x):
+    d, m, q = quantize_q4_1(x)
+    return d, -m, q
+
+
+def scale_of_q4_0(x):
+    d = abs(x).max() / 15
+    if d == 0:
+        return d, x.min(), np.zeros(32)
+    return d, x.min(), np.minimum(np.round((x - x.min()) / d), 15)
+
+
+def codes_from_zero(x):
+    d = (x.max() - x.min()) / 15
+    return d, x.min(), np.clip(np.round(x / d), 0, 15) if d else np.zeros(32)
+
+
+def reversed_bits(blocks):
+    return nibbles(blocks) + 16 * fifth(blocks)[:, ::-1]
+
+
+def unpackbits_as_it_is(blocks):
+    planes = np.ascontiguousarray(blocks["qh"]).view(np.uint8).reshape(-1, 4)
+    return nibbles(blocks) + 16 * np.unpackbits(planes, axis=1)
+
+
+def same_bits_for_both_halves(blocks):
+    high = fifth(blocks)
+    return nibbles(blocks) + 16 * np.hstack([high[:, :16], high[:, :16]])
+
+
+def alternating(blocks):
+    high = fifth(blocks)
+    return nibbles(blocks) + 16 * np.hstack([high[:, 0::2], high[:, 1::2]])
+
+
+def big_endian(blocks):
+    turned = blocks["qh"].byteswap()
+    return nibbles(blocks) + 16 * ((turned[:, None] >> np.arange(32)) & 1)
+
+
+def lowest_bit(blocks):
+    return nibbles(blocks) * 2 + fifth(blocks)
+
+
+def no_mask(blocks):
+    return nibbles(blocks) + 16 * np.array([[int(qh) >> i for i in range(32)] for qh in blocks["qh"]])
+
+
+def minus_16_in_uint8(blocks):
+    q = join_fifth_bit(blocks).astype(np.uint8) - np.uint8(16)
+    return column(blocks["d"]) * q
+
+
+WRONG = [
+    ("decode_q4_1", with_values(nibbles, lambda d, m, q: d * q - m), "you subtract the minimum"),
+    ("decode_q4_1", with_values(nibbles, lambda d, m, q: d * q), "leave the minimum out"),
+    ("decode_q4_1", with_values(nibbles, lambda d, m, q: d * (q + m)), "before you scale"),
+    ("decode_q4_1", with_values(nibbles, lambda d, m, q: m * q + d), "wrong way round"),
+    ("decode_q4_1", with_values(nibbles, lambda d, m, q: d * (q - 8) + m), "still subtract 8"),
+    ("decode_q4_1", with_values(taking_turns, linear), "interleaved with the low ones"),
+    ("decode_q4_1", with_values(swapped, linear), "halves are swapped"),
+    ("decode_q4_1", with_values(not_shifted, linear), "16 times too large"),
+    ("decode_q4_1", in_float16(nibbles), "calculate in float16"),
+    ("quantize_q4_1", from_range(16), "largest weight is cut off"),
+    ("quantize_q4_1", sixteen_steps, "gets a code of 16"),
+    ("quantize_q4_1", from_range(15, np.floor), "cut the fraction off"),
+    ("quantize_q4_1", from_range(15, lowest=lambda x: min(0, min(x))), "never let the minimum rise above 0"),
+    ("quantize_q4_1", from_range(15, lowest=np.mean), "your m is the mean"),
+    ("quantize_q4_1", negative_minimum, "m has the wrong sign"),
+    ("quantize_q4_1", scale_of_q4_0, "comes from the largest magnitude"),
+    ("quantize_q4_1", codes_from_zero, "your codes count from 0"),
+    ("join_fifth_bit", nibbles, "leave the fifth bit out"),
+    ("join_fifth_bit", reversed_bits, "bit 0 of qh, the lowest, belongs to weight 0"),
+    ("join_fifth_bit", unpackbits_as_it_is, "bitorder='little'"),
+    ("join_fifth_bit", same_bits_for_both_halves, "get the fifth bits of weights 0 to 15"),
+    ("join_fifth_bit", alternating, "alternate between the halves"),
+    ("join_fifth_bit", big_endian, "in reverse (big-endian)"),
+    ("join_fifth_bit", lambda blocks: nibbles(blocks) + fifth(blocks), "fifth bit is worth 1"),
+    ("join_fifth_bit", lowest_bit, "below the other four"),
+    ("join_fifth_bit", no_mask, "keep all the bits above"),
+    ("join_fifth_bit", lambda blocks: taking_turns(blocks) + 16 * fifth(blocks), "nibbles take turns"),
+    ("join_fifth_bit", lambda blocks: swapped(blocks) + 16 * fifth(blocks), "halves of qs are swapped"),
+    ("decode_q5_0", lambda blocks: column(blocks["d"]) * (join_fifth_bit(blocks) - 8), "the middle is 16"),
+    ("decode_q5_0", lambda blocks: column(blocks["d"]) * join_fifth_bit(blocks), "leave out `q - 16`"),
+    ("decode_q5_0", minus_16_in_uint8, "3 - 16 is 243"),
+    ("decode_q5_0", lambda blocks: column(blocks["d"]) * (nibbles(blocks) - 16), "leave the fifth bit out"),
+    ("decode_q5_0", in_float16(lambda blocks: join_fifth_bit(blocks) - 16), "calculate in float16"),
+    ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: d * (q - 16) + m), "still subtract 16"),
+    ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: d * q - m), "you subtract the minimum"),
+    ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: d * q), "leave the minimum out"),
+    ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: d * (q + m)), "before you scale"),
+    ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: m * q + d), "wrong way round"),
+    ("decode_q5_1", with_values(nibbles, linear), "leave the fifth bit out"),
+    ("decode_q5_1", in_float16(join_fifth_bit), "calculate in float16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "phrase"), WRONG, ids=[f"{name}: {phrase}" for name, _, phrase in WRONG]
+)
+def test_a_mistake_is_named(name, function, phrase):
+    verdict = check.EXERCISES[name].judge(function)
+    assert verdict.kind == "wrong"
+    assert phrase in verdict.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stub_is_untouched(name):
+    for stub in (lambda *arguments: ..., lambda *arguments: None):
+        assert check.EXERCISES[name].judge(stub).kind == "untouched"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_engine_is_right(name):
+    exercise = check.EXERCISES[name]
+    assert exercise.judge(exercise.engine).kind == "right"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exception_is_named(name):
+    verdict = check.EXERCISES[name].judge(lambda *arguments: 1 / 0)
+    assert verdict.kind == "wrong" and "ZeroDivisionError" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong_shape", "message"),
+    [
+        ("decode_q4_1", lambda blocks: np.ones(32), "expected shape (1, 32), got (32,)"),
+        ("quantize_q4_1", lambda x: (1.0, np.ones(32)), "expected 3 values"),
+        ("quantize_q4_1", lambda x: (0.0, x.min(), np.ones(16)), "expected shape (32,), got (16,)"),
+        ("join_fifth_bit", lambda blocks: np.ones((len(blocks), 16)), "expected shape (1, 32), got (1, 16)"),
+        ("decode_q5_0", lambda blocks: np.ones(3), "expected shape (1, 32), got (3,)"),
+        ("decode_q5_1", lambda blocks: 0.5, "expected shape (1, 32), got ()"),
+    ],
+)
+def test_a_wrong_shape_is_named(name, wrong_shape, message):
+    assert message in check.EXERCISES[name].judge(wrong_shape).message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_and_solution_are_offered(name):
+    exercise = check.EXERCISES[name]
+    shown = exercise.judge(lambda *arguments: ...)._repr_html_()
+    assert len(exercise.hints) == 2
+    assert "Solution, from the engine" in shown and "def " in shown

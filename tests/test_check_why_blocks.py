@@ -1,0 +1,343 @@
+"""The checks of lesson 01: untouched, right, and each known mistake as a learner would make it."""
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course import check
+
+
+def half(raw, at):
+    return np.frombuffer(bytes(raw[at : at + 2]), "<f2")[0]
+
+
+# Right, in other words than the engine's
+
+
+def bits_per_weight(fmt):
+    return fmt.bytes_per_block * 8 / fmt.block_size
+
+
+def read_half(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    sign, exponent, mantissa = bits >> 15, bits >> 10 & 31, bits & 1023
+    value = mantissa / 1024 * 2**-14 if exponent == 0 else (1 + mantissa / 1024) * 2.0 ** (exponent - 15)
+    return -value if sign else value
+
+
+def quantize_q8_0(x):
+    d = max(abs(v) for v in x) / 127
+    return d, [round(v / d) if d else 0 for v in x]
+
+
+def quantize_q8_0_from_the_stored_scale(x):
+    d = np.float16(np.abs(x).max() / 127)
+    if d == 0:
+        return d, np.zeros(32, np.int8)
+    return d, np.rint(x / np.float32(d)).astype(np.int8)
+
+
+def decode_q8_0(raw):
+    weights = []
+    for at in range(0, len(raw), 34):
+        for byte in raw[at + 2 : at + 34]:
+            weights.append(half(raw, at).astype(np.float32) * (int(byte) - 256 if byte > 127 else int(byte)))
+    return np.array(weights, np.float32)
+
+
+def decode_q8_0_with_numpy(raw):
+    blocks = raw.view([("d", "<f2"), ("qs", "i1", 32)])
+    return (blocks["d"][:, None].astype(np.float32) * blocks["qs"]).ravel()
+
+
+def decode_q4_0(blocks):
+    out = np.empty((len(blocks), 32), np.float32)
+    for b in range(len(blocks)):
+        for j in range(16):
+            byte = int(blocks["qs"][b, j])
+            out[b, j] = np.float32(blocks["d"][b]) * (byte % 16 - 8)
+            out[b, j + 16] = np.float32(blocks["d"][b]) * (byte // 16 - 8)
+    return out
+
+
+RIGHT = [
+    bits_per_weight,
+    read_half,
+    quantize_q8_0,
+    quantize_q8_0_from_the_stored_scale,
+    decode_q8_0,
+    decode_q8_0_with_numpy,
+    decode_q4_0,
+]
+
+
+def exercise_of(function):
+    return next(
+        check.EXERCISES[name]
+        for name in sorted(check.EXERCISES, key=len, reverse=True)
+        if function.__name__.startswith(name)
+    )
+
+
+@pytest.mark.parametrize("function", RIGHT)
+def test_right(function):
+    verdict = exercise_of(function).judge(function)
+    assert verdict.kind == "right", verdict
+
+
+# Wrong, as learners go wrong
+
+
+def integer(raw, at):
+    return np.frombuffer(bytes(raw[at : at + 2]), "<u2")[0]
+
+
+def big_endian(raw, at):
+    return np.frombuffer(bytes(raw[at : at + 2]), ">f2")[0]
+
+
+def shift_a_uint8(raw, at):
+    return np.array([raw[at] | (raw[at + 1] << 8)], np.uint16).view(np.float16)[0]
+
+
+def no_hidden_one(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    exponent, value = (bits >> 10) & 31, (bits & 1023) / 1024
+    return (-1) ** (bits >> 15) * value * 2.0 ** (exponent - 15 if exponent else -14)
+
+
+def always_a_hidden_one(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    return (-1) ** (bits >> 15) * (1 + (bits & 1023) / 1024) * 2.0 ** ((bits >> 10 & 31) - 15)
+
+
+def no_sign(raw, at):
+    return abs(half(raw, at))
+
+
+def wrong_bias(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    return half(raw, at) / (2 if bits >> 10 & 31 else 1)
+
+
+def always_the_first(raw, at):
+    return half(raw, 0)
+
+
+def truncate(x):
+    d = np.abs(x).max() / 127
+    return (d, (x / d).astype(np.int8)) if d else (d, np.zeros(32))
+
+
+def floor(x):
+    d = np.abs(x).max() / 127
+    return (d, np.floor(x / d)) if d else (d, np.zeros(32))
+
+
+def no_abs(x):
+    d = max(x) / 127
+    return (d, np.round(x / d)) if d else (d, np.zeros(32))
+
+
+def full_range(x):
+    d = (max(x) - min(x)) / 255
+    return (d, np.clip(np.round(x / d), -127, 127)) if d else (d, np.zeros(32))
+
+
+def divide_by_128_and_clip(x):
+    d = np.abs(x).max() / 128
+    return (d, np.clip(np.round(x / d), -128, 127)) if d else (d, np.zeros(32))
+
+
+def divide_by_128_and_wrap(x):
+    d = np.abs(x).max() / 128
+    return (d, np.round(x / d).astype(np.int32).astype(np.int8)) if d else (d, np.zeros(32))
+
+
+def inverse_scale(x):
+    d = np.abs(x).max() / 127
+    return (1 / d, np.round(x / d)) if d else (d, np.zeros(32))
+
+
+def rows_of_34(raw):
+    return [raw[at : at + 34] for at in range(0, len(raw), 34)]
+
+
+def signed(codes):
+    return [int(c) - 256 if c > 127 else int(c) for c in codes]
+
+
+def unsigned(raw):
+    return [float(half(r, 0)) * int(q) for r in rows_of_34(raw) for q in r[2:]]
+
+
+def integer_scale(raw):
+    return [float(integer(r, 0)) * q for r in rows_of_34(raw) for q in signed(r[2:])]
+
+
+def big_endian_scale(raw):
+    return [np.float32(big_endian(r, 0)) * q for r in rows_of_34(raw) for q in signed(r[2:])]
+
+
+def first_scale_for_all(raw):
+    return [np.float32(half(raw, 0)) * q for r in rows_of_34(raw) for q in signed(r[2:])]
+
+
+def codes_from_byte_0(raw):
+    return [np.float32(half(r, 0)) * q for r in rows_of_34(raw) for q in signed(r[:32])]
+
+
+def only_codes(raw):
+    return [q for r in rows_of_34(raw) for q in signed(r[2:])]
+
+
+def product_of_halves(raw):
+    return [half(r, 0) * q for r in rows_of_34(raw) for q in signed(r[2:])]
+
+
+def two_for_each_byte(blocks, first, second):
+    out = np.empty((len(blocks), 32), np.float32)
+    for b, block in enumerate(blocks):
+        for j in range(16):
+            nibbles = {"low": int(block["qs"][j]) & 15, "high": int(block["qs"][j]) >> 4}
+            out[b, 2 * j] = np.float32(block["d"]) * (nibbles[first] - 8)
+            out[b, 2 * j + 1] = np.float32(block["d"]) * (nibbles[second] - 8)
+    return out
+
+
+def low_high_low_high(blocks):
+    return two_for_each_byte(blocks, "low", "high")
+
+
+def high_low_high_low(blocks):
+    return two_for_each_byte(blocks, "high", "low")
+
+
+def halves(blocks):
+    qs = blocks["qs"].astype(int)
+    return np.float32(blocks["d"])[:, None], qs & 15, qs >> 4
+
+
+def swapped_halves(blocks):
+    d, low, high = halves(blocks)
+    return d * np.hstack([high - 8, low - 8])
+
+
+def no_minus_8(blocks):
+    d, low, high = halves(blocks)
+    return d * np.hstack([low, high])
+
+
+def minus_8_in_uint8(blocks):
+    q = np.hstack([blocks["qs"] & 15, blocks["qs"] >> 4])
+    return blocks["d"].astype(np.float32)[:, None] * (q - 8)
+
+
+def mask_without_shift(blocks):
+    d, low, _ = halves(blocks)
+    return d * np.hstack([low - 8, (blocks["qs"] & 0xF0).astype(int) - 8])
+
+
+def shift_without_mask(blocks):
+    d, _, high = halves(blocks)
+    return d * np.hstack([blocks["qs"].astype(int) - 8, high - 8])
+
+
+def in_float16(blocks):
+    q = np.hstack([blocks["qs"] & 15, blocks["qs"] >> 4]).astype(np.int8) - 8
+    return blocks["d"][:, None] * q
+
+
+WRONG = [
+    ("bits_per_weight", lambda fmt: fmt.bytes_per_block / fmt.block_size, "bytes per weight"),
+    ("bits_per_weight", lambda fmt: fmt.block_size * 8 / fmt.bytes_per_block, "upside down"),
+    ("bits_per_weight", lambda fmt: fmt.block_size / fmt.bytes_per_block, "weights per byte"),
+    (
+        "bits_per_weight",
+        lambda fmt: {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4, "F16": 16}[fmt.name],
+        "forget the scale",
+    ),
+    ("bits_per_weight", lambda fmt: fmt.bytes_per_block * 8 // fmt.block_size, "round down to whole bits"),
+    ("read_half", integer, "as an integer (uint16)"),
+    ("read_half", big_endian, "swapped (big-endian)"),
+    ("read_half", shift_a_uint8, "a uint8 << 8 is 0"),
+    ("read_half", no_hidden_one, "hidden 1 is missing"),
+    ("read_half", always_a_hidden_one, "right but for exponent 0"),
+    ("read_half", no_sign, "leave out the sign"),
+    ("read_half", wrong_bias, "factor of 2"),
+    ("read_half", always_the_first, "at byte 0, whatever `at` is"),
+    ("quantize_q8_0", truncate, "cut the fraction off"),
+    ("quantize_q8_0", floor, "round down"),
+    ("quantize_q8_0", no_abs, "the largest magnitude"),
+    ("quantize_q8_0", full_range, "from the smallest weight to the largest"),
+    ("quantize_q8_0", divide_by_128_and_clip, "an int8 cannot hold"),
+    ("quantize_q8_0", divide_by_128_and_wrap, "an int8 cannot hold"),
+    ("quantize_q8_0", inverse_scale, "d is upside down"),
+    ("decode_q8_0", unsigned, "never negative"),
+    ("decode_q8_0", integer_scale, "the scale as an integer (uint16)"),
+    ("decode_q8_0", big_endian_scale, "swapped (big-endian)"),
+    ("decode_q8_0", first_scale_for_all, "the first block's scale"),
+    ("decode_q8_0", codes_from_byte_0, "begin at its byte 2"),
+    ("decode_q8_0", only_codes, "you return the codes"),
+    ("decode_q8_0", product_of_halves, "multiply in float16"),
+    ("decode_q4_0", low_high_low_high, "interleaved with the low ones"),
+    ("decode_q4_0", high_low_high_low, "from left to right"),
+    ("decode_q4_0", swapped_halves, "halves are swapped"),
+    ("decode_q4_0", no_minus_8, "leave out `q - 8`"),
+    ("decode_q4_0", minus_8_in_uint8, "3 - 8 is 251"),
+    ("decode_q4_0", mask_without_shift, "16 times too large"),
+    ("decode_q4_0", shift_without_mask, "mask them, & 15"),
+    ("decode_q4_0", in_float16, "multiply in float16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "phrase"), WRONG, ids=[f"{name}: {phrase}" for name, _, phrase in WRONG]
+)
+def test_a_mistake_is_named(name, function, phrase):
+    verdict = check.EXERCISES[name].judge(function)
+    assert verdict.kind == "wrong"
+    assert phrase in verdict.message
+
+
+NAMES = ["bits_per_weight", "read_half", "quantize_q8_0", "decode_q8_0", "decode_q4_0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stub_is_untouched(name):
+    for stub in (lambda *arguments: ..., lambda *arguments: None):
+        assert check.EXERCISES[name].judge(stub).kind == "untouched"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_engine_is_right(name):
+    exercise = check.EXERCISES[name]
+    assert exercise.judge(exercise.engine).kind == "right"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exception_is_named(name):
+    verdict = check.EXERCISES[name].judge(lambda *arguments: 1 / 0)
+    assert verdict.kind == "wrong" and "ZeroDivisionError" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong_shape", "message"),
+    [
+        ("bits_per_weight", lambda fmt: np.ones(2), "expected shape (), got (2,)"),
+        ("read_half", lambda raw, at: np.ones(2), "expected shape (), got (2,)"),
+        ("quantize_q8_0", lambda x: (np.abs(x).max() / 127, np.ones(31)), "expected shape (32,), got (31,)"),
+        ("quantize_q8_0", lambda x: np.ones(32), "expected 2 values, got an array of shape (32,)"),
+        ("decode_q8_0", lambda raw: np.ones((1, 32)), "expected shape (32,), got (1, 32)"),
+        ("decode_q4_0", lambda blocks: np.ones(32), "expected shape (1, 32), got (32,)"),
+    ],
+)
+def test_a_wrong_shape_is_named(name, wrong_shape, message):
+    assert message in check.EXERCISES[name].judge(wrong_shape).message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_and_solution_are_offered(name):
+    exercise = check.EXERCISES[name]
+    shown = exercise.judge(lambda *arguments: ...)._repr_html_()
+    assert len(exercise.hints) == 2
+    assert "Solution, from the engine" in shown and "def " in shown

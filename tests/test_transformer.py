@@ -1,0 +1,394 @@
+"""The forward pass against a float64 one written here from the definition, and generation upon it."""
+
+import inspect
+import mmap
+from itertools import accumulate, islice
+
+import gguf
+import numpy as np
+import pytest
+from small_model import small_model
+
+import blocks2tokens as b2t
+from blocks2tokens.model import transformer
+
+IDS = [1, 70, 304, 3, 3, 259, 12, 319, 8, 100, 41, 7]
+PROMPT = [1, 70, 304, 3]
+
+MODELS = {
+    "groups of two, tied": {},
+    "own output": {"tied": False},
+    "every head its own": {"n_kv_heads": 4, "n_heads": 4},
+    "one for all": {"n_kv_heads": 1, "n_heads": 4},
+    "groups of three": {"n_kv_heads": 2, "n_heads": 6, "head_dim": 16},
+    "wide heads": {"n_kv_heads": 2, "n_heads": 4, "head_dim": 32},
+    "many layers": {"n_layers": 5},
+    "Q8_0": {"default_format": "Q8_0", "tied": False},
+    "mixed": {
+        "default_format": "Q4_1",
+        "formats": {"token_embd": "F16", "attn_v": "Q5_0", "ffn_down": "BF16", "output": "IQ4_NL"},
+        "tied": False,
+    },
+    "K-quants": {
+        "default_format": "Q4_K",
+        "formats": {"token_embd": "Q6_K", "ffn_down": "Q5_K", "attn_output": "Q2_K", "attn_k": "IQ4_XS"},
+        "dim": 256,
+        "ffn_dim": 512,
+        "n_layers": 1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def path_of(tmp_path_factory):
+    """Return the path of a model of MODELS, written once."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def path_of(name):
+        path = folder / f"{name}.gguf"
+        return path if path.exists() else small_model(**MODELS[name]).write(path)
+
+    return path_of
+
+
+@pytest.fixture(scope="module")
+def model(path_of):
+    return b2t.load(path_of("mixed"))
+
+
+class Reference:
+    """The llama architecture in float64, token by token, from the file as the `gguf` package reads it."""
+
+    def __init__(self, path):
+        reader = gguf.GGUFReader(path)
+        self.weights = {
+            tensor.name.removesuffix(".weight"): gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            .reshape(tensor.shape[::-1])
+            .astype(np.float64)
+            for tensor in reader.tensors
+        }
+        self.setting = lambda key: reader.fields[f"llama.{key}"].contents()
+        self.dim = self.setting("embedding_length")
+        self.n_heads = self.setting("attention.head_count")
+        self.n_kv_heads = self.setting("attention.head_count_kv")
+        self.head_dim = len(self.weights["blk.0.attn_q"]) // self.n_heads
+
+    def norm(self, x, name):
+        eps = self.setting("attention.layer_norm_rms_epsilon")
+        return x / np.sqrt(x @ x / len(x) + eps) * self.weights[name]
+
+    def rotate(self, vector, position):
+        """Turn each pair of a head by its angle: a product of complex numbers."""
+        pairs = vector[0::2] + 1j * vector[1::2]
+        exponents = np.arange(self.head_dim // 2) * 2 / self.head_dim
+        turned = pairs * np.exp(1j * position / self.setting("rope.freq_base") ** exponents)
+        return np.stack([turned.real, turned.imag], axis=1).reshape(-1)
+
+    def logits(self, ids):
+        """Return float64 [len(ids), vocab]."""
+        W = self.weights
+        seen = [[] for _ in range(self.setting("block_count"))]  # by layer: (keys, values) of each token
+        out = []
+        for position, token in enumerate(ids):
+            x = W["token_embd"][token]
+            for i, past in enumerate(seen):
+                x = x + self.attention(i, self.norm(x, f"blk.{i}.attn_norm"), position, past)
+                h = self.norm(x, f"blk.{i}.ffn_norm")
+                gate = W[f"blk.{i}.ffn_gate"] @ h
+                x = x + W[f"blk.{i}.ffn_down"] @ (gate / (1 + np.exp(-gate)) * (W[f"blk.{i}.ffn_up"] @ h))
+            out.append(W.get("output", W["token_embd"]) @ self.norm(x, "output_norm"))
+        return np.array(out)
+
+    def attention(self, i, h, position, past):
+        W, size = self.weights, self.head_dim
+        q, k, v = ((W[f"blk.{i}.attn_{part}"] @ h).reshape(-1, size) for part in "qkv")
+        past.append(([self.rotate(key, position) for key in k], v))
+        heads = []
+        for head in range(self.n_heads):
+            shared = head * self.n_kv_heads // self.n_heads
+            scores = np.array([self.rotate(q[head], position) @ keys[shared] for keys, _ in past])
+            weights = np.exp((scores - scores.max()) / np.sqrt(size))
+            values = np.array([values[shared] for _, values in past])
+            heads.append(weights @ values / weights.sum())
+        return W[f"blk.{i}.attn_output"] @ np.concatenate(heads)
+
+
+def close(a, b):
+    """Equal but for float32: within a few thousandths of a percent of the spread of the logits."""
+    return a.shape == b.shape and np.abs(a - b).max() < 3e-5 * np.std(b)
+
+
+# --- Logits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_the_definition(path_of, name):
+    out = b2t.load(path_of(name)).logits(IDS)
+    assert out.dtype == np.float32
+    assert close(out, Reference(path_of(name)).logits(IDS))
+
+
+def test_the_reference_notices_a_difference(path_of):
+    model = b2t.load(path_of("mixed"))
+    expected = Reference(path_of("mixed")).logits(IDS)
+    assert not close(model.logits([*IDS[:5], 4, *IDS[6:]]), expected)
+    object.__setattr__(model.transformer.config, "rope_theta", 10_010.0)
+    assert not close(model.logits(IDS), expected)
+
+
+@pytest.mark.parametrize("name", ["mixed", "groups of three", "K-quants"])
+def test_a_row_of_logits_knows_only_the_tokens_before_it(path_of, name):
+    model = b2t.load(path_of(name))
+    whole = model.logits(IDS)
+    for t in range(len(IDS)):
+        assert close(model.logits(IDS[: t + 1])[-1], whole[t])
+
+
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 1, 5], [11, 1], [2, 10]], ids=str)
+def test_decoding_through_the_cache_equals_one_pass(model, sizes):
+    cache = model.transformer.new_cache(len(IDS))
+    parts = [
+        model.transformer.hidden(IDS[end - size : end], cache)
+        for size, end in zip(sizes, accumulate(sizes), strict=True)
+    ]
+    assert cache.length == len(IDS)
+    assert close(model.transformer.project(np.concatenate(parts)), model.logits(IDS))
+
+
+@pytest.mark.parametrize("prefill", [1, 4, 5, 11, 12, 13])
+def test_long_prompts_are_cut_into_passes_that_change_nothing(model, monkeypatch, prefill):
+    whole = model.logits(IDS)
+    passes = []
+    original = transformer.Transformer._pass
+
+    def counted(self, ids, cache):
+        passes.append(len(ids))
+        return original(self, ids, cache)
+
+    monkeypatch.setattr(transformer.Transformer, "_pass", counted)
+    monkeypatch.setattr(transformer, "PREFILL", prefill)
+    assert close(model.logits(IDS), whole)
+    assert sum(passes) == len(IDS) and max(passes) == min(prefill, len(IDS))
+
+
+def test_ids_may_be_any_whole_numbers(model):
+    expected = model.logits(IDS)
+    for ids in (tuple(IDS), np.array(IDS, np.uint16), np.array(IDS, np.uint64), [np.int32(i) for i in IDS]):
+        assert np.array_equal(model.logits(ids), expected)
+
+
+def test_the_context_can_be_filled_to_its_last_token(model):
+    context = model.config.context_length
+    assert model.logits([5] * context).shape == (context, 320)
+    with pytest.raises(ValueError, match=r"65 tokens .* context of 64"):
+        model.logits([5] * (context + 1))
+
+
+BAD_IDS = {
+    "empty": [],
+    "empty array": np.array([], np.int64),
+    "no sequence": 7,
+    "negative": [1, -1],
+    "past the end": [1, 320],
+    "far past the end": [2**70],
+    "past the end, unsigned": np.array([2**64 - 1], np.uint64),
+    "fraction": [1.0, 2.0],
+    "nan": [float("nan")],
+    "bool": [True, False],
+    "text": "hello",
+    "texts": ["1", "2"],
+    "none": None,
+    "two dimensions": [[1, 2]],
+    "ragged": [[1], [1, 2]],
+    "array of objects": np.array([1, None]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IDS)
+def test_bad_ids_are_refused_at_the_call(model, case):
+    with pytest.raises(ValueError):
+        model.logits(BAD_IDS[case])
+    with pytest.raises(ValueError):
+        model.generate(BAD_IDS[case], 1)
+
+
+def test_a_bad_id_is_named_with_its_place(model):
+    with pytest.raises(ValueError, match="0 <= id < 320, got 320 at position 2"):
+        model.logits([1, 2, 320])
+
+
+def test_a_cache_takes_no_more_than_it_has_room_for(model):
+    cache = model.transformer.new_cache(3)
+    model.transformer.hidden([1, 2], cache)
+    with pytest.raises(ValueError, match="2 more tokens do not fit, 2 of 3 used"):
+        model.transformer.hidden([3, 4], cache)
+    assert cache.length == 2
+    for capacity in (0, -1, 65):
+        with pytest.raises(ValueError, match=f"1 to 64 tokens, got {capacity}"):
+            model.transformer.new_cache(capacity)
+
+
+# --- Loading ----------------------------------------------------------------------------------------------
+
+
+def file_of(array):
+    """Return what an array's memory belongs to, behind all its views."""
+    while isinstance(array, np.ndarray | memoryview):
+        array = array.base if isinstance(array, np.ndarray) else array.obj
+    return array
+
+
+def matrices(model):
+    t = model.transformer
+    found = [value for layer in t.layers for value in vars(layer).values()]
+    return [t.token_embd, t.output, *(value for value in found if isinstance(value, b2t.QuantizedMatrix))]
+
+
+def test_matrices_stay_in_the_mapped_file(model, path_of):
+    found = matrices(model)
+    assert len(found) == 2 + 7 * 2
+    for w in found:
+        assert isinstance(file_of(w.raw), mmap.mmap) and not w.raw.flags.writeable
+    assert len({id(file_of(w.raw)) for w in found}) == 1
+    file = b2t.GGUFFile(path_of("mixed"))
+    assert np.array_equal(model.transformer.layers[1].ffn_up.raw, file.raw("blk.1.ffn_up.weight"))
+
+
+def test_tied_output_is_the_embedding_itself(path_of):
+    tied, untied = b2t.load(path_of("groups of two, tied")), b2t.load(path_of("own output"))
+    assert tied.transformer.output is tied.transformer.token_embd
+    assert untied.transformer.output is not untied.transformer.token_embd
+
+
+def test_a_model_outlives_its_file_and_knows_its_settings(tmp_path):
+    path = small_model(n_heads=6, head_dim=16, n_layers=3).write(tmp_path / "small.gguf")
+    model = b2t.load(str(path))
+    before = model.logits(IDS)
+    path.unlink()
+    assert np.array_equal(model.logits(IDS), before)
+    c = model.config
+    assert (c.dim, c.n_layers, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim) == (64, 3, 6, 2, 16, 96)
+    assert (c.architecture, c.name, c.vocab_size, c.context_length) == ("llama", "small", 320, 64)
+    assert (c.rope_theta, c.norm_eps) == (10_000.0, pytest.approx(1e-5))
+    assert repr(model) == "Model(small: llama, 3 layers of 64, 320 tokens)"
+
+
+def test_settings_that_may_be_missing(tmp_path):
+    small = small_model(n_heads=4, n_kv_heads=4)
+    for key in ("general.name", "llama.attention.head_count_kv", "llama.rope.freq_base"):
+        del small.metadata[key]
+    config = b2t.load(small.write(tmp_path / "unnamed.gguf")).config
+    assert (config.name, config.n_kv_heads, config.rope_theta) == ("unnamed", 4, 10_000.0)
+
+
+# --- Generation -------------------------------------------------------------------------------------------
+
+
+def greedy(model, ids, max_tokens):
+    """Generate without a cache: the whole text again for every token."""
+    ids = list(ids)
+    for _ in range(max_tokens):
+        token = int(model.logits(ids)[-1].argmax())
+        if token in model.tokenizer.stop_tokens:
+            break
+        ids.append(token)
+        yield token
+
+
+@pytest.mark.parametrize("name", ["mixed", "groups of three", "own output"])
+def test_greedy_generation_takes_the_largest_logit_each_time(path_of, name):
+    model = b2t.load(path_of(name))
+    tokens = list(model.generate(PROMPT, 12))
+    assert tokens == list(greedy(model, PROMPT, 12)) and len(tokens) > 2
+    assert all(type(token) is int for token in tokens)
+
+
+def test_generation_streams(model, monkeypatch):
+    passes = []
+    original = transformer.Transformer.hidden
+
+    def counted(self, ids, cache):
+        passes.append(len(ids))
+        return original(self, ids, cache)
+
+    monkeypatch.setattr(transformer.Transformer, "hidden", counted)
+    tokens = model.generate(PROMPT, 40)
+    assert inspect.isgenerator(tokens) and passes == []
+    next(tokens)
+    assert passes == [len(PROMPT)]
+    next(tokens)
+    assert passes == [len(PROMPT), 1]
+    tokens.close()
+    assert passes == [len(PROMPT), 1]
+
+
+def test_a_stop_token_ends_generation_unseen(model, monkeypatch):
+    tokens = list(model.generate(PROMPT, 10))
+    stop = next(token for i, token in enumerate(tokens) if i >= 2 and token not in tokens[:i])
+    monkeypatch.setattr(model.tokenizer, "stop_tokens", frozenset({stop}))
+    assert list(model.generate(PROMPT, 10)) == tokens[: tokens.index(stop)]
+
+
+def test_stop_tokens_are_the_files_and_those_with_a_known_name(tmp_path):
+    small = small_model()
+    small.metadata["tokenizer.ggml.eot_token_id"] = 5
+    assert b2t.load(small.write(tmp_path / "a.gguf")).tokenizer.stop_tokens == {0, 2, 5}
+    del small.metadata["tokenizer.ggml.eot_token_id"], small.metadata["tokenizer.ggml.eos_token_id"]
+    assert b2t.load(small.write(tmp_path / "b.gguf")).tokenizer.stop_tokens == {0, 2}
+
+
+def test_max_tokens_is_kept(model, monkeypatch):
+    monkeypatch.setattr(model.tokenizer, "stop_tokens", frozenset())
+    for max_tokens in (0, 1, np.int64(3)):
+        assert len(list(model.generate(PROMPT, max_tokens))) == max_tokens
+    assert len(list(model.generate(PROMPT, 64 - len(PROMPT)))) == 60  # the context, to its last token
+
+
+@pytest.mark.parametrize(
+    ("ids", "max_tokens", "message"),
+    [
+        (PROMPT, 61, "65 tokens .* context of 64"),
+        ([5] * 65, 0, "65 tokens .* context of 64"),
+        (PROMPT, 2**62, "context of 64"),
+        (PROMPT, -1, "max_tokens: expected a whole number >= 0, got -1"),
+        (PROMPT, 1.5, "max_tokens: .* got 1.5"),
+        (PROMPT, None, "max_tokens: .* got None"),
+        (PROMPT, "3", "max_tokens: .* got '3'"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused_at_the_call(model, ids, max_tokens, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(ids, max_tokens)
+
+
+def test_two_generations_do_not_disturb_each_other(model, monkeypatch):
+    monkeypatch.setattr(model.tokenizer, "stop_tokens", frozenset())
+    other = [9, 200, 31]
+    alone = [list(model.generate(PROMPT, 8)), list(model.generate(other, 8))]
+    assert alone[0] != alone[1]
+    pairs = list(zip(model.generate(PROMPT, 8), model.generate(other, 8), strict=True))
+    assert [list(tokens) for tokens in zip(*pairs, strict=True)] == alone
+
+
+def test_the_prompt_is_left_as_it_was(model):
+    prompt = list(PROMPT)
+    list(islice(model.generate(prompt, 5), 3))
+    assert prompt == PROMPT
+
+
+def test_a_sampler_sees_logits_and_the_text_so_far(model, monkeypatch):
+    monkeypatch.setattr(model.tokenizer, "stop_tokens", frozenset())
+    calls = []
+
+    def sampler(logits, history):
+        calls.append((logits.copy(), list(history)))
+        return 10 + len(calls)
+
+    assert list(model.generate(PROMPT, 3, sampler)) == [11, 12, 13]
+    assert [history for _, history in calls] == [PROMPT, [*PROMPT, 11], [*PROMPT, 11, 12]]
+    assert close(np.array([logits for logits, _ in calls]), model.logits([*PROMPT, 11, 12])[-3:])
+
+
+def test_the_same_seed_writes_the_same_text(model):
+    texts = [list(model.generate(PROMPT, 20, b2t.Sampler(temperature=2.0, seed=seed))) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
