@@ -16,10 +16,11 @@ from numba.extending import intrinsic
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 BYTES_2D = types.Array(types.uint8, 2, "C", readonly=True)
 FLOATS = types.Array(types.float32, 1, "C", readonly=True)
-DECODE_ROW = types.void(BYTES, types.float32[::1])
+DECODE_ROW = types.void(BYTES, types.float32[::1])  # (raw, out)
 DECODE_ELEMENT = types.float32(BYTES, types.int64)
-ENCODE_ROW = types.void(FLOATS, types.uint8[::1])
-ENCODE_ROW_WEIGHTED = types.void(FLOATS, FLOATS, types.uint8[::1])
+ENCODE_ROW = types.void(FLOATS, types.uint8[::1])  # (x, raw)
+ENCODE_ROW_WEIGHTED = types.void(FLOATS, FLOATS, types.uint8[::1])  # (x, importance, raw)
+IMPROVE_BLOCK = types.void(FLOATS, FLOATS, BYTES, types.uint8[::1])  # (x, importance, block, trial)
 
 as_in_c = njit(cache=True, error_model="numpy")  # x / 0 is infinite or NaN, not a ZeroDivisionError
 

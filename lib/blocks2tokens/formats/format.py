@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from blocks2tokens.formats import compiled
+from blocks2tokens.formats.best import improve_rows
 
 
 def checked(array, dtype, name):
@@ -129,13 +130,13 @@ class Format:
         """Encode x, float32 [..., K], to uint8 [..., bytes], rows in parallel.
 
         importance  float32 [K], >= 0: how much an error in each column counts, the same for every row.
-        effort      "ggml": byte for byte what ggml makes of x and its importance matrix.
-                    "best": the same layout with a lower error, the sum of importance * error**2; slower,
-                    and for no block worse than "ggml".
-        As in ggml, formats without a choice to weigh ignore importance: F32, F16, BF16, Q8_0, Q8_K and
-        MXFP4. Formats without a better search (F32, F16, BF16, Q8_K) answer "best" with "ggml".
+        effort      "ggml": byte for byte what ggml makes of x and this importance; like ggml's, the
+                    encoders of Q8_0 and MXFP4 ignore importance.
+                    "best": same layout, lower sum of importance * error**2, slower. Starts from what
+                    "ggml" gives and keeps each block that it cannot better.
+        F32, F16, BF16 and Q8_K have one encoding and ignore both.
         Raises ValueError for another dtype, length or effort, a non-contiguous array, rows that do not
-        fill whole blocks, NaN or infinity, and importance below zero.
+        fill whole blocks, NaN, infinity, and importance below zero.
         """
         n_bytes = self.row_bytes(checked(x, np.float32, "x").shape[-1])
         if (where := first_index(~np.isfinite(x))) is not None:
@@ -151,15 +152,15 @@ class Format:
         return raw
 
     def encode_rows(self, x, importance, effort, raw):
-        """Encode checked rows x, float32 [n, K], into raw, uint8 [n, bytes], with the encoder that applies."""
+        """Encode checked rows x, float32 [n, K], into raw, uint8 [n, bytes]."""
         module = self.module
-        if effort == "best" and hasattr(module, "encode_row_best"):
-            encode_row = module.encode_row_best
-            importance = np.ones(x.shape[-1], np.float32) if importance is None else importance
-        elif importance is not None and hasattr(module, "encode_row_weighted"):
-            encode_row = module.encode_row_weighted
+        if importance is not None and hasattr(module, "encode_row_weighted"):
+            encoder = compiled.pointer(module.encode_row_weighted, compiled.ENCODE_ROW_WEIGHTED)
+            compiled.encode_rows_weighted(encoder, x, read_only(importance), raw)
         else:
             compiled.encode_rows(compiled.pointer(module.encode_row, compiled.ENCODE_ROW), x, raw)
-            return
-        encoder = compiled.pointer(encode_row, compiled.ENCODE_ROW_WEIGHTED)
-        compiled.encode_rows_weighted(encoder, x, read_only(importance), raw)
+        if effort == "best" and hasattr(module, "improve_block"):
+            improver = compiled.pointer(module.improve_block, compiled.IMPROVE_BLOCK)
+            weights = np.ones(x.shape[-1], np.float32) if importance is None else importance
+            size = self.block_size, self.bytes_per_block
+            improve_rows(self.row_decoder, improver, x, read_only(weights), raw, *size)

@@ -4,12 +4,13 @@
     qs[16]   uint8      codes 0..15: low nibble of byte j is weight j, high nibble weight j + 16
     weight = d * VALUES[q]
 
-Source: ggml `block_iq4_nl`, `kvalues_iq4nl`.
+Source: ggml `block_iq4_nl`, `kvalues_iq4nl`, `quantize_row_iq4_nl_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import level_table, scale_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
 from blocks2tokens.formats.q4_0 import pack_halves
 from blocks2tokens.formats.search import TINY, importance_weights, mean_square, squares
@@ -18,6 +19,7 @@ GGML_TYPE = 20
 WEIGHTS = 32
 BLOCK = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+LEVELS = level_table(VALUES)
 BOUNDARIES = (VALUES[:-1].astype(np.float32) + VALUES[1:]) / np.float32(2)  # halfway between neighbours
 
 
@@ -57,10 +59,10 @@ def table_codes(x, inverse, codes):
 
 @as_in_c
 def table_search(x, weights):
-    """Return the scale with which scale * VALUES fits x best, the codes left to the caller.
+    """Return the scale with which scale * VALUES fits x best; its codes are left to the caller.
 
-    Sixteen scales are tried around the one that maps the largest weight to VALUES[0].
-    Source: `quantize_row_iq4_nl_impl`.
+    Trial t maps the largest weight to VALUES[0] + t; the first does so with the sign turned. Each gives
+    codes, and those win whose scale of least squares leaves the smallest error.
     """
     largest = signed_max(x, 0, x.size)
     if abs(largest) < TINY:
@@ -68,11 +70,9 @@ def table_search(x, weights):
     codes = np.empty(x.size, np.float32)
     scale, best = np.float32(0), np.float32(0)
     for t in range(-8, 8):
-        inverse = (
-            np.float32(VALUES[0] + t) / largest
-            if t > -8
-            else np.float32(1) / (-largest / np.float32(VALUES[0]))
-        )
+        inverse = np.float32(VALUES[0] + t) / largest
+        if t == -8:
+            inverse = np.float32(1) / (-largest / np.float32(VALUES[0]))
         table_codes(x, inverse, codes)
         sum_qx, sum_qq = np.float32(0), np.float32(0)
         for i in range(x.size):
@@ -86,8 +86,8 @@ def table_search(x, weights):
 
 
 @as_in_c
-def finish_block(x, scale, out):
-    """Write a block with the codes that fit the scale before it is rounded to float16, as ggml does."""
+def write_block(x, scale, out):
+    """Write a block with the codes that fit the scale as given: ggml does not fit them to the rounded one."""
     codes = np.empty(32, np.float32)
     table_codes(x, np.float32(1) / scale if scale != 0 else np.float32(0), codes)
     write_half(out, 0, scale)
@@ -96,17 +96,19 @@ def finish_block(x, scale, out):
 
 @as_in_c
 def encode_row(x, raw):
-    weights = np.empty(32, np.float32)
     for block in range(x.size // 32):
         y = x[32 * block : 32 * block + 32]
-        squares(y, weights)
-        finish_block(y, table_search(y, weights), raw[18 * block : 18 * block + 18])
+        write_block(y, table_search(y, squares(y)), raw[18 * block : 18 * block + 18])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    weights = np.empty(32, np.float32)
     for block in range(x.size // 32):
         y = x[32 * block : 32 * block + 32]
-        importance_weights(y, importance[32 * block :], np.float32(2) * mean_square(y), weights)
-        finish_block(y, table_search(y, weights), raw[18 * block : 18 * block + 18])
+        weights = importance_weights(y, importance[32 * block :], np.float32(2) * mean_square(y))
+        write_block(y, table_search(y, weights), raw[18 * block : 18 * block + 18])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    write_block(x, scale_improve(x, importance, LEVELS, 0.5, 1.25), trial)

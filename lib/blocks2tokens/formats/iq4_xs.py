@@ -6,20 +6,22 @@
     qs[128]      uint8      sub-block s in bytes 16s..16s + 15: low nibbles first, then high ones
     weight = (d * (scale - 32)) * VALUES[q]
 
-Source: ggml `block_iq4_xs`, `dequantize_row_iq4_xs`.
+Source: ggml `block_iq4_xs`, `dequantize_row_iq4_xs`, `quantize_row_iq4_nl_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import symmetric_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
-from blocks2tokens.formats.iq4_nl import VALUES, table_codes, table_search
+from blocks2tokens.formats.iq4_nl import LEVELS, VALUES, table_codes, table_search
 from blocks2tokens.formats.q4_0 import pack_halves
 from blocks2tokens.formats.search import code, importance_weights, mean_square, squares
 
 GGML_TYPE = 23
 WEIGHTS = 256
 BLOCK = np.dtype([("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", 4), ("qs", "u1", 128)])
+LOW, HIGH, REACH = np.int64(-32), np.int64(31), np.int64(8)  # range of scales; how far to look for better
 
 
 def unpack_scales(blocks):
@@ -67,43 +69,55 @@ def decode_element(raw, i):
 
 
 @as_in_c
-def finish_block(x, scales, out):
-    """Write a block whose largest scale becomes -32, with codes that fit d before its rounding to float16."""
+def write_block(x, d, sc, out):
+    """Write a block with scales sc, -32..31, and the codes that fit them under d as given."""
     codes = np.empty(32, np.float32)
-    d = -signed_max(scales, 0, 8) / np.float32(32)
-    inverse = np.float32(1) / d if d != 0 else np.float32(0)
-    for i in range(2, 8):
+    for i in range(8):
         out[i] = 0
     write_half(out, 0, d)
     for s in range(8):
-        sc = code(inverse * scales[s], -32, 31)
-        scale, stored = d * sc, int(sc) + 32
-        table_codes(x[32 * s : 32 * s + 32], np.float32(1) / scale if scale != 0 else np.float32(0), codes)
+        stored, scale = int(sc[s]) + 32, d * sc[s]
         out[2 + s // 4] |= (stored >> 4) << (2 * (s % 4))
         out[4 + s // 2] |= (stored & 15) << (4 * (s % 2))
+        table_codes(x[32 * s : 32 * s + 32], np.float32(1) / scale if scale != 0 else np.float32(0), codes)
         pack_halves(codes, out[8 + 16 * s :])
 
 
 @as_in_c
+def write_rounded(x, weights, out):
+    """Search the scale of each sub-block and write a block in which the largest becomes -32.
+
+    As in ggml, the codes fit d before it is rounded to float16.
+    """
+    scales = np.empty(8, np.float32)
+    for s in range(8):
+        scales[s] = table_search(x[32 * s : 32 * s + 32], weights[32 * s : 32 * s + 32])
+    d = -signed_max(scales, 0, 8) / np.float32(32)
+    inverse = np.float32(1) / d if d != 0 else np.float32(0)
+    for s in range(8):
+        scales[s] = code(inverse * scales[s], -32, 31)
+    write_block(x, d, scales, out)
+
+
+@as_in_c
 def encode_row(x, raw):
-    scales, weights = np.empty(8, np.float32), np.empty(32, np.float32)
     for block in range(x.size // 256):
         y = x[256 * block : 256 * block + 256]
-        for s in range(8):
-            z = y[32 * s : 32 * s + 32]
-            squares(z, weights)
-            scales[s] = table_search(z, weights)
-        finish_block(y, scales, raw[136 * block : 136 * block + 136])
+        write_rounded(y, squares(y), raw[136 * block : 136 * block + 136])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    scales, weights = np.empty(8, np.float32), np.empty(32, np.float32)
     for block in range(x.size // 256):
         y = x[256 * block : 256 * block + 256]
-        variance = np.float32(2) * mean_square(y)
-        for s in range(8):
-            z = y[32 * s : 32 * s + 32]
-            importance_weights(z, importance[256 * block + 32 * s :], variance, weights)
-            scales[s] = table_search(z, weights)
-        finish_block(y, scales, raw[136 * block : 136 * block + 136])
+        weights = importance_weights(y, importance[256 * block :], np.float32(2) * mean_square(y))
+        write_rounded(y, weights, raw[136 * block : 136 * block + 136])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    sc = np.empty(8, np.float32)
+    for s in range(8):
+        sc[s] = np.float32(scale_at(block, 0, s))
+    d = symmetric_improve(x, importance, LEVELS, LOW, HIGH, REACH, read_half(block, 0), sc)
+    write_block(x, d, sc, trial)

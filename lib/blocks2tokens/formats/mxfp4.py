@@ -5,12 +5,14 @@
     weight = 2 ** (e - 128) * VALUES[q]
 
 VALUES are twice the 4-bit floats, so that they are integers; hence 128 and not the 127 of E8M0.
-Source: OCP Microscaling Formats (MX) v1.0; ggml `block_mxfp4`, `ggml_e8m0_to_fp32_half`.
+Source: OCP Microscaling Formats (MX) v1.0; ggml `block_mxfp4`, `ggml_e8m0_to_fp32_half`,
+`quantize_row_mxfp4_ref`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import best_scale, level_table
 from blocks2tokens.formats.compiled import as_in_c, bits_to_float, signed_max
 from blocks2tokens.formats.q4_0 import pack_halves
 
@@ -18,6 +20,7 @@ GGML_TYPE = 39
 WEIGHTS = 32
 BLOCK = np.dtype([("e", "u1"), ("qs", "u1", 16)])
 VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+LEVELS = level_table(np.unique(VALUES))
 
 
 def dequantize(blocks):
@@ -53,9 +56,9 @@ def decode_element(raw, i):
 
 @as_in_c
 def exponent_for(largest):
-    """Return e such that the largest weight is near the top of the 4-bit floats, 4 to 6 times 2 ** (e - 127).
+    """Return the e with which a magnitude lies between 4 and 8 times 2 ** (e - 127), at least 0.
 
-    A magnitude so close below a power of two that its logarithm rounds up in float32 counts as that power.
+    The logarithm is rounded to float32: a number just below a power of two counts as that power.
     """
     if largest == 0:
         return 0
@@ -63,23 +66,31 @@ def exponent_for(largest):
 
 
 @as_in_c
-def value_codes(x, scale, codes):
-    """Set codes, float32 [32], to those of the values nearest to x / scale; of equals the first."""
-    for i in range(x.size):
+def write_block(x, e, out):
+    """Write a block with the codes of the values nearest to x / 2 ** (e - 128), of equals the first."""
+    codes, scale = np.empty(32, np.float32), power_of_two(e)
+    for i in range(32):
         best, least = 0, abs(x[i])
         for q in range(1, 16):
             error = abs(np.float32(VALUES[q]) * scale - x[i])
             if error < least:
                 best, least = q, error
         codes[i] = np.float32(best)
+    out[0] = e
+    pack_halves(codes, out[1:])
 
 
 @as_in_c
 def encode_row(x, raw):
-    codes = np.empty(32, np.float32)
     for block in range(x.size // 32):
-        y, out = x[32 * block : 32 * block + 32], raw[17 * block : 17 * block + 17]
-        e = exponent_for(abs(signed_max(y, 0, 32)))
-        out[0] = e
-        value_codes(y, power_of_two(e), codes)
-        pack_halves(codes, out[1:])
+        y = x[32 * block : 32 * block + 32]
+        write_block(y, exponent_for(abs(signed_max(y, 0, 32))), raw[17 * block : 17 * block + 17])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    scales = np.empty(4, np.float32)
+    first = min(max(int(block[0]) - 2, 0), 251)
+    for c in range(4):
+        scales[c] = power_of_two(first + c)
+    write_block(x, first + best_scale(x, importance, LEVELS, scales)[0], trial)

@@ -7,26 +7,32 @@
     weight = (d * scale) * q - (dmin * minimum)
 
 Weight 128h + 32t + l (half h, quarter t, l < 32) has its code in bits 2t, 2t + 1 of qs[32h + l].
-Source: ggml `block_q2_K`, `dequantize_row_q2_K`.
+Source: ggml `block_q2_K`, `dequantize_row_q2_K`, `quantize_row_q2_K_ref`, `quantize_row_q2_K_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import asymmetric_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, write_half
 from blocks2tokens.formats.search import (
+    WEIGHTED_GRID,
     asymmetric_recode,
-    asymmetric_search,
+    asymmetric_scales,
     importance_weights,
+    magnitudes,
     mean_square,
     positive_search,
     round_to_largest,
-    total,
+    totals,
 )
 
 GGML_TYPE = 10
 WEIGHTS = 256
 BLOCK = np.dtype([("scales", "u1", 16), ("qs", "u1", 64), ("d", "<f2"), ("dmin", "<f2")])
+
+SIZE, NMAX, TOP = np.int64(16), np.int64(3), np.int64(15)  # weights of a sub-block; largest code, scale
+GRID = (-0.5, 0.1, np.int64(15))  # ggml's search, see `asymmetric_search`
 
 
 def split_codes(qs):
@@ -80,7 +86,7 @@ def pack_codes(codes, out):
 
 
 @as_in_c
-def finish_block(x, d, dmin, sc, m, codes, out):
+def write_block(x, d, dmin, sc, m, codes, out):
     """Write a block with the codes that fit its scales and minimums now that they are rounded."""
     write_half(out, 80, d)
     write_half(out, 82, dmin)
@@ -88,37 +94,36 @@ def finish_block(x, d, dmin, sc, m, codes, out):
     for s in range(16):
         out[s] = sc[s] | m[s] << 4
         y, q = x[16 * s : 16 * s + 16], codes[16 * s : 16 * s + 16]
-        asymmetric_recode(y, d * np.float32(sc[s]), dmin * np.float32(m[s]), 3, q)
+        asymmetric_recode(y, d * np.float32(sc[s]), dmin * np.float32(m[s]), NMAX, q)
     pack_codes(codes, out[16:])
 
 
 @as_in_c
 def encode_row(x, raw):
-    scales, mins, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
-    sc, m, weights = np.empty(16, np.uint8), np.empty(16, np.uint8), np.empty(16, np.float32)
     for block in range(x.size // 256):
-        y = x[256 * block : 256 * block + 256]
-        for s in range(16):
-            z = y[16 * s : 16 * s + 16]
-            for l in range(16):
-                weights[l] = abs(z[l])
-            q = codes[16 * s : 16 * s + 16]
-            scales[s], mins[s] = asymmetric_search(z, weights, 3, (-0.5, 0.1, 15), True, q)
-        d, dmin = round_to_largest(scales, 15, sc), round_to_largest(mins, 15, m)
-        finish_block(y, d, dmin, sc, m, codes, raw[84 * block : 84 * block + 84])
+        y, out = x[256 * block : 256 * block + 256], raw[84 * block : 84 * block + 84]
+        scales, minimums, codes = asymmetric_scales(y, magnitudes(y), SIZE, NMAX, GRID, True)
+        d, sc = round_to_largest(scales, TOP)
+        dmin, m = round_to_largest(minimums, TOP)
+        write_block(y, d, dmin, sc, m, codes, out)
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    scales, mins, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
-    sc, m, weights = np.empty(16, np.uint8), np.empty(16, np.uint8), np.empty(16, np.float32)
-    sums = np.empty(16, np.float32)
     for block in range(x.size // 256):
-        y, variance = x[256 * block : 256 * block + 256], mean_square(x[256 * block : 256 * block + 256])
-        for s in range(16):
-            z, q = y[16 * s : 16 * s + 16], codes[16 * s : 16 * s + 16]
-            importance_weights(z, importance[256 * block + 16 * s :], variance, weights)
-            scales[s], mins[s] = asymmetric_search(z, weights, 3, (-0.9, 0.05, 36), False, q)
-            sums[s] = total(weights)
-        d, dmin = positive_search(scales, sums, 15, sc), positive_search(mins, sums, 15, m)
-        finish_block(y, d, dmin, sc, m, codes, raw[84 * block : 84 * block + 84])
+        y, out = x[256 * block : 256 * block + 256], raw[84 * block : 84 * block + 84]
+        weights = importance_weights(y, importance[256 * block :], mean_square(y))
+        scales, minimums, codes = asymmetric_scales(y, weights, SIZE, NMAX, WEIGHTED_GRID, False)
+        d, sc = positive_search(scales, totals(weights, SIZE), TOP)
+        dmin, m = positive_search(minimums, totals(weights, SIZE), TOP)
+        write_block(y, d, dmin, sc, m, codes, out)
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    sc, m = np.empty(16, np.uint8), np.empty(16, np.uint8)
+    for s in range(16):
+        sc[s], m[s] = block[s] & 15, block[s] >> 4
+    d, dmin = read_half(block, 80), read_half(block, 82)
+    d, dmin = asymmetric_improve(x, importance, NMAX, TOP, d, dmin, sc, m)
+    write_block(x, d, dmin, sc, m, np.zeros(256, np.float32), trial)

@@ -6,28 +6,35 @@
     d           float16    scale of the scales                     110 bytes, 3.4375 bits per weight
     weight = (d * (scale - 32)) * (q - 4)
 
-Source: ggml `block_q3_K`, `dequantize_row_q3_K`.
+Source: ggml `block_q3_K`, `dequantize_row_q3_K`, `quantize_row_q3_K_ref`, `quantize_row_q3_K_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import level_table, symmetric_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
 from blocks2tokens.formats.q2_k import pack_codes, split_codes
 from blocks2tokens.formats.search import (
+    TINY,
     code,
     importance_weights,
     mean_square,
+    refine_codes,
     squares,
+    symmetric_codes,
     symmetric_recode,
-    symmetric_refine,
+    symmetric_scales,
     symmetric_search,
-    total,
+    totals,
 )
 
 GGML_TYPE = 11
 WEIGHTS = 256
 BLOCK = np.dtype([("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")])
+SIZE, NMAX = np.int64(16), np.int64(4)  # weights in a sub-block; codes stand for -NMAX..NMAX - 1
+LOW, HIGH, REACH = np.int64(-32), np.int64(31), np.int64(8)  # range of scales; how far to look for better
+LEVELS = level_table(np.arange(-NMAX, NMAX))
 
 
 def unpack_scales(scales):
@@ -83,6 +90,17 @@ def decode_element(raw, i):
 
 
 @as_in_c
+def pack_scales(sc, out):
+    """Write 16 scales, float32 [16] from -32 to 31, into 12 bytes: the inverse of `unpack_scales`."""
+    for s in range(4):
+        out[s] = out[s + 4] = out[s + 8] = 0
+    for s in range(16):
+        stored = int(sc[s]) + 32
+        out[s % 8] |= (stored & 15) << (4 * (s // 8))
+        out[8 + s % 4] |= (stored >> 4) << (2 * (s // 4))
+
+
+@as_in_c
 def pack_high_bits(codes, out):
     """Write the third bits of codes, float32 [256], into 32 bytes; leave the low two in codes."""
     for l in range(32):
@@ -95,51 +113,66 @@ def pack_high_bits(codes, out):
 
 
 @as_in_c
-def finish_block(x, d, sc, codes, out):
-    """Write a block with scales sc, 0..63, and the codes that fit them now that they are rounded."""
+def write_block(x, d, sc, codes, out):
+    """Write a block with the codes that fit its scales, -32..31, now that they are rounded."""
     write_half(out, 108, d)
     d = read_half(out, 108)
-    for s in range(4):
-        a, b, c, e = int(sc[s]), int(sc[s + 4]), int(sc[s + 8]), int(sc[s + 12])
-        out[96 + s] = (a & 15) | (c & 15) << 4
-        out[100 + s] = (b & 15) | (e & 15) << 4
-        out[104 + s] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6
     for s in range(16):
-        scale = d * (sc[s] - np.float32(32))
-        symmetric_recode(x[16 * s : 16 * s + 16], scale, 4, codes[16 * s : 16 * s + 16])
+        symmetric_recode(x[16 * s : 16 * s + 16], d * sc[s], NMAX, codes[16 * s : 16 * s + 16])
+    pack_scales(sc, out[96:])
     pack_high_bits(codes, out)
     pack_codes(codes, out[32:])
 
 
 @as_in_c
+def refined_scale(x, codes):
+    """Fit x by scale * (codes - 4), refining the codes of scale = largest / -4; return the scale.
+
+    Source: ggml `make_q3_quants`.
+    """
+    largest = signed_max(x, 0, x.size)
+    if abs(largest) < TINY:
+        for i in range(x.size):
+            codes[i] = np.float32(0)
+        return np.float32(0)
+    symmetric_codes(x, np.float32(-4) / largest, NMAX, codes)
+    scale = refine_codes(x, squares(x), codes, -NMAX, NMAX - 1)
+    for i in range(x.size):
+        codes[i] += np.float32(4)
+    return scale
+
+
+@as_in_c
 def encode_row(x, raw):
     scales, sc, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
-    weights = np.empty(16, np.float32)
     for block in range(x.size // 256):
-        y = x[256 * block : 256 * block + 256]
+        y, out = x[256 * block : 256 * block + 256], raw[110 * block : 110 * block + 110]
         for s in range(16):
-            z = y[16 * s : 16 * s + 16]
-            squares(z, weights)
-            scales[s] = symmetric_refine(z, weights, 4, codes[16 * s : 16 * s + 16])
+            scales[s] = refined_scale(y[16 * s : 16 * s + 16], codes[16 * s : 16 * s + 16])
         largest = signed_max(scales, 0, 16)
-        inverse = np.float32(-32) / largest if largest != 0 else np.float32(0)
+        inverse = np.float32(-32) / largest if largest != 0 else np.float32(np.inf)
         for s in range(16):
-            sc[s] = code(inverse * scales[s], -32, 31) + np.float32(32) if largest != 0 else np.float32(0)
-        d = np.float32(1) / inverse if largest != 0 else np.float32(0)
-        finish_block(y, d, sc, codes, raw[110 * block : 110 * block + 110])
+            sc[s] = code(inverse * scales[s], -32, 31) if largest != 0 else np.float32(-32)
+        write_block(y, np.float32(1) / inverse, sc, codes, out)
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    scales, sc, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
-    weights, sums = np.empty(16, np.float32), np.empty(16, np.float32)
+    sc = np.empty(16, np.float32)
     for block in range(x.size // 256):
-        y = x[256 * block : 256 * block + 256]
-        variance = np.float32(2) * mean_square(y)
+        y, out = x[256 * block : 256 * block + 256], raw[110 * block : 110 * block + 110]
+        weights = importance_weights(y, importance[256 * block :], np.float32(2) * mean_square(y))
+        scales, codes = symmetric_scales(y, weights, SIZE, NMAX)
+        d = symmetric_search(scales, totals(weights, SIZE), np.int64(32), sc)
         for s in range(16):
-            z = y[16 * s : 16 * s + 16]
-            importance_weights(z, importance[256 * block + 16 * s :], variance, weights)
-            scales[s] = symmetric_search(z, weights, 4, codes[16 * s : 16 * s + 16])
-            sums[s] = total(weights)
-        d = symmetric_search(scales, sums, 32, sc)
-        finish_block(y, d, sc, codes, raw[110 * block : 110 * block + 110])
+            sc[s] -= np.float32(32)
+        write_block(y, d, sc, codes, out)
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    sc = np.empty(16, np.float32)
+    for s in range(16):
+        sc[s] = np.float32(scale_at(block, 96, s))
+    d = symmetric_improve(x, importance, LEVELS, LOW, HIGH, REACH, read_half(block, 108), sc)
+    write_block(x, d, sc, np.zeros(256, np.float32), trial)

@@ -4,18 +4,21 @@
     qs[16]   uint8      codes 0..15: low nibble of byte j is weight j, high nibble weight j + 16
     weight = d * (q - 8)
 
-Source: ggml `block_q4_0`, `quantize_row_q4_0_ref`.
+Source: ggml `block_q4_0`, `quantize_row_q4_0_ref`, `quantize_row_q4_0_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import level_table, scale_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
-from blocks2tokens.formats.search import importance_weights, mean_square, symmetric_search
+from blocks2tokens.formats.search import importance_weights, mean_square, symmetric_recode, symmetric_search
 
 GGML_TYPE = 2
 WEIGHTS = 32
 BLOCK = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
+NMAX = np.int64(8)  # codes stand for -NMAX..NMAX - 1
+LEVELS = level_table(np.arange(-NMAX, NMAX))
 
 
 def dequantize(blocks):
@@ -65,9 +68,17 @@ def pack_halves(codes, out):
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    weights, codes, variance = np.empty(32, np.float32), np.empty(32, np.float32), mean_square(x)
+    codes, variance = np.empty(32, np.float32), mean_square(x)
     for block in range(x.size // 32):
         y, out = x[32 * block : 32 * block + 32], raw[18 * block : 18 * block + 18]
-        importance_weights(y, importance[32 * block :], variance, weights)
-        write_half(out, 0, symmetric_search(y, weights, 8, codes))
+        weights = importance_weights(y, importance[32 * block :], variance)
+        write_half(out, 0, symmetric_search(y, weights, NMAX, codes))
         pack_halves(codes, out[2:])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    codes, d = np.zeros(32, np.float32), scale_improve(x, importance, LEVELS, 0.4, 1.25)
+    symmetric_recode(x, d, NMAX, codes)
+    write_half(trial, 0, d)
+    pack_halves(codes, trial[2:])

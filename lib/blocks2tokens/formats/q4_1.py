@@ -5,19 +5,27 @@
     qs[16]   uint8      codes 0..15: low nibble of byte j is weight j, high nibble weight j + 16
     weight = d * q + m
 
-Source: ggml `block_q4_1`, `quantize_row_q4_1_ref`.
+Source: ggml `block_q4_1`, `quantize_row_q4_1_ref`, `quantize_row_q4_1_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import range_improve
 from blocks2tokens.formats.compiled import as_in_c, min_max, read_half, write_half
 from blocks2tokens.formats.q4_0 import pack_halves
-from blocks2tokens.formats.search import asymmetric_search, importance_weights, mean_square
+from blocks2tokens.formats.search import (
+    WEIGHTED_GRID,
+    asymmetric_recode,
+    asymmetric_search,
+    importance_weights,
+    mean_square,
+)
 
 GGML_TYPE = 3
 WEIGHTS = 32
 BLOCK = np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)])
+NMAX = np.int64(15)  # largest code
 
 
 def dequantize(blocks):
@@ -63,11 +71,21 @@ def encode_row(x, raw):
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    weights, codes, variance = np.empty(32, np.float32), np.empty(32, np.float32), mean_square(x)
+    codes, variance = np.empty(32, np.float32), mean_square(x)
     for block in range(x.size // 32):
         y, out = x[32 * block : 32 * block + 32], raw[20 * block : 20 * block + 20]
-        importance_weights(y, importance[32 * block :], variance, weights)
-        d, minimum = asymmetric_search(y, weights, 15, (-0.9, 0.05, 36), False, codes)
+        weights = importance_weights(y, importance[32 * block :], variance)
+        d, minimum = asymmetric_search(y, weights, NMAX, WEIGHTED_GRID, False, codes)
         write_half(out, 0, d)
         write_half(out, 2, -minimum)
         pack_halves(codes, out[4:])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    codes = np.zeros(32, np.float32)
+    d, minimum = range_improve(x, importance, NMAX)
+    asymmetric_recode(x, d, minimum, NMAX, codes)
+    write_half(trial, 0, d)
+    write_half(trial, 2, -minimum)
+    pack_halves(codes, trial[4:])

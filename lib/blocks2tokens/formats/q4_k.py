@@ -6,26 +6,32 @@
     qs[128]     uint8      chunk c of 32 bytes: low nibbles sub-block 2c, high nibbles sub-block 2c + 1
     weight = (d * scale) * q - (dmin * minimum)
 
-Source: ggml `block_q4_K`, `dequantize_row_q4_K`, `get_scale_min_k4`.
+Source: ggml `block_q4_K`, `dequantize_row_q4_K`, `get_scale_min_k4`, `quantize_row_q4_K_ref`,
+`quantize_row_q4_K_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import asymmetric_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, write_half
 from blocks2tokens.formats.search import (
+    WEIGHTED_GRID,
     asymmetric_recode,
-    asymmetric_search,
+    asymmetric_scales,
     importance_weights,
     mean_square,
     positive_search,
     round_to_largest,
-    total,
+    totals,
 )
 
 GGML_TYPE = 12
 WEIGHTS = 256
 BLOCK = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", 128)])
+
+SIZE, NMAX, TOP = np.int64(32), np.int64(15), np.int64(63)  # weights of a sub-block; largest code, scale
+GRID = (-1.0, 0.1, np.int64(20))  # ggml's search, see `asymmetric_search`
 
 
 def unpack_scales(scales):
@@ -111,34 +117,8 @@ def pack_nibbles(codes, out):
 
 
 @as_in_c
-def plain_scales(x, nmax, grid, scales, mins, codes):
-    """Search the scale and minimum of each sub-block of x, float32 [256], a large weight counting more."""
-    weights = np.empty(32, np.float32)
-    for s in range(8):
-        y = x[32 * s : 32 * s + 32]
-        rms = np.sqrt(mean_square(y))
-        for l in range(32):
-            weights[l] = rms + abs(y[l])
-        scales[s], mins[s] = asymmetric_search(y, weights, nmax, grid, False, codes[32 * s : 32 * s + 32])
-
-
-@as_in_c
-def weighted_scales(x, importance, nmax, scales, mins, codes, sums):
-    """Search the scale and minimum of each sub-block of x, float32 [256]; set sums to its total weight."""
-    weights = np.empty(32, np.float32)
-    variance = np.float32(2) * mean_square(x)
-    for s in range(8):
-        y = x[32 * s : 32 * s + 32]
-        importance_weights(y, importance[32 * s :], variance, weights)
-        scales[s], mins[s] = asymmetric_search(
-            y, weights, nmax, (-0.9, 0.05, 36), False, codes[32 * s : 32 * s + 32]
-        )
-        sums[s] = total(weights)
-
-
-@as_in_c
-def finish_block(x, d, dmin, sc, m, nmax, codes, out):
-    """Write d, dmin, scales and minimums and set the codes to those that fit them now that they are rounded."""
+def write_scales(x, d, dmin, sc, m, nmax, codes, out):
+    """Write d, dmin, scales and minimums, and set codes to those that fit them now that they are rounded."""
     write_half(out, 0, d)
     write_half(out, 2, dmin)
     pack_scales(sc, m, out[4:16])
@@ -149,24 +129,52 @@ def finish_block(x, d, dmin, sc, m, nmax, codes, out):
 
 
 @as_in_c
+def magnitude_weights(x):
+    """Return, for each weight, the root mean square of its sub-block plus its own magnitude."""
+    weights = np.empty(256, np.float32)
+    for s in range(8):
+        rms = np.sqrt(mean_square(x[32 * s : 32 * s + 32]))
+        for i in range(32 * s, 32 * s + 32):
+            weights[i] = rms + abs(x[i])
+    return weights
+
+
+@as_in_c
 def encode_row(x, raw):
-    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
-    sc, m = np.empty(8, np.uint8), np.empty(8, np.uint8)
     for block in range(x.size // 256):
         y, out = x[256 * block : 256 * block + 256], raw[144 * block : 144 * block + 144]
-        plain_scales(y, 15, (-1.0, 0.1, 20), scales, mins, codes)
-        d, dmin = round_to_largest(scales, 63, sc), round_to_largest(mins, 63, m)
-        finish_block(y, d, dmin, sc, m, 15, codes, out)
+        scales, minimums, codes = asymmetric_scales(y, magnitude_weights(y), SIZE, NMAX, GRID, False)
+        d, sc = round_to_largest(scales, TOP)
+        dmin, m = round_to_largest(minimums, TOP)
+        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
         pack_nibbles(codes, out[16:])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
-    sc, m, sums = np.empty(8, np.uint8), np.empty(8, np.uint8), np.empty(8, np.float32)
     for block in range(x.size // 256):
         y, out = x[256 * block : 256 * block + 256], raw[144 * block : 144 * block + 144]
-        weighted_scales(y, importance[256 * block :], 15, scales, mins, codes, sums)
-        d, dmin = positive_search(scales, sums, 63, sc), positive_search(mins, sums, 63, m)
-        finish_block(y, d, dmin, sc, m, 15, codes, out)
+        weights = importance_weights(y, importance[256 * block :], np.float32(2) * mean_square(y))
+        scales, minimums, codes = asymmetric_scales(y, weights, SIZE, NMAX, WEIGHTED_GRID, False)
+        d, sc = positive_search(scales, totals(weights, SIZE), TOP)
+        dmin, m = positive_search(minimums, totals(weights, SIZE), TOP)
+        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
         pack_nibbles(codes, out[16:])
+
+
+@as_in_c
+def improve_scales(x, importance, nmax, block, codes, trial):
+    """Start a better block than `block`: write its scales to `trial` and set codes to match."""
+    sc, m = np.empty(8, np.uint8), np.empty(8, np.uint8)
+    for s in range(8):
+        sc[s], m[s] = scale_min(block, 4, s)
+    d, dmin = read_half(block, 0), read_half(block, 2)
+    d, dmin = asymmetric_improve(x, importance, nmax, TOP, d, dmin, sc, m)
+    write_scales(x, d, dmin, sc, m, nmax, codes, trial)
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    codes = np.zeros(256, np.float32)
+    improve_scales(x, importance, NMAX, block, codes, trial)
+    pack_nibbles(codes, trial[16:])

@@ -7,7 +7,7 @@
     qs[128]     uint8      low four bits, laid out as in Q4_K
     weight = (d * scale) * q - (dmin * minimum)
 
-Source: ggml `block_q5_K`, `dequantize_row_q5_K`.
+Source: ggml `block_q5_K`, `dequantize_row_q5_K`, `quantize_row_q5_K_ref`, `quantize_row_q5_K_impl`.
 """
 
 import numpy as np
@@ -15,19 +15,30 @@ from numba import njit
 
 from blocks2tokens.formats.compiled import as_in_c, read_half
 from blocks2tokens.formats.q4_k import (
-    finish_block,
+    improve_scales,
+    magnitude_weights,
     pack_nibbles,
-    plain_scales,
     scale_min,
     split_nibbles,
     sub_block_scales,
-    weighted_scales,
+    write_scales,
 )
-from blocks2tokens.formats.search import positive_search, round_to_largest
+from blocks2tokens.formats.search import (
+    WEIGHTED_GRID,
+    asymmetric_scales,
+    importance_weights,
+    mean_square,
+    positive_search,
+    round_to_largest,
+    totals,
+)
 
 GGML_TYPE = 13
 WEIGHTS = 256
 BLOCK = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)])
+
+SIZE, NMAX, TOP = np.int64(32), np.int64(31), np.int64(63)  # weights of a sub-block; largest code, scale
+GRID = (-0.5, 0.1, np.int64(15))  # ggml's search, see `asymmetric_search`
 
 
 def dequantize(blocks):
@@ -78,23 +89,29 @@ def pack_codes(codes, out):
 
 @as_in_c
 def encode_row(x, raw):
-    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
-    sc, m = np.empty(8, np.uint8), np.empty(8, np.uint8)
     for block in range(x.size // 256):
         y, out = x[256 * block : 256 * block + 256], raw[176 * block : 176 * block + 176]
-        plain_scales(y, 31, (-0.5, 0.1, 15), scales, mins, codes)
-        d, dmin = round_to_largest(scales, 63, sc), round_to_largest(mins, 63, m)
-        finish_block(y, d, dmin, sc, m, 31, codes, out)
+        scales, minimums, codes = asymmetric_scales(y, magnitude_weights(y), SIZE, NMAX, GRID, False)
+        d, sc = round_to_largest(scales, TOP)
+        dmin, m = round_to_largest(minimums, TOP)
+        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
         pack_codes(codes, out[16:])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    scales, mins, codes = np.empty(8, np.float32), np.empty(8, np.float32), np.empty(256, np.float32)
-    sc, m, sums = np.empty(8, np.uint8), np.empty(8, np.uint8), np.empty(8, np.float32)
     for block in range(x.size // 256):
         y, out = x[256 * block : 256 * block + 256], raw[176 * block : 176 * block + 176]
-        weighted_scales(y, importance[256 * block :], 31, scales, mins, codes, sums)
-        d, dmin = positive_search(scales, sums, 63, sc), positive_search(mins, sums, 63, m)
-        finish_block(y, d, dmin, sc, m, 31, codes, out)
+        weights = importance_weights(y, importance[256 * block :], np.float32(2) * mean_square(y))
+        scales, minimums, codes = asymmetric_scales(y, weights, SIZE, NMAX, WEIGHTED_GRID, False)
+        d, sc = positive_search(scales, totals(weights, SIZE), TOP)
+        dmin, m = positive_search(minimums, totals(weights, SIZE), TOP)
+        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
         pack_codes(codes, out[16:])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    codes = np.zeros(256, np.float32)
+    improve_scales(x, importance, NMAX, block, codes, trial)
+    pack_codes(codes, trial[16:])

@@ -8,18 +8,22 @@
 
 Half h, quarter t, l < 32: weight 128h + 32t + l has its low bits in ql[64h + 32(t % 2) + l], low
 nibble for t < 2 and high nibble for t >= 2; its high bits are bits 2t, 2t + 1 of qh[32h + l].
-Source: ggml `block_q6_K`, `dequantize_row_q6_K`.
+Source: ggml `block_q6_K`, `dequantize_row_q6_K`, `quantize_row_q6_K_ref`, `quantize_row_q6_K_impl`.
 """
 
 import numpy as np
 from numba import njit
 
+from blocks2tokens.formats.best import level_table, symmetric_improve
 from blocks2tokens.formats.compiled import as_in_c, read_half, signed_max, write_half
-from blocks2tokens.formats.search import TINY, code, copy, squares, symmetric_recode, symmetric_search
+from blocks2tokens.formats.search import TINY, code, squares, symmetric_recode, symmetric_scales
 
 GGML_TYPE = 14
 WEIGHTS = 256
 BLOCK = np.dtype([("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")])
+SIZE, NMAX = np.int64(16), np.int64(32)  # weights in a sub-block; codes stand for -NMAX..NMAX - 1
+LOW, HIGH, REACH = np.int64(-128), np.int64(127), np.int64(16)  # range of scales; how far to look for better
+LEVELS = level_table(np.arange(-NMAX, NMAX))
 
 
 def dequantize(blocks):
@@ -65,49 +69,57 @@ def pack_codes(codes, out):
     for half in range(2):
         for l in range(32):
             at = 128 * half + l
-            a, b, c, e = int(codes[at]), int(codes[at + 32]), int(codes[at + 64]), int(codes[at + 96])
+            a, b, c, d = int(codes[at]), int(codes[at + 32]), int(codes[at + 64]), int(codes[at + 96])
             out[64 * half + l] = (a & 15) | (c & 15) << 4
-            out[64 * half + 32 + l] = (b & 15) | (e & 15) << 4
-            out[128 + 32 * half + l] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6
+            out[64 * half + 32 + l] = (b & 15) | (d & 15) << 4
+            out[128 + 32 * half + l] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (d >> 4) << 6
 
 
 @as_in_c
-def finish_block(x, scales, codes, out):
-    """Write a block whose largest scale becomes -128, and the codes that fit the scales so rounded."""
+def write_block(x, d, sc, codes, out):
+    """Write a block with the codes that fit its scales, -128..127, now that they are rounded."""
+    write_half(out, 208, d)
+    d = read_half(out, 208)
+    for s in range(16):
+        out[192 + s] = int(sc[s]) & 255
+        symmetric_recode(x[16 * s : 16 * s + 16], d * sc[s], NMAX, codes[16 * s : 16 * s + 16])
+    pack_codes(codes, out)
+
+
+@as_in_c
+def write_rounded(x, scales, codes, out):
+    """Write a block with its scales rounded such that the largest becomes -128; or zeros, if all are tiny."""
     largest = signed_max(scales, 0, 16)
     if abs(largest) < TINY:
         for i in range(210):
             out[i] = 0
         return
     inverse = np.float32(-128) / largest
-    write_half(out, 208, np.float32(1) / inverse)
-    d = read_half(out, 208)
     for s in range(16):
-        sc = code(inverse * scales[s], -128, 127)
-        out[192 + s] = int(sc) & 255
-        symmetric_recode(x[16 * s : 16 * s + 16], d * sc, 32, codes[16 * s : 16 * s + 16])
-    pack_codes(codes, out)
+        scales[s] = code(inverse * scales[s], -128, 127)
+    write_block(x, np.float32(1) / inverse, scales, codes, out)
 
 
 @as_in_c
 def encode_row(x, raw):
-    scales, weights, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
     for block in range(x.size // 256):
         y = x[256 * block : 256 * block + 256]
-        for s in range(16):
-            z = y[16 * s : 16 * s + 16]
-            squares(z, weights)
-            scales[s] = symmetric_search(z, weights, 32, codes[16 * s : 16 * s + 16])
-        finish_block(y, scales, codes, raw[210 * block : 210 * block + 210])
+        scales, codes = symmetric_scales(y, squares(y), SIZE, NMAX)
+        write_rounded(y, scales, codes, raw[210 * block : 210 * block + 210])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
-    scales, weights, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.float32)
     for block in range(x.size // 256):
-        y = x[256 * block : 256 * block + 256]
-        for s in range(16):
-            z = y[16 * s : 16 * s + 16]
-            copy(importance[256 * block + 16 * s : 256 * block + 16 * s + 16], weights)
-            scales[s] = symmetric_search(z, weights, 32, codes[16 * s : 16 * s + 16])
-        finish_block(y, scales, codes, raw[210 * block : 210 * block + 210])
+        y, weights = x[256 * block : 256 * block + 256], importance[256 * block : 256 * block + 256].copy()
+        scales, codes = symmetric_scales(y, weights, SIZE, NMAX)
+        write_rounded(y, scales, codes, raw[210 * block : 210 * block + 210])
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    sc = np.empty(16, np.float32)
+    for s in range(16):
+        sc[s] = np.float32(np.int8(block[192 + s]))
+    d = symmetric_improve(x, importance, LEVELS, LOW, HIGH, REACH, read_half(block, 208), sc)
+    write_block(x, d, sc, np.zeros(256, np.float32), trial)

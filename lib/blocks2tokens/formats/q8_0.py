@@ -10,11 +10,14 @@ Source: ggml `block_q8_0`, `quantize_row_q8_0_ref`.
 import numpy as np
 from numba import njit
 
-from blocks2tokens.formats.compiled import read_half, round_half_away, signed_max, write_half
+from blocks2tokens.formats.best import level_table, scale_improve
+from blocks2tokens.formats.compiled import as_in_c, read_half, round_half_away, signed_max, write_half
+from blocks2tokens.formats.search import code
 
 GGML_TYPE = 8
 WEIGHTS = 32
 BLOCK = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
+LEVELS = level_table(np.arange(-127, 128))
 
 
 def dequantize(blocks):
@@ -46,3 +49,11 @@ def encode_row(x, raw):
         write_half(raw, at, d)
         for j in range(32):
             raw[at + 2 + j] = np.uint8(np.int8(round_half_away(x[k + j] * inverse)))
+
+
+@as_in_c
+def improve_block(x, importance, block, trial):
+    d = scale_improve(x, importance, LEVELS, 0.99, 1.06)
+    write_half(trial, 0, d)
+    for j in range(32):
+        trial[2 + j] = int(code(x[j] / d, -127, 127)) & 255

@@ -7,6 +7,9 @@
 All sums are float32 and run in order, as in C compiled without -ffast-math: which codes win hangs on
 the last bit of an error. Codes are computed in loops without sums, which LLVM vectorizes.
 
+Numba compiles a function anew for every literal integer that it is called with, but only once for all
+NumPy integers: that is why formats name theirs, as in NMAX = np.int64(15).
+
 Source: ggml-quants.c (MIT), the functions named below. Its algorithms, our code.
 """
 
@@ -15,6 +18,7 @@ import numpy as np
 from blocks2tokens.formats.compiled import as_in_c, float_to_bits, min_max, signed_max
 
 TINY = np.float32(1e-15)  # weights all smaller than this count as zeros: `GROUP_MAX_EPS`
+WEIGHTED_GRID = (-0.9, 0.05, np.int64(36))  # of `asymmetric_search`, with importance
 NINE_TRIALS = (0, -4, -3, -2, -1, 1, 2, 3, 4)  # the plain scale first, so that it wins ties
 NINETEEN_TRIALS = (0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9)
 
@@ -46,6 +50,15 @@ def total(x):
 
 
 @as_in_c
+def totals(x, n):
+    """Return the sum of each sub-block of n numbers."""
+    sums = np.empty(x.size // n, np.float32)
+    for s in range(x.size // n):
+        sums[s] = total(x[n * s : n * s + n])
+    return sums
+
+
+@as_in_c
 def mean_square(x):
     """Return the mean of x * x, added in order."""
     result = np.float32(0)
@@ -55,24 +68,37 @@ def mean_square(x):
 
 
 @as_in_c
+def magnitudes(x):
+    """Return |x|."""
+    weights = np.empty(x.size, np.float32)
+    for i in range(x.size):
+        weights[i] = abs(x[i])
+    return weights
+
+
+@as_in_c
+def squares(x):
+    """Return x * x."""
+    weights = np.empty(x.size, np.float32)
+    for i in range(x.size):
+        weights[i] = x[i] * x[i]
+    return weights
+
+
+@as_in_c
+def importance_weights(x, importance, variance):
+    """Return importance * sqrt(variance + x * x): errors of larger weights count more."""
+    weights = np.empty(x.size, np.float32)
+    for i in range(x.size):
+        weights[i] = importance[i] * np.sqrt(variance + x[i] * x[i])
+    return weights
+
+
+@as_in_c
 def copy(source, target):
     """Set target to source."""
     for i in range(source.size):
         target[i] = source[i]
-
-
-@as_in_c
-def squares(x, weights):
-    """Set weights to x * x."""
-    for i in range(x.size):
-        weights[i] = x[i] * x[i]
-
-
-@as_in_c
-def importance_weights(x, importance, variance, weights):
-    """Set weights to importance * sqrt(variance + x * x): the error of a larger weight counts more."""
-    for i in range(x.size):
-        weights[i] = importance[i] * np.sqrt(variance + x[i] * x[i])
 
 
 @as_in_c
@@ -149,6 +175,17 @@ def asymmetric_search(x, weights, nmax, grid, absolute, codes):
 
 
 @as_in_c
+def asymmetric_scales(x, weights, n, nmax, grid, absolute):
+    """Search each sub-block of n weights; return scales and minimums, [x.size / n], and codes, [x.size]."""
+    scales, minimums = np.empty(x.size // n, np.float32), np.empty(x.size // n, np.float32)
+    codes = np.empty(x.size, np.float32)
+    for s in range(x.size // n):
+        y, w, q = x[n * s : n * s + n], weights[n * s : n * s + n], codes[n * s : n * s + n]
+        scales[s], minimums[s] = asymmetric_search(y, w, nmax, grid, absolute, q)
+    return scales, minimums, codes
+
+
+@as_in_c
 def asymmetric_recode(x, scale, minimum, nmax, codes):
     """Set codes to the best for scale * codes - minimum once these are rounded, unless scale is zero."""
     if scale != 0:
@@ -157,15 +194,16 @@ def asymmetric_recode(x, scale, minimum, nmax, codes):
 
 
 @as_in_c
-def round_to_largest(values, top, rounded):
-    """Round values >= 0 to multiples of largest / top: set `rounded`, uint8 [n], and return that unit."""
+def round_to_largest(values, top):
+    """Round values >= 0 to multiples of largest / top; return this unit and the multiples, uint8 [n]."""
     largest = np.float32(0)
     for i in range(values.size):
         largest = max(largest, values[i])
     inverse = np.float32(top) / largest if largest > 0 else np.float32(0)
+    rounded = np.empty(values.size, np.uint8)
     for i in range(values.size):
         rounded[i] = min(top, nearest(inverse * values[i]))
-    return largest / np.float32(top)
+    return largest / np.float32(top), rounded
 
 
 @as_in_c
@@ -197,34 +235,34 @@ def refine_codes(x, weights, codes, low, high):
 
 
 @as_in_c
-def positive_search(x, weights, nmax, rounded):
-    """Fit x >= 0 by scale * integers: set `rounded`, uint8 [n], to 0..nmax and return scale.
+def positive_search(x, weights, nmax):
+    """Fit x by scale * codes with codes 0..nmax; return scale and codes, uint8 [n].
 
-    Nine scales near largest / nmax are tried, and the codes of the best are refined.
+    Nine scales near largest / nmax are tried, and the codes of the best are refined. Numbers below zero
+    get code 0, where ggml's wraps around to a large one; only degenerate importance leads to them.
     Source: `make_qp_quants`.
     """
+    codes, rounded = np.empty(x.size, np.float32), np.zeros(x.size, np.uint8)
     largest = np.float32(0)
     for i in range(x.size):
         largest = max(largest, x[i])
-        rounded[i] = 0
     if largest < TINY:
-        return np.float32(0)
+        return np.float32(0), rounded
     inverse, least = np.float32(0), np.float32(0)
     for t in NINE_TRIALS:
-        spread = (np.float32(0.1) * np.float32(t) + np.float32(nmax)) / largest
-        scale, error = np.float32(1) / spread, np.float32(0)
+        trial = (np.float32(0.1) * np.float32(t) + np.float32(nmax)) / largest
+        scale, error = np.float32(1) / trial, np.float32(0)
         for i in range(x.size):
-            difference = x[i] - scale * code(spread * x[i], 0, nmax)
+            difference = x[i] - scale * code(trial * x[i], 0, nmax)
             error += weights[i] * difference * difference
         if t == 0 or error < least:
-            inverse, least = spread, error
-    codes = np.empty(x.size, np.float32)
+            inverse, least = trial, error
     for i in range(x.size):
         codes[i] = code(inverse * x[i], 0, nmax)
     scale = refine_codes(x, weights, codes, 0, nmax)
     for i in range(x.size):
         rounded[i] = int(codes[i])
-    return scale
+    return scale, rounded
 
 
 @as_in_c
@@ -265,21 +303,13 @@ def symmetric_search(x, weights, nmax, codes):
 
 
 @as_in_c
-def symmetric_refine(x, weights, nmax, codes):
-    """Fit x by scale * (codes - nmax), refining the codes of scale = largest / -nmax; return the scale.
-
-    Source: `make_q3_quants`.
-    """
-    largest = signed_max(x, 0, x.size)
-    if abs(largest) < TINY:
-        for i in range(x.size):
-            codes[i] = np.float32(0)
-        return np.float32(0)
-    symmetric_codes(x, np.float32(-nmax) / largest, nmax, codes)
-    scale = refine_codes(x, weights, codes, -nmax, nmax - 1)
-    for i in range(x.size):
-        codes[i] += np.float32(nmax)
-    return scale
+def symmetric_scales(x, weights, n, nmax):
+    """Search each sub-block of n weights; return scales, [x.size / n], and codes, [x.size]."""
+    scales, codes = np.empty(x.size // n, np.float32), np.empty(x.size, np.float32)
+    for s in range(x.size // n):
+        y, w, q = x[n * s : n * s + n], weights[n * s : n * s + n], codes[n * s : n * s + n]
+        scales[s] = symmetric_search(y, w, nmax, q)
+    return scales, codes
 
 
 @as_in_c
