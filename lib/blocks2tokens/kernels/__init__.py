@@ -17,7 +17,7 @@ KERNELS = MappingProxyType(
 )
 
 # From this many rows of x on, the decoding is shared widely enough for BLAS to win.
-BLAS_FROM_ROWS = 16
+BLAS_FROM_ROWS = 24
 
 
 def matmul(x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
