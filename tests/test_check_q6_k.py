@@ -169,7 +169,6 @@ Q6_K_JOIN = {
 WRONG_CODES = {phrase: codes(low=low) for phrase, low in Q6_K_LOW.items()}
 WRONG_CODES |= {phrase: codes(high=high) for phrase, high in Q6_K_HIGH.items()}
 WRONG_CODES |= {phrase: codes(join=join) for phrase, join in Q6_K_JOIN.items()}
-WRONG_CODES["both planes are in order"] = codes(lambda ql: in_order(ql, 2), lambda qh: in_order(qh, 4))
 
 LOW_IN_ORDER = three_bit_scales(low=lambda s: [v for b in s[:8] for v in (b & 15, b >> 4)])
 HIGH_IN_ORDER = three_bit_scales(high=lambda s: [b >> k & 3 for b in s[8:] for k in (0, 2, 4, 6)])
@@ -189,7 +188,6 @@ MUTANTS = {
             high=lambda qh, i: qh[i // 128 * 32 + i % 32] >> 6 - i % 128 // 32 * 2 & 3
         ),
         "qh is not cut": element(high=lambda qh, i: qh[i % 64] >> 2 * (i // 64) & 3),
-        "both planes are in order": element(low=low_order, high=high_order),
         "wrong way round": element(
             value=lambda raw, i, a, b: read_block(raw)[3] * read_block(raw)[2][i // 16] * (4 * a + b - 32)
         ),
@@ -292,6 +290,34 @@ def test_an_untouched_stub_is_not_judged(exercise):
 def test_a_mistake_is_named(name, phrase, wrong):
     verdict = EXERCISES[name].judge(wrong)
     assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict
+
+
+def not_cut(ql, qh):
+    """Three mistakes: both planes in one piece, and a code that stays uint8."""
+    low = np.concatenate([ql & 15, ql >> 4], axis=1)
+    return (low | np.concatenate([qh >> s & 3 for s in (0, 2, 4, 6)], axis=1) << 4) - 32
+
+
+def plain_order(raw, i):
+    """Three mistakes: both planes in order, and unsigned scales."""
+    low, high = int(raw[i // 2]) >> 4 * (i % 2) & 15, int(raw[128 + i // 4]) >> 2 * (i % 4) & 3
+    return float(float16(*raw[208:])) * int(raw[192 + i // 16]) * ((low | high << 4) - 32)
+
+
+TOGETHER = {
+    "not_cut": ("q6_k_codes", not_cut, ["ql is not cut", "qh is not cut", "wraps around"]),
+    "plain_order": (
+        "q6_k_element",
+        plain_order,
+        ["two weights to a byte", "four weights to a byte", "read as unsigned"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "wrong", "phrases"), TOGETHER.values(), ids=TOGETHER)
+def test_mistakes_made_together_are_all_named(name, wrong, phrases):
+    message = EXERCISES[name].judge(wrong).message.split("\n")[0]
+    assert all(phrase in message for phrase in phrases), message
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)

@@ -68,7 +68,7 @@ def symmetric(
     return search
 
 
-def fit(weigh=True, clip=True, again=True, result=lambda scale, minimum: (scale, minimum)):
+def fit_to(weigh=True, clip=True, again=True, result=lambda scale, minimum: (scale, minimum)):
     """Return a scale_and_minimum by NumPy's own least squares."""
 
     def scale_and_minimum(x, weights, codes):
@@ -81,6 +81,15 @@ def fit(weigh=True, clip=True, again=True, result=lambda scale, minimum: (scale,
         return result(scale, minimum)
 
     return scale_and_minimum
+
+
+def plain_fit(x, weights, codes):
+    """The formulas, with NumPy's sums in float32."""
+    w, q = weights, codes
+    W, X, Q, QQ, QX = w.sum(), (w * x).sum(), (w * q).sum(), (w * q * q).sum(), (w * q * x).sum()
+    D = W * QQ - Q * Q
+    scale, minimum = (W * QX - X * Q) / D, (QQ * X - Q * QX) / D
+    return (scale, minimum) if minimum <= 0 else (QX / QQ, 0.0)
 
 
 def low_and_scale(x, weights, codes):
@@ -102,6 +111,7 @@ def asymmetric(
     last=False,
     refit=True,
     guard=True,
+    fit=None,
 ):
     def search(x, weights):
         x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
@@ -115,7 +125,7 @@ def asymmetric(
             start = minimum if running else low
             inverse = dtype(14 + 0.1 * t) / (high - start)
             new = np.clip(np.rint(inverse * (x - start)), 0, 15)
-            s, m = (fit(clip=floor == 0)(x, w, new)) if refit else (1 / inverse, start)
+            s, m = (fit or fit_to(clip=floor == 0))(x, w, new) if refit else (1 / inverse, start)
             error = (w * (s * new + m - x) ** 2).sum()
             if error < least or last:
                 least, scale, minimum, q = error, s, m, new
@@ -148,8 +158,8 @@ RIGHT = {
     "nearest_codes": [nearest(), lambda x, scale, nmax: np.clip(np.round(x / scale), -nmax, nmax - 1)],
     "best_scale": [best_scale, scale_by(lambda w, x, q: w * x * q, lambda w, x, q: w * q * q)],
     "symmetric_search": [symmetric(), symmetric(np.float32)],
-    "scale_and_minimum": [fit()],
-    "asymmetric_search": [asymmetric(), asymmetric(np.float32)],
+    "scale_and_minimum": [fit_to(), plain_fit],
+    "asymmetric_search": [asymmetric(), asymmetric(np.float32), asymmetric(np.float32, fit=plain_fit)],
     "dequantize_iq4_nl": [table(iq4_nl.VALUES, half)],
     "dequantize_mxfp4": [table(mxfp4.VALUES, power)],
 }
@@ -187,12 +197,12 @@ MUTANTS = {
         "not a number": symmetric(first=True),
     },
     "scale_and_minimum": {
-        "weights are not used": fit(weigh=False),
-        "may be above zero": fit(clip=False),
-        "fitted again": fit(again=False),
-        "wrong sign": fit(result=lambda scale, minimum: (scale, -minimum)),
+        "weights are not used": fit_to(weigh=False),
+        "may be above zero": fit_to(clip=False),
+        "fitted again": fit_to(again=False),
+        "wrong sign": fit_to(result=lambda scale, minimum: (scale, -minimum)),
         "the scale alone": scale_alone,
-        "exchanged": fit(result=lambda scale, minimum: (minimum, scale)),
+        "exchanged": fit_to(result=lambda scale, minimum: (minimum, scale)),
         "smallest weight": low_and_scale,
     },
     "asymmetric_search": {
@@ -247,6 +257,11 @@ def test_an_untouched_stub_is_not_judged(exercise):
 def test_a_mistake_is_named(name, phrase, wrong):
     verdict = EXERCISES[name].judge(wrong)
     assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict
+
+
+def test_mistakes_made_together_are_both_named():
+    message = EXERCISES["nearest_codes"].judge(lambda x, scale, nmax: (x / scale).astype(int)).message
+    assert "cut off" in message and "leave their range" in message
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)

@@ -6,10 +6,10 @@
 Each lesson has its module here, with its exercises in a list EXERCISES.
 """
 
-from blocks2tokens.course.check import q4_k, q5_k, q6_k, quantizing_well, scales_and_mins, why_blocks
+from blocks2tokens.course.check import gguf, q4_k, q5_k, q6_k, quantizing_well, scales_and_mins, why_blocks
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict
 
-LESSONS = (why_blocks, scales_and_mins, q4_k, q5_k, q6_k, quantizing_well)
+LESSONS = (why_blocks, scales_and_mins, q4_k, q5_k, q6_k, quantizing_well, gguf)
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in LESSONS for e in lesson.EXERCISES}
 

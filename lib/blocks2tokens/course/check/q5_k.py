@@ -349,9 +349,9 @@ def code_cases():
     one[100] = 16
     return {
         "zeros": (np.zeros(256, np.uint8),),
-        "0 to 31, eight times": (np.tile(np.arange(32, dtype=np.uint8), 8),),
-        "a constant, 21": (np.full(256, 21, np.uint8),),
-        "16 at weight 100, else 0": (one,),
+        "0 to 31 repeated": (np.tile(np.arange(32, dtype=np.uint8), 8),),
+        "all codes 21": (np.full(256, 21, np.uint8),),
+        "16 at weight 100 only": (one,),
         "random codes": (rng.integers(0, 32, 256, dtype=np.uint8),),
     }
 

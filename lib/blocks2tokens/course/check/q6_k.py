@@ -73,7 +73,12 @@ def weight(raw, i, **wrong):
     return float(weights(raw.view(q6_k.BLOCK), **wrong)[0, i])
 
 
-CODE_MISTAKES = {
+def both(first, second):
+    """Return each mistake of one table together with each of another: learners make two at a time."""
+    return {f"{a}; and {b}": wrong | more for a, wrong in first.items() for b, more in second.items()}
+
+
+LOW_MISTAKES = {
     "your low four bits come in order, two weights to a byte: weight 1 is the low nibble of ql[1]; "
     "the high nibble of ql[0] belongs to weight 64": {"low": LOW_IN_ORDER},
     "your ql is laid out as in Q4_K, nibbles 32 weights apart: here they are 64 apart. The high nibbles "
@@ -86,6 +91,8 @@ CODE_MISTAKES = {
     "your nibbles of ql are exchanged: weight 0 is in the low one of ql[0], weight 64 in the high one": {
         "low": LOW[::-1]
     },
+}
+HIGH_MISTAKES = {
     "your high two bits come in order, four weights to a byte: weight 1 has bits 0 and 1 of qh[1]; "
     "bits 2 and 3 of qh[0] belong to weight 32": {"high": HIGH_IN_ORDER},
     "your shifts of qh run backwards: quarter 0 has bits 0 and 1, quarter 3 has bits 6 and 7": {
@@ -94,13 +101,19 @@ CODE_MISTAKES = {
     "your qh is not cut in halves: the first 32 bytes of qh serve weights 0 to 127, the others 128 to 255": {
         "high": HIGH_NOT_HALVED
     },
-    "both planes are in order, two and four weights to a byte: a byte of ql serves weights 64 apart, "
-    "a byte of qh weights 32 apart": {"low": LOW_IN_ORDER, "high": HIGH_IN_ORDER},
-    "your planes are joined the wrong way round: low four bits are in ql, high two in qh": {"swapped": True},
+}
+LAYOUT_MISTAKES = LOW_MISTAKES | HIGH_MISTAKES | both(LOW_MISTAKES, HIGH_MISTAKES)
+VALUE_MISTAKES = {
     "the 32 is not subtracted: codes are stored as 0 to 63 and stand for -32 to 31": {"offset": 0},
     "the code wraps around below 32: it is still uint8 when you subtract; make it a signed integer first": {
         "code_type": np.uint8
     },
+}
+CODE_MISTAKES = {
+    **LAYOUT_MISTAKES,
+    **VALUE_MISTAKES,
+    "your planes are joined the wrong way round: low four bits are in ql, high two in qh": {"swapped": True},
+    **both(LAYOUT_MISTAKES, VALUE_MISTAKES),
 }
 SCALE_MISTAKES = {
     "your scales are read as unsigned: byte 255 is the scale -1. They are int8": {"scale_type": "u1"},
@@ -320,7 +333,9 @@ EXERCISES = [
         "q6_k_element",
         engine=engine_element,
         cases=element_cases,
-        mistakes=mistakes(weight, CODE_MISTAKES, SCALE_MISTAKES, D_MISTAKES),
+        mistakes=mistakes(
+            weight, CODE_MISTAKES, SCALE_MISTAKES, D_MISTAKES, both(LAYOUT_MISTAKES, SCALE_MISTAKES)
+        ),
         hints=(
             "Find the half of the block, the quarter of that half, and the place l in the quarter: "
             "half, rest = divmod(i, 128), then quarter, l = divmod(rest, 32).",
@@ -346,7 +361,14 @@ EXERCISES = [
         "dequantize_q6_k",
         engine=q6_k.dequantize,
         cases=q6_k_block_cases,
-        mistakes=mistakes(weights, SCALE_MISTAKES, CODE_MISTAKES, D_MISTAKES, TYPE_MISTAKES),
+        mistakes=mistakes(
+            weights,
+            SCALE_MISTAKES,
+            CODE_MISTAKES,
+            D_MISTAKES,
+            TYPE_MISTAKES,
+            both(LAYOUT_MISTAKES | VALUE_MISTAKES, SCALE_MISTAKES),
+        ),
         hints=(
             "d has shape [n], scales [n, 16], codes [n, 256]. Which two do you multiply first?",
             "d as float32 [n, 1] times scales is [n, 16]; with [:, :, None] it fits codes of [n, 16, 16].",

@@ -11,7 +11,7 @@ import numpy as np
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.formats import iq4_nl, mxfp4, search
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 TRIALS = (0, *range(-9, 0), *range(1, 10))
 
 
@@ -72,13 +72,15 @@ def half_away(value):
     return np.trunc(value + np.copysign(0.5, value))
 
 
-NEAREST_MISTAKES = {
+ROUNDING_MISTAKES = {
     "your codes are cut off, not rounded: 2.9 becomes 2, not 3": {"rounding": np.trunc},
     "your codes are rounded down: -2.1 becomes -3, not -2": {"rounding": np.floor},
     "your halves are rounded up: 2.5 becomes 3. Round half to even, as np.rint does": {"rounding": half_up},
     "your halves are rounded away from zero: 2.5 becomes 3. Round half to even, as np.rint does": {
         "rounding": half_away
     },
+}
+RANGE_MISTAKES = {
     "your codes leave their range: clip them to -nmax..nmax - 1": {"clip": lambda q, nmax: q},
     "your highest code is nmax: the codes are -nmax..nmax - 1, of which there are 2 * nmax": {
         "clip": lambda q, nmax: np.clip(q, -nmax, nmax)
@@ -92,6 +94,11 @@ NEAREST_MISTAKES = {
     "you multiply by the scale: a weight is scale * code, so a code is weight / scale": {
         "divide": np.multiply
     },
+}
+NEAREST_MISTAKES = {
+    **ROUNDING_MISTAKES,
+    **RANGE_MISTAKES,
+    **{f"{a}; and {b}": i | j for a, i in ROUNDING_MISTAKES.items() for b, j in RANGE_MISTAKES.items()},
 }
 
 

@@ -1,0 +1,375 @@
+"""Exercises of lesson 07: the header of a GGUF file, the place of a tensor, and the mix Q4_K_M.
+
+check.read_string(f)        f(buffer, at) -> text, after
+check.read_value(f)         f(buffer, value_type, at) -> value, after
+check.shape_and_bytes(f)    f(ne, format) -> shape, bytes
+check.align(f)              f(offset, alignment) -> offset
+check.six_bit_layers(f)     f(n_layers) -> layers
+"""
+
+import struct
+from math import prod
+
+from blocks2tokens import gguf_file
+from blocks2tokens.convert import more_bits
+from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.formats import FORMATS
+
+
+def stored(text: str) -> bytes:
+    """Return a string as a file has it."""
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+# A string: eight bytes of length, then so many bytes of UTF-8
+
+
+def _strings():
+    first = b"GGUF" + struct.pack("<IQQ", 3, 74, 23) + stored("general.architecture") + b"\x08\0\0\0"
+    words = stored("kettle") + stored("") + stored("Ġand the cat") + b" and some more text behind it"
+    return {
+        "the first key of a file": (first, 24),
+        "a string at byte 0": (words, 0),
+        "an empty string": (words, 14),
+        "a character of two bytes": (words, 22),
+    }
+
+
+def _text(data):
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _read_string(code="<Q", skip=8, count_head=True, count_text=True):
+    """Return a reader of strings, with what a learner may get wrong as parameters."""
+
+    def read(buffer, at):
+        (length,) = struct.unpack_from(code, buffer, at)
+        end = at + (skip if count_head else 0) + (length if count_text else 0)
+        return _text(buffer[at + skip : at + skip + length]), end
+
+    return read
+
+
+def _as_bytes(buffer, at):
+    text, end = gguf_file.decode_string(buffer, at)
+    return text.encode(), end
+
+
+def _length_again(buffer, at):
+    text, _ = gguf_file.decode_string(buffer, at)
+    return text, len(text.encode())
+
+
+def _by_characters(buffer, at):
+    text, _ = gguf_file.decode_string(buffer, at)
+    return text, at + 8 + len(text)
+
+
+READ_STRING = Exercise(
+    name="read_string",
+    engine=gguf_file.decode_string,
+    cases=_strings,
+    mistakes=(
+        Mistake(
+            _read_string(code=">Q"),
+            'your length is big-endian (">"): the lowest byte comes first, so it is "<Q"',
+        ),
+        Mistake(
+            _read_string(code="<I", skip=4),
+            "you read the length as a uint32 of four bytes; it is a uint64: the text begins behind eight",
+        ),
+        Mistake(
+            _read_string(skip=0, count_head=False),
+            "your text begins with its own length: skip those eight bytes",
+        ),
+        Mistake(
+            _read_string(count_head=False),
+            "the text is right, but `after` is eight bytes short: the length lies before the text",
+        ),
+        Mistake(
+            _read_string(count_text=False),
+            "the text is right, but `after` is where it begins, not where it ends",
+        ),
+        Mistake(
+            _length_again,
+            "the text is right, but `after` is its length; it should be a place in the buffer",
+        ),
+        Mistake(
+            _by_characters,
+            "you count characters: the length counts bytes, and Ġ takes two of them",
+        ),
+        Mistake(_as_bytes, "you return bytes: .decode() makes them a str"),
+    ),
+    hints=(
+        'struct.unpack_from("<Q", buffer, at) gives the length, in a tuple of one.',
+        "The text is buffer[at + 8 : at + 8 + length].decode(), and the next thing begins where it ends.",
+    ),
+)
+
+
+# A value of a given type
+
+CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+def _values():
+    def case(value_type, value):
+        data = stored(value) if value_type == 8 else struct.pack("<" + CODES[value_type], value)
+        return b"before" + data + b"behind, and more", value_type, 6
+
+    return {
+        "uint8": case(0, 200),
+        "int8": case(1, -3),
+        "uint16": case(2, 512),
+        "int16": case(3, -2),
+        "uint32": case(4, 2048),
+        "int32": case(5, -7),
+        "float32": case(6, 10000.0),
+        "bool": case(7, True),
+        "string": case(8, "llama"),
+        "uint64": case(10, 2**40 + 5),
+        "int64": case(11, -5),
+        "float64": case(12, 0.1),
+    }
+
+
+def _read_value(codes=CODES, order="<", size=struct.calcsize, unpack=lambda values: values[0]):
+    """Return a reader of values, with what a learner may get wrong as parameters."""
+
+    def read(buffer, value_type, at):
+        if value_type == 8:
+            return gguf_file.decode_string(buffer, at)
+        code = order + codes[value_type]
+        return unpack(struct.unpack_from(code, buffer, at)), at + size(code)
+
+    return read
+
+
+UNSIGNED = CODES | {1: "B", 3: "H", 5: "I", 11: "Q"}
+
+READ_VALUE = Exercise(
+    name="read_value",
+    engine=gguf_file.decode_value,
+    cases=_values,
+    mistakes=(
+        Mistake(_read_value(order=">"), 'your numbers are big-endian (">"): GGUF puts the lowest byte first'),
+        Mistake(
+            _read_value(UNSIGNED),
+            "your signed types (1, 3, 5, 11) come out unsigned: -3 is 253; their codes are small letters",
+        ),
+        Mistake(
+            _read_value(CODES | {6: "I", 12: "Q"}),
+            'you read the bits of a float as an integer: types 6 and 12 have codes "f" and "d"',
+        ),
+        Mistake(
+            _read_value(CODES | {7: "I"}),
+            "you read a bool as four bytes: it takes one",
+        ),
+        Mistake(
+            _read_value(size=lambda code: 4),
+            "the values are right, but `after` counts four bytes for each: a type has its own size, "
+            "struct.calcsize tells it",
+        ),
+        Mistake(
+            _read_value(size=lambda code: 0),
+            "the values are right, but `after` stays where the value begins: add its size",
+        ),
+        Mistake(
+            _read_value(unpack=lambda values: values),
+            "you return what struct.unpack_from gives, a tuple: take its one element",
+        ),
+    ),
+    hints=(
+        "A string is what you have read already. For a number, CODES[value_type] is its letter.",
+        'code = "<" + CODES[value_type]; struct.unpack_from(code, buffer, at)[0] is the value, and '
+        "struct.calcsize(code) its bytes.",
+    ),
+)
+
+
+# A tensor's shape and size
+
+
+def _tensors():
+    return {
+        "a norm, F32": ([256], FORMATS["F32"]),
+        "ffn_down, F16": ([768, 256], FORMATS["F16"]),
+        "an embedding, Q8_0": ([576, 49152], FORMATS["Q8_0"]),
+        "ffn_up, Q4_K": ([256, 768], FORMATS["Q4_K"]),
+        "attn_v, Q6_K": ([512, 256], FORMATS["Q6_K"]),
+        "three dimensions, Q4_0": ([64, 32, 8], FORMATS["Q4_0"]),
+    }
+
+
+def _shape(ne):
+    return tuple(reversed(ne))
+
+
+def _bytes(ne, fmt):
+    return prod(ne) // fmt.block_size * fmt.bytes_per_block
+
+
+SHAPE_AND_BYTES = Exercise(
+    name="shape_and_bytes",
+    engine=gguf_file.shape_and_bytes,
+    cases=_tensors,
+    mistakes=(
+        Mistake(
+            lambda ne, fmt: (tuple(ne), _bytes(ne, fmt)),
+            "the bytes are right, but the dimensions are not reversed: the file names the fastest first, "
+            "NumPy last",
+        ),
+        Mistake(
+            lambda ne, fmt: (_shape(ne), prod(ne) * fmt.bytes_per_block),
+            "you give each weight the bytes of a block: a block holds fmt.block_size weights",
+        ),
+        Mistake(
+            lambda ne, fmt: (_shape(ne), prod(ne) // 32 * fmt.bytes_per_block),
+            "your blocks always hold 32 weights: ask fmt.block_size",
+        ),
+        Mistake(
+            lambda ne, fmt: (_shape(ne), ne[0] // fmt.block_size * fmt.bytes_per_block),
+            "those are the bytes of one row: how many rows are there?",
+        ),
+        Mistake(
+            lambda ne, fmt: (_shape(ne), 4 * prod(ne)),
+            "those are the bytes of float32 weights: in the file they are blocks",
+        ),
+        Mistake(
+            lambda ne, fmt: (_shape(ne), prod(ne) // fmt.block_size),
+            "those are blocks: each takes fmt.bytes_per_block bytes",
+        ),
+    ),
+    hints=(
+        "How many weights are there in all? How many blocks do they fill?",
+        "tuple(reversed(ne)) is the shape; math.prod(ne) // fmt.block_size is the number of blocks.",
+    ),
+)
+
+
+# Padding
+
+
+def _offsets():
+    return {
+        "65,938 to 32": (65_938, 32),
+        "64 to 32, a multiple already": (64, 32),
+        "0 to 32": (0, 32),
+        "33 to 32": (33, 32),
+        "70 to 64": (70, 64),
+        "4,095 to 4,096": (4_095, 4_096),
+    }
+
+
+ALIGN = Exercise(
+    name="align",
+    engine=gguf_file.aligned,
+    cases=_offsets,
+    mistakes=(
+        Mistake(lambda offset, alignment: offset, "there is no padding: 65,938 is not a multiple of 32"),
+        Mistake(
+            lambda offset, alignment: (offset // alignment + 1) * alignment,
+            "you pad an offset that is a multiple already: 64 stays 64",
+        ),
+        Mistake(
+            lambda offset, alignment: offset // alignment * alignment,
+            "you round down, into what lies before: the next multiple is not below the offset",
+        ),
+        Mistake(
+            lambda offset, alignment: -offset % alignment,
+            "that is the padding alone: add it to the offset",
+        ),
+        Mistake(
+            lambda offset, alignment: offset + offset % alignment,
+            "you add what the offset is past a multiple; add what it lacks to the next",
+        ),
+        Mistake(
+            lambda offset, alignment: round(offset / alignment) * alignment,
+            "you round to the nearest multiple: 33 goes back to 32, and that byte is taken",
+        ),
+        Mistake(
+            lambda offset, alignment: -(-offset // 32) * 32,
+            "you always align to 32: a file may ask for another alignment",
+        ),
+    ),
+    hints=(
+        "How many whole multiples lie below the offset, and when is one more needed?",
+        "Round up in whole numbers: (offset + alignment - 1) // alignment, then times alignment.",
+    ),
+)
+
+
+# The layers of a mix
+
+
+def six_bit_layers(n_layers: int) -> list[int]:
+    """Return the layers where Q4_K_M spends six bits."""
+    return [layer for layer in range(n_layers) if more_bits(layer, n_layers)]
+
+
+def _depths():
+    return {f"{n} layers": (n,) for n in (8, 22, 28, 30, 32)}
+
+
+def _layers(first=True, last=True, thirds=True, start=None, remainder=2, end=None, exact=False):
+    """Return the rule, with what a learner may get wrong as parameters."""
+
+    def six_bit_layers(n):
+        eighth = n / 8 if exact else n // 8
+        begin = eighth if start is None else start
+        seven = end(n) if end else 7 * eighth if exact else 7 * n // 8
+        return [
+            i
+            for i in range(n)
+            if (first and i < eighth) or (last and i >= seven) or (thirds and (i - begin) % 3 == remainder)
+        ]
+
+    return six_bit_layers
+
+
+SIX_BIT_LAYERS = Exercise(
+    name="six_bit_layers",
+    engine=six_bit_layers,
+    solution=more_bits,
+    cases=_depths,
+    mistakes=(
+        Mistake(
+            _layers(last=False),
+            "the last eighth is missing: layers i >= 7 * n_layers // 8 get six bits too",
+        ),
+        Mistake(
+            _layers(first=False), "the first eighth is missing: layers i < n_layers // 8 get six bits too"
+        ),
+        Mistake(
+            _layers(thirds=False),
+            "you have the two ends; between them every third layer gets six bits too",
+        ),
+        Mistake(
+            _layers(start=0),
+            "your thirds count from layer 0: they count from n_layers // 8, as (i - n_layers // 8) % 3 == 2",
+        ),
+        Mistake(
+            _layers(remainder=0),
+            "you take the first of each three layers; the rule takes the third: remainder 2, not 0",
+        ),
+        Mistake(
+            _layers(exact=True),
+            "you divide exactly (`/`): an eighth of 30 layers is 3, in whole numbers (`//`)",
+        ),
+        Mistake(
+            _layers(end=lambda n: 7 * (n // 8)),
+            "you divide before you multiply: 7 * (30 // 8) is 21, but 7 * 30 // 8 is 26",
+        ),
+        Mistake(
+            _layers(end=lambda n: 7 * n // 8 + 1),
+            "your last eighth begins one layer late: layer 7 * n_layers // 8 belongs to it (>=, not >)",
+        ),
+    ),
+    hints=(
+        "Three conditions, joined by `or`: the first eighth, the last, and every third between.",
+        "For i in range(n_layers): i < n_layers // 8, i >= 7 * n_layers // 8, (i - n_layers // 8) % 3 == 2.",
+    ),
+)
+
+EXERCISES = [READ_STRING, READ_VALUE, SHAPE_AND_BYTES, ALIGN, SIX_BIT_LAYERS]

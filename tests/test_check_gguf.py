@@ -1,0 +1,238 @@
+"""The checks of lesson 07: untouched, right, and each known mistake as a learner would make it."""
+
+import struct
+
+import pytest
+
+from blocks2tokens.course import check
+
+NAMES = ["read_string", "read_value", "shape_and_bytes", "align", "six_bit_layers"]
+LETTERS = dict(zip([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12], "BbHhIif?Qqd", strict=True))
+
+
+# Right, in other words than the engine's
+
+
+def read_string(buffer, at):
+    length = int.from_bytes(buffer[at : at + 8], "little")
+    text = b""
+    for i in range(length):
+        text += buffer[at + 8 + i : at + 9 + i]
+    return text.decode(), at + 8 + length
+
+
+def read_value(buffer, value_type, at):
+    if value_type == 8:
+        return read_string(buffer, at)
+    letter = LETTERS[value_type]
+    value = struct.unpack("<" + letter, buffer[at : at + struct.calcsize("<" + letter)])[0]
+    return value, at + len(struct.pack("<" + letter, 0))
+
+
+def shape_and_bytes(ne, fmt):
+    n = 1
+    for dimension in ne:
+        n *= dimension
+    return list(ne)[::-1], n * fmt.bits_per_weight / 8
+
+
+def align(offset, alignment):
+    while offset % alignment:
+        offset += 1
+    return offset
+
+
+def six_bit_layers(n_layers):
+    eighth, layers = n_layers // 8, set()
+    layers.update(range(eighth), range(7 * n_layers // 8, n_layers), range(eighth + 2, n_layers, 3))
+    return sorted(layers)
+
+
+RIGHT = {f.__name__: f for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers)}
+
+
+def in_sixths(n, keep):
+    return [i for i in range(n) if keep(i, n // 8)]
+
+
+def unpack(code, buffer, at):
+    return struct.unpack(code, buffer[at : at + struct.calcsize(code)])[0]
+
+
+def big_endian_string(buffer, at):
+    n = int.from_bytes(buffer[at : at + 8], "big")
+    return buffer[at + 8 : at + 8 + n].decode(), at + 8 + n
+
+
+def short_length(buffer, at):
+    n = unpack("<I", buffer, at)
+    return buffer[at + 4 : at + 4 + n].decode(), at + 4 + n
+
+
+def length_in_text(buffer, at):
+    n = unpack("<Q", buffer, at)
+    return buffer[at : at + n].decode(), at + n
+
+
+def with_letters(**changed):
+    letters = LETTERS | {int(k[1:]): v for k, v in changed.items()}
+
+    def read(buffer, value_type, at):
+        if value_type == 8:
+            return read_string(buffer, at)
+        code = "<" + letters[value_type]
+        return unpack(code, buffer, at), at + struct.calcsize(code)
+
+    return read
+
+
+def big_endian_value(buffer, value_type, at):
+    if value_type == 8:
+        return read_string(buffer, at)
+    code = ">" + LETTERS[value_type]
+    return unpack(code, buffer, at), at + struct.calcsize(code)
+
+
+def four_bytes_each(buffer, value_type, at):
+    value, end = read_value(buffer, value_type, at)
+    return value, end if value_type == 8 else at + 4
+
+
+def stays(buffer, value_type, at):
+    value, end = read_value(buffer, value_type, at)
+    return value, end if value_type == 8 else at
+
+
+def tuples(buffer, value_type, at):
+    value, end = read_value(buffer, value_type, at)
+    return value if value_type == 8 else (value,), end
+
+
+def product(ne):
+    n = 1
+    for dimension in ne:
+        n *= dimension
+    return n
+
+
+WRONG = [
+    ("read_string", big_endian_string, "big-endian"),
+    ("read_string", short_length, "a uint32 of four bytes"),
+    ("read_string", length_in_text, "begins with its own length"),
+    ("read_string", lambda b, at: (read_string(b, at)[0], read_string(b, at)[1] - 8), "eight bytes short"),
+    ("read_string", lambda b, at: (read_string(b, at)[0], at + 8), "where it begins, not where it ends"),
+    ("read_string", lambda b, at: (read_string(b, at)[0], unpack("<Q", b, at)), "`after` is its length"),
+    ("read_string", lambda b, at: (t := read_string(b, at)[0], at + 8 + len(t)), "count characters"),
+    (
+        "read_string",
+        lambda b, at: (read_string(b, at)[0].encode(), read_string(b, at)[1]),
+        "you return bytes",
+    ),
+    ("read_value", big_endian_value, "big-endian"),
+    ("read_value", with_letters(_1="B", _3="H", _5="I", _11="Q"), "come out unsigned"),
+    ("read_value", with_letters(_6="I", _12="Q"), "bits of a float as an integer"),
+    ("read_value", with_letters(_7="I"), "a bool as four bytes"),
+    ("read_value", four_bytes_each, "counts four bytes for each"),
+    ("read_value", stays, "stays where the value begins"),
+    ("read_value", tuples, "a tuple: take its one element"),
+    ("shape_and_bytes", lambda ne, f: (ne, shape_and_bytes(ne, f)[1]), "are not reversed"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) * f.bytes_per_block), "the bytes of a block"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) / 32 * f.bytes_per_block), "always hold 32"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], f.row_bytes(ne[0])), "the bytes of one row"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) * 4), "bytes of float32"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) // f.block_size), "those are blocks"),
+    ("align", lambda o, a: o, "there is no padding"),
+    ("align", lambda o, a: o + a - o % a, "a multiple already"),
+    ("align", lambda o, a: o - o % a, "you round down"),
+    ("align", lambda o, a: (a - o % a) % a, "the padding alone"),
+    ("align", lambda o, a: o + o % a, "what the offset is past a multiple"),
+    ("align", lambda o, a: round(o / a) * a, "to the nearest multiple"),
+    ("align", lambda o, a: (o + 31) // 32 * 32, "always align to 32"),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, e: i < e or (i - e) % 3 == 2),
+        "last eighth is missing",
+    ),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, e: i >= 7 * n // 8 or (i - e) % 3 == 2),
+        "first eighth is missing",
+    ),
+    ("six_bit_layers", lambda n: in_sixths(n, lambda i, e: i < e or i >= 7 * n // 8), "have the two ends"),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, e: i < e or i >= 7 * n // 8 or i % 3 == 2),
+        "count from layer 0",
+    ),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, e: i < e or i >= 7 * n // 8 or (i - e) % 3 == 0),
+        "remainder 2, not 0",
+    ),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, _: i < n / 8 or i >= 7 * n / 8 or (i - n / 8) % 3 == 2),
+        "you divide exactly",
+    ),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, e: i < e or i >= 7 * e or (i - e) % 3 == 2),
+        "divide before you multiply",
+    ),
+    (
+        "six_bit_layers",
+        lambda n: in_sixths(n, lambda i, e: i < e or i > 7 * n // 8 or (i - e) % 3 == 2),
+        "begins one layer late",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched(name):
+    for nothing in (..., None):
+        verdict = check.EXERCISES[name].judge(lambda *_, nothing=nothing: nothing)
+        assert verdict.kind == "untouched" and "not attempted yet" in verdict.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_right(name):
+    exercise = check.EXERCISES[name]
+    for function in (exercise.engine, RIGHT[name]):
+        verdict = exercise.judge(function)
+        assert verdict.kind == "right", verdict
+    assert exercise(RIGHT[name]) is RIGHT[name]
+
+
+@pytest.mark.parametrize(("name", "function", "phrase"), WRONG)
+def test_wrong(name, function, phrase):
+    verdict = check.EXERCISES[name].judge(function)
+    assert verdict.kind == "wrong"
+    assert phrase in verdict.message.split("\n")[0], verdict
+
+
+def test_every_known_mistake_is_made_here():
+    for name in NAMES:
+        made = [phrase for exercise, _, phrase in WRONG if exercise == name]
+        for mistake in check.EXERCISES[name].mistakes:
+            assert any(phrase in mistake.message for phrase in made), mistake.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_that_raises(name):
+    def stumbles(*_):
+        return {}["nothing"]
+
+    verdict = check.EXERCISES[name].judge(stumbles)
+    assert verdict.kind == "wrong" and "raised KeyError" in verdict.message
+
+
+def test_a_wrong_number_of_values_and_a_wrong_shape():
+    assert "expected 2 values, got str" in check.read_string.judge(lambda b, at: "text").message
+    assert "expected shape (4,), got (2,)" in check.six_bit_layers.judge(lambda n: [1, 2]).message
+    assert "expected 65952" in check.align.judge(lambda o, a: 7).message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_is_the_engines_source(name):
+    shown = check.EXERCISES[name].judge(lambda *_: ...)._repr_html_()
+    assert "def " in shown and shown.count("<details>") == 3
