@@ -116,7 +116,7 @@ class Table:
                     name,
                     seconds(t.median),
                     f"{seconds(t.low)} – {seconds(t.high)}",
-                    f"{t.median / reference:.3g}×",
+                    ratio(reference, t.median),
                     seconds(t.first),
                     size(a.peak),
                     size(a.nbytes),
@@ -136,6 +136,13 @@ class Table:
         head = "".join(f"<th>{cell}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def ratio(reference: float, value: float) -> str:
+    """Say how a time compares with a reference: "3.2× faster", "1.5× slower"."""
+    if value == reference:
+        return "1×"
+    return f"{reference / value:.3g}× faster" if value < reference else f"{value / reference:.3g}× slower"
 
 
 def seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The first bytes of a file as a picture: each in its field, with the character that it stands for.
+"""The first bytes of a file as a picture: each in its field, words as words, other bytes as numbers.
 
 hexdump.draw(data[:64], {"magic": 4, "version": 4, ...}, "How a file begins")
 """
@@ -41,7 +41,7 @@ def _draw_field(axes, data, first, end, colour, name):
         row, column = divmod(first, BYTES_IN_A_ROW)
         size = min(end - first, BYTES_IN_A_ROW - column)
         for i in range(size):
-            _draw_byte(axes, column + i, 2 * row, data[first + i], colour)
+            _draw_byte(axes, column + i, 2 * row, data, first + i, colour)
         axes.plot([column + 0.05, column + size - 0.1], [2 * row + 1.1] * 2, color=colour, lw=2.5)
         runs.append((size, column, row))
         first += size
@@ -50,9 +50,15 @@ def _draw_field(axes, data, first, end, colour, name):
         axes.text(column + size / 2 - 0.02, 2 * row + 1.48, name, ha="center", va="center", size=8.5)
 
 
-def _draw_byte(axes, x, y, byte, colour):
+def _draw_byte(axes, x, y, data, at, colour):
+    """Draw one byte: as a character where it stands in a word, else as a number."""
     axes.add_patch(Rectangle((x, y), 0.94, 0.95, color=colour, alpha=0.25, lw=0))
-    is_character = 32 < byte < 127
-    text, size = (chr(byte), 10) if is_character else (f"{byte:02x}", 7)
-    weight, ink = ("bold", "black") if is_character else ("normal", "0.35")
+    neighbours = data[at - 1 : at] + data[at + 1 : at + 2]
+    is_text = _is_character(data[at]) and any(map(_is_character, neighbours))
+    text, size = (chr(data[at]), 10) if is_text else (f"{data[at]:02x}", 7)
+    weight, ink = ("bold", "black") if is_text else ("normal", "0.35")
     axes.text(x + 0.47, y + 0.5, text, ha="center", va="center", size=size, weight=weight, color=ink)
+
+
+def _is_character(byte):
+    return 32 < byte < 127

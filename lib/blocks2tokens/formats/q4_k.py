@@ -84,8 +84,8 @@ def decode_row(raw, out):
             scale, minimum = d * np.float32(sc), dmin * np.float32(m)
             codes = at + 16 + 32 * (s // 2)
             shift = 4 * (s % 2)
-            for l in range(32):
-                out[y + 32 * s + l] = scale * np.float32((raw[codes + l] >> shift) & 15) - minimum
+            for l in range(32):  # as a byte, a code is converted together with its neighbours
+                out[y + 32 * s + l] = scale * np.float32(np.uint8((raw[codes + l] >> shift) & 15)) - minimum
 
 
 @njit(cache=True)

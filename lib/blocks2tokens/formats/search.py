@@ -273,6 +273,16 @@ def symmetric_codes(x, inverse, nmax, codes):
 
 
 @as_in_c
+def symmetric_fit(x, weights, codes):
+    """Return sum_qx and sum_qq: the scale of least squares for x = scale * codes is their quotient."""
+    sum_qx, sum_qq = np.float32(0), np.float32(0)
+    for i in range(x.size):
+        sum_qx += weights[i] * x[i] * codes[i]
+        sum_qq += weights[i] * codes[i] * codes[i]
+    return sum_qx, sum_qq
+
+
+@as_in_c
 def symmetric_search(x, weights, nmax, codes):
     """Fit x by scale * (codes - nmax) with codes 0..2 * nmax - 1; return the scale.
 
@@ -290,10 +300,7 @@ def symmetric_search(x, weights, nmax, codes):
     for t in NINETEEN_TRIALS:
         spread = np.float32(nmax) + np.float32(0.1) * np.float32(t)
         symmetric_codes(x, -spread / largest, nmax, trial)
-        sum_qx, sum_qq = np.float32(0), np.float32(0)
-        for i in range(x.size):
-            sum_qx += weights[i] * x[i] * trial[i]
-            sum_qq += weights[i] * trial[i] * trial[i]
+        sum_qx, sum_qq = symmetric_fit(x, weights, trial)
         if t == 0 or (sum_qq > 0 and sum_qx * sum_qx > best * sum_qq):
             scale = sum_qx / sum_qq if sum_qq != 0 else np.float32(0)
             best = scale * sum_qx

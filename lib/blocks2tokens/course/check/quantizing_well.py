@@ -26,10 +26,9 @@ def engine_nearest_codes(x, scale, nmax):
 
 
 def engine_best_scale(x, weights, codes):
-    """Return the scale of least squares: mirrored about zero, the points have a line without an offset."""
-    x, weights, codes = np.append(x, -x), np.append(weights, weights), np.append(codes, -codes)
-    scale, _, _ = search.asymmetric_fit(x, weights, codes, search.total(weights), np.float32(0))
-    return np.float32(scale)
+    """Return the scale of least squares, 0 where all codes are."""
+    sum_qx, sum_qq = search.symmetric_fit(x, weights, codes)
+    return np.float32(sum_qx / sum_qq) if sum_qq else np.float32(0)
 
 
 def engine_symmetric_search(x, weights, nmax):
@@ -417,7 +416,7 @@ EXERCISES = [
             "The error is E(s) = sum(w * (s * q - x)**2), a parabola in s. Where is its derivative zero?",
             "sum(w * q * (s * q - x)) = 0, so s = sum(w * x * q) / sum(w * q * q).",
         ),
-        solution=search.symmetric_search,
+        solution=search.symmetric_fit,
         tolerance=TOLERANCE,
     ),
     Exercise(
