@@ -64,14 +64,23 @@ def measure() -> Ceilings:
     )
 
 
-@njit(parallel=True, cache=True, fastmath={"reassoc", "nsz"})
+@njit(cache=True, fastmath={"reassoc", "nsz"})
+def _total(chunk):
+    total = 0.0
+    for i in range(chunk.size):
+        total += chunk[i]
+    return total
+
+
+@njit(parallel=True, cache=True)
 def _read(data, sums):
-    """Sum each chunk of data, float64 [n], into sums, float64 [n / CHUNK]: every byte is read once."""
+    """Sum each chunk of data, float64 [n], into sums, float64 [n / CHUNK]: every byte is read once.
+
+    The loop over a chunk is a function of its own: inside the parallel one LLVM would not vectorize it,
+    and adding, not reading, would set the pace.
+    """
     for c in prange(sums.size):
-        total = 0.0
-        for i in range(c * CHUNK, (c + 1) * CHUNK):
-            total += data[i]
-        sums[c] = total
+        sums[c] = _total(data[c * CHUNK : (c + 1) * CHUNK])
 
 
 def _read_all(data, n_threads):
