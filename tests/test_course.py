@@ -1,5 +1,10 @@
 """The lessons' helpers: what they count, draw and judge. No timing decides anything here."""
 
+import ast
+import html
+import time
+from types import SimpleNamespace
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -208,7 +213,7 @@ EXERCISE = Exercise(
     ("function", "kind", "phrases"),
     [
         (lambda x: ..., "untouched", ["not attempted yet"]),
-        (lambda x: None, "untouched", ["not attempted yet"]),
+        (lambda x: x.sort(), "wrong", ["returned None: did you forget `return`?"]),
         (double, "right", ["right on all 2 cases"]),
         (lambda x: [2 * v for v in x], "right", []),
         (lambda x: x**2, "wrong", ["you squared", "ramp: element 1 is 1, expected 2 (2 of 4 differ)"]),
@@ -269,3 +274,82 @@ def test_an_unknown_exercise_lists_the_known_ones():
 
     with pytest.raises(AttributeError, match="no exercise 'nonsense'"):
         _ = check.nonsense
+
+
+def empty(x):
+    """Documented, and nothing else."""
+    ...
+
+
+def no_docstring(x): ...
+
+
+@pytest.mark.parametrize("function", [empty, no_docstring])
+def test_a_body_of_three_dots_is_not_attempted(function):
+    assert EXERCISE.judge(function).kind == "untouched"
+
+
+def test_an_overflowing_byte_gets_advice():
+    verdict = EXERCISE.judge(lambda x: np.uint8(3) + 1023)
+    assert "make it an int(...) first" in verdict.message
+
+
+@pytest.mark.parametrize("name", list(EXERCISES))
+def test_the_shown_solution_is_whole_python(name):
+    card = EXERCISES[name].judge(lambda *arguments: ...)._repr_html_()
+    source = html.unescape(card.split("<pre>")[1].split("</pre>")[0])
+    ast.parse(source)
+
+
+# Text that grows
+
+
+class OneWord:
+    """A model that says one token again and again."""
+
+    config = SimpleNamespace(context_length=1000)
+
+    class tokenizer:
+        chat_template = None
+        encode = staticmethod(lambda text: [1, 2])
+        decode_stream = staticmethod(lambda ids: ("ha <b>" for _ in ids))
+
+    def generate(self, ids, max_tokens, sampler):
+        for _ in range(max_tokens):
+            time.sleep(0.001)
+            yield 7
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_the_playground_shows_text_and_stops():
+    panel = explore.playground({"one": OneWord()})
+    _, _, sliders, buttons, page = panel.children
+    generate, stop = buttons.children
+    sliders.children[2].value = 5
+    generate.click()
+    wait_for(lambda: not generate.disabled)
+    assert page.value.count("ha &lt;b&gt;") == 5 and "5 tokens" in page.value
+    sliders.children[2].value = 300
+    generate.click()
+    stop.click()
+    wait_for(lambda: not generate.disabled)
+    assert "stopped" in page.value and stop.disabled
+
+
+def test_speak_returns_the_text_and_an_interrupt_goes_on_up(monkeypatch, capsys):
+    assert explore.speak(OneWord(), "prompt", 3) == "ha <b>" * 3
+
+    def interrupted(ids, max_tokens, sampler):
+        yield 7
+        raise KeyboardInterrupt
+
+    model = OneWord()
+    model.generate = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        explore.speak(model, "prompt", 3)

@@ -22,7 +22,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf.gguf_writer import WriterState
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import exp
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from blocks2tokens.generate import Model
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from blocks2tokens.course import plot
@@ -118,12 +119,18 @@ def _draw_bytes(axes, fmt, raw, colours, marked):
     for name, (first, size) in fields(fmt).items():
         for byte in range(first, first + size):
             row, column = divmod(byte, BYTES_IN_A_ROW)
-            alpha, ink = (0.95, "white") if byte in marked else (0.28, "black")
+            alpha, ink = (0.95, _ink(colours[name])) if byte in marked else (0.28, "black")
             axes.add_patch(Rectangle((column, row), 0.94, 0.9, color=colours[name], alpha=alpha, lw=0))
             text = f"{raw[byte]:02x}"
             axes.text(column + 0.47, row + 0.47, text, ha="center", va="center", size=7.5, color=ink)
     for row in range(-(-fmt.bytes_per_block // BYTES_IN_A_ROW)):
         axes.text(-0.25, row + 0.47, f"{row * BYTES_IN_A_ROW}", ha="right", va="center", size=8, color="0.4")
+
+
+def _ink(colour):
+    """Return black or white, whichever reads better on a colour."""
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
 def _draw_legend(axes, fmt, colours, n_rows):
@@ -144,12 +151,12 @@ def _draw_trace(axes, fmt, raw, traced, colours, top):
         axes.text(-0.25, y + 0.5, name, ha="right", va="center", size=9.5, weight="bold")
         for slot, byte in enumerate(sorted({byte for byte, _ in bits})):
             x = 7.6 * slot
-            axes.text(x, y + 1.1, f"byte {byte}", size=7.5, color="0.4", va="center")
+            axes.text(x, y + 1.1, f"byte {byte}", size=9, color="0.3", va="center")
             for bit in range(8):
                 own = (byte, bit) in bits
                 place = (x + 0.85 * (7 - bit), y)
                 face = colours[name] if own else "white"
                 axes.add_patch(Rectangle(place, 0.8, 0.85, fc=face, ec=colours[name], lw=0.8))
-                text, ink = str(raw[byte] >> bit & 1), "white" if own else "0.4"
+                text, ink = str(raw[byte] >> bit & 1), _ink(colours[name]) if own else "0.4"
                 axes.text(place[0] + 0.4, y + 0.44, text, ha="center", va="center", size=8.5, color=ink)
     return top + 0.4 + 1.35 * len(traced)

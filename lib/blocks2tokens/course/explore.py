@@ -5,6 +5,7 @@ playground(models)                 the same with a prompt box, sliders and a but
 """
 
 import html
+import threading
 import time
 
 import ipywidgets as widgets
@@ -18,7 +19,8 @@ from blocks2tokens.generate import Model
 from blocks2tokens.sampler import Sampler
 
 BOX = "font-family:Georgia,serif;font-size:1.05em;line-height:1.5;white-space:pre-wrap;max-width:46em"
-NOTE = "font-family:sans-serif;font-size:0.85em;color:#595959;margin-top:0.4em"
+FAINT = "opacity:0.65"
+WIDE = {"description_width": "initial"}
 
 
 def speak(
@@ -30,35 +32,47 @@ def speak(
     seed: int | None = None,
     chat: bool = False,
 ) -> str:
-    """Show the model's text as it comes and return it. Interrupting keeps what is there.
+    """Show the model's text as it comes and return it. Interrupting leaves what is there on the screen.
 
     With chat=True the prompt is a user's message, put into the model's own chat format. The text is
     cut short where the model's context ends.
     """
+    handle = display(HTML(""), display_id=True)
+
+    def show(page):
+        if handle is not None:  # outside a notebook there is nothing to update
+            handle.update(HTML(page))
+
+    return _speak(model, prompt, max_tokens, Sampler(temperature, top_k, seed=seed), chat, show)
+
+
+def _speak(model, prompt, max_tokens, sampler, chat, show, stop=lambda: False) -> str:
+    """Generate, calling show(page of HTML) some ten times a second, until the end or until stop()."""
     tokenizer = model.tokenizer
-    text = tokenizer.render_chat([{"role": "user", "content": prompt}]) if chat else prompt
-    ids = tokenizer.encode(text)
-    room = model.config.context_length - len(ids)
-    max_tokens = max(0, min(max_tokens, room))
-    sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
-    shown = _LiveText("" if chat else prompt, max_tokens)
+    ids = tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": prompt}]) if chat else prompt)
+    room = max(0, min(max_tokens, model.config.context_length - len(ids)))
+    page = _Page(prompt, "\n" if chat else "", room, show)
     try:
-        for piece in tokenizer.decode_stream(shown.counted(model.generate(ids, max_tokens, sampler))):
-            shown.add(piece)
-        shown.finish("")
+        for piece in tokenizer.decode_stream(page.counted(model.generate(ids, room, sampler))):
+            page.add(piece)
+            if stop():
+                page.finish(", stopped")
+                return page.text
     except KeyboardInterrupt:
-        shown.finish(", interrupted")
-    return shown.text
+        page.finish(", interrupted")
+        raise
+    page.finish("")
+    return page.text
 
 
-class _LiveText:
-    """A prompt, the text behind it and a progress line, shown in place and updated."""
+class _Page:
+    """A prompt, the text behind it and a line of progress, as HTML that is shown again as it grows."""
 
-    def __init__(self, prompt: str, max_tokens: int):
-        self.prompt, self.max_tokens = prompt, max_tokens
+    def __init__(self, prompt: str, gap: str, max_tokens: int, show):
+        self.prompt, self.gap, self.max_tokens, self.show = prompt, gap, max_tokens, show
         self.text, self.n_tokens = "", 0
-        self.start, self.first, self.drawn = time.perf_counter(), None, 0.0
-        self.handle = display(HTML(self._html("reading the prompt")), display_id=True)
+        self.start, self.first = time.perf_counter(), None
+        self._draw("reading the prompt")
 
     def counted(self, ids):
         """Pass ids through; note when the first came and how many there are."""
@@ -83,47 +97,54 @@ class _LiveText:
         return f", the first after {self.first - self.start:.2f} s, then {rate:.1f} a second"
 
     def _draw(self, note):
-        if self.handle is not None:
-            self.handle.update(HTML(self._html(note)))
-        self.drawn = time.perf_counter()
-
-    def _html(self, note):
-        prompt, text = html.escape(self.prompt), html.escape(self.text)
-        return (
-            f'<div style="{BOX}"><span style="color:#595959">{prompt}</span><b>{text}</b></div>'
-            f'<div style="{NOTE}">{html.escape(note)}</div>'
+        prompt, text = html.escape(self.prompt) + self.gap, html.escape(self.text)
+        self.show(
+            f'<div style="{BOX}"><span style="{FAINT}">{prompt}</span><b>{text}</b></div>'
+            f'<div style="{FAINT};font-size:0.85em;margin-top:0.4em">{html.escape(note)}</div>'
         )
+        self.drawn = time.perf_counter()
 
 
 def playground(models: dict[str, Model]) -> widgets.Widget:
     """Return a panel to try the models: prompt, temperature, top-k, length.
 
-    Models with a chat template answer the prompt; the others continue it.
+    Models with a chat template answer the prompt; the others continue it. The text is made in a thread
+    of its own, so that the Stop button and the other cells go on working.
     """
     model = widgets.ToggleButtons(options=list(models), description="model")
     prompt = widgets.Textarea(
         "It was the opinion of the whole family that", layout=widgets.Layout(width="46em", height="4.5em")
     )
-    temperature = widgets.FloatSlider(0.8, min=0, max=2, step=0.05, description="temperature")
-    top_k = widgets.IntSlider(40, min=0, max=200, description="top-k")
-    length = widgets.IntSlider(80, min=1, max=300, description="length")
+    temperature = widgets.FloatSlider(0.5, min=0, max=2, step=0.05, description="temperature", style=WIDE)
+    top_k = widgets.IntSlider(40, min=0, max=200, description="top-k", style=WIDE)
+    length = widgets.IntSlider(80, min=1, max=300, description="length", style=WIDE)
     button = widgets.Button(description="Generate", button_style="primary", icon="play")
-    output = widgets.Output()
+    stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+    page, stopping = widgets.HTML(), threading.Event()
 
-    def generate(_):
-        button.disabled = True
-        output.clear_output()
+    def show(text):
+        page.value = text
+
+    def generate():
+        chosen = models[model.value]
+        chat = chosen.tokenizer.chat_template is not None
+        sampler = Sampler(temperature.value, top_k.value)
         try:
-            with output:
-                chosen = models[model.value]
-                chat = chosen.tokenizer.chat_template is not None
-                speak(chosen, prompt.value, length.value, temperature.value, top_k.value, chat=chat)
+            _speak(chosen, prompt.value, length.value, sampler, chat, show, stopping.is_set)
+        except ValueError as error:  # an empty prompt, say
+            show(html.escape(str(error)))
         finally:
-            button.disabled = False
+            button.disabled, stop.disabled = False, True
 
-    button.on_click(generate)
-    controls = widgets.VBox([model, prompt, widgets.HBox([temperature, top_k, length]), button])
-    return widgets.VBox([controls, output])
+    def start(_):
+        stopping.clear()
+        button.disabled, stop.disabled = True, False
+        threading.Thread(target=generate, daemon=True).start()
+
+    button.on_click(start)
+    stop.on_click(lambda _: stopping.set())
+    sliders = widgets.HBox([temperature, top_k, length])
+    return widgets.VBox([model, prompt, sliders, widgets.HBox([button, stop]), page])
 
 
 def show_weight(name: str, block: np.ndarray, weight: int) -> None:
@@ -165,13 +186,17 @@ def move_weight(x: np.ndarray, index: int, value: float, name: str) -> None:
     block = fmt.quantize(moved)
     decoded = fmt.dequantize(block)
     axes = plt.subplots()[1]
-    for level in anatomy.levels(fmt, block, index)[1]:
-        axes.axhline(level, color="0.88", lw=0.7, zorder=0)
+    levels = anatomy.levels(fmt, block, index)[1]
+    if len(levels) <= 32:  # more would be one grey slab
+        for level in levels:
+            axes.axhline(level, color="0.88", lw=0.7, zorder=0)
     axes.plot(moved, "o", color=plot.GREY, label="weights")
     axes.plot(decoded, "x", color=plot.RED, mew=2, label="after " + name)
     axes.plot(index, value, "o", ms=13, mfc="none", mec=plot.BLUE, mew=2, label="the one that you move")
     error = np.sqrt(np.mean((np.delete(decoded, index) - np.delete(moved, index)) ** 2))
-    axes.set(xlabel="weight", ylabel="value", title=f"{name}: the other weights are off by {error:.4f} (RMS)")
+    reach = 1.1 * max(4 * float(np.abs(x).max()), abs(value), 1e-6)  # the same view wherever it is moved
+    axes.set(xlabel="weight", ylabel="value", ylim=(-reach, reach))
+    axes.set_title(f"{name}: the other weights are off by {error:.4f} (RMS)")
     axes.grid(visible=False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()

@@ -11,12 +11,15 @@ A known mistake is kept as a function that makes it: whoever gives the same answ
 
 import html
 import inspect
+import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from IPython.display import display
+
+GOES_ON = "the lesson goes on with the engine's version"
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,11 @@ class Exercise:
             answers = {label: call(function, arguments) for label, arguments in cases.items()}
         except Exception as error:
             return self._verdict("wrong", _explain_exception(error))
-        if all(isinstance(a, type(Ellipsis)) or a is None for a in answers.values()):
-            return self._verdict(
-                "untouched", "not attempted yet: the lesson goes on with the engine's version"
-            )
+        nothing = all(a is None for a in answers.values())
+        if all(a is ... for a in answers.values()) or (nothing and _is_empty(function)):
+            return self._verdict("untouched", f"not attempted yet: {GOES_ON}")
+        if nothing:
+            return self._verdict("wrong", "your function returned None: did you forget `return`?")
         right = {label: call(self.engine, arguments) for label, arguments in cases.items()}
         differences = [found for label in cases if (found := self._difference(label, answers, right))]
         if not differences:
@@ -86,6 +90,22 @@ class Exercise:
 
     def _verdict(self, kind, message):
         return Verdict(self.name, kind, message, self.hints, self.solution or self.engine)
+
+
+def _is_empty(function) -> bool:
+    """Is the body of a function nothing but a docstring and `...`?"""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_code in (
+        _empty.__code__.co_code,
+        _empty_but_documented.__code__.co_code,
+    )
+
+
+def _empty(): ...
+
+
+def _empty_but_documented():
+    """With a docstring, the constant None has another place."""
 
 
 def call(function: Callable, arguments: tuple):
@@ -142,7 +162,10 @@ def _explain_exception(error):
     """Return the type and message of an exception and the learner's line that raised it."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     line = f', in the line "{own[0].line}"' if own and own[0].line else ""
-    return f"your function raised {type(error).__name__}: {error}{line}"
+    message = f"your function raised {type(error).__name__}: {error}{line}"
+    if isinstance(error, OverflowError) and "int8" in str(error):
+        message += "\na byte out of an array stays a byte, and cannot grow: make it an int(...) first"
+    return message
 
 
 COLOURS = {"right": "#009E73", "wrong": "#D55E00", "untouched": "#7F7F7F"}
@@ -164,6 +187,8 @@ class Verdict:
 
     def _repr_html_(self):
         first, *rest = self.message.split("\n")
+        if self.kind == "wrong":
+            rest.append(GOES_ON.capitalize() + ".")
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in rest)
         return (
             f'<div style="border-left:6px solid {COLOURS[self.kind]};padding:0.3em 0.8em;margin:0.4em 0">'
@@ -174,12 +199,15 @@ class Verdict:
         """Stuck? -> hint -> solution, each folded into the one before."""
         if self.kind == "right":
             return ""
-        source = html.escape(inspect.cleandoc(inspect.getsource(inspect.unwrap(_plain(self.solution)))))
-        folded = f"<details><summary>Solution, from the engine</summary><pre>{source}</pre></details>"
+        source = html.escape(textwrap.dedent(inspect.getsource(_plain(self.solution))))
+        folded = _fold("Solution, from the engine", f"<pre>{source}</pre>")
         for i, hint in reversed(list(enumerate(self.hints))):
-            summary = "Stuck?" if i == 0 else "Hint"
-            folded = f"<details><summary>{summary}</summary>{html.escape(hint)}{folded}</details>"
+            folded = _fold("Hint" if i else "Stuck?", html.escape(hint) + folded)
         return folded
+
+
+def _fold(summary, content):
+    return f'<details><summary>{summary}</summary><div style="margin-left:1em">{content}</div></details>'
 
 
 def _plain(function):
