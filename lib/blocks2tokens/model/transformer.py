@@ -12,9 +12,12 @@
 Weights are views of the mapped file; nothing is decoded before a kernel needs it.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from blocks2tokens import formats
 from blocks2tokens.errors import GGUFError, UnsupportedError
@@ -79,12 +82,14 @@ class Transformer:
             raise ValueError(
                 f"ids: {len(ids)} more tokens do not fit, {cache.length} of {cache.capacity} used"
             )
-        parts = [self._pass(ids[i : i + PREFILL], cache) for i in range(0, len(ids), PREFILL)]
+        with one_blas_thread():
+            parts = [self._pass(ids[i : i + PREFILL], cache) for i in range(0, len(ids), PREFILL)]
         return np.concatenate(parts)
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
-        return matmul(rms_norm(x, self.output_norm, self.config.norm_eps), self.output)
+        with one_blas_thread():
+            return matmul(rms_norm(x, self.output_norm, self.config.norm_eps), self.output)
 
     def check_ids(self, ids) -> np.ndarray:
         """Return ids as int64 [T]; ValueError unless all are whole numbers in the vocabulary."""
@@ -118,6 +123,20 @@ class Transformer:
         cache.put(i, rope(k, cos, sin), v)
         out = attend(rope(q, cos, sin), *cache.get(i, cache.length + T))
         return matmul(out.reshape(T, -1), layer.attn_output)
+
+
+@lru_cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """Keep BLAS to one thread for a while.
+
+    Its other threads spin while they wait, and so take the cores from Numba's and from everybody else:
+    on two busy cores a pass over a prompt is several times slower with them.
+    """
+    return _thread_pools().limit(limits=1, user_api="blas")
 
 
 def _feed_forward(layer, h):
