@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import jupyter_client
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -57,6 +58,25 @@ def test_logits_in_pieces_give_the_same(model, monkeypatch):
 def test_it_prints_itself(model):
     text = repr(b2t.perplexity(model, range(100)))
     assert text.startswith("perplexity ") and "nats per token, 99 tokens" in text
+
+
+def test_a_hidden_progress_bar_sends_nothing_to_a_notebook(tmp_path):
+    """A widget for each bar is many messages, shown or not; a loop over formats would flood its reader."""
+    path = small_model(context_length=CONTEXT).write(tmp_path / "small.gguf")
+    with jupyter_client.run_kernel(kernel_name="python3") as client:
+        sent = []
+        code = f"""
+import blocks2tokens as b2t
+model = b2t.load({str(path)!r})
+for i in range(5):
+    b2t.perplexity(model, [1, 2, 3])
+    b2t.convert({str(path)!r}, {str(tmp_path / "new.gguf")!r}, "F16")
+"""
+        reply = client.execute_interactive(
+            code, timeout=120, output_hook=lambda m: sent.append(m["msg_type"])
+        )
+    assert reply["content"]["status"] == "ok", reply["content"]
+    assert not [kind for kind in sent if kind.startswith("comm")]
 
 
 @pytest.mark.parametrize(
