@@ -49,16 +49,23 @@ def bars(
     title: str,
     colours=None,
     log: bool = False,
-    label: str = "{:.3g}",
+    label: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
     """Draw {name: value} as horizontal bars, first on top, each with its value and unit beside it."""
     axes = axes or plt.subplots(figsize=(8, 0.9 + 0.5 * len(values)))[1]
     names = list(values)
     drawn = axes.barh(names, [values[name] for name in names], color=colours or BLUE, height=0.62)
-    axes.bar_label(drawn, [f"{label.format(values[name])} {unit}" for name in names], padding=4)
+    axes.bar_label(drawn, [f"{_number(values[name], label)} {unit}" for name in names], padding=4)
     axes.invert_yaxis()
     axes.set(xlabel=unit, title=title, xscale="log" if log else "linear")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.16)
     return axes
+
+
+def _number(value: float, label: str | None) -> str:
+    """Write a number as `label` says, else with three digits, and one of more than three in full."""
+    if label is not None:
+        return label.format(value)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
