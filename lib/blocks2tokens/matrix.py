@@ -34,6 +34,19 @@ def _shape(shape) -> tuple[int, int]:
     return rows, columns
 
 
+def _raw_shape(fmt, shape, layout):
+    """Return the shape of the bytes of such a matrix; ValueError unless its weights fill whole blocks."""
+    rows, columns = shape
+    if layout == "gguf":
+        return rows, fmt.row_bytes(columns)
+    if rows * columns % fmt.block_size:
+        raise ValueError(
+            f"{fmt.name}: K * N must be a multiple of {fmt.block_size} weights, got K * N = {rows * columns} "
+            f"for shape {shape}"
+        )
+    return (fmt.row_bytes(rows * columns),)
+
+
 class QuantizedMatrix:
     """A matrix that stays quantized.
 
@@ -47,12 +60,8 @@ class QuantizedMatrix:
         if layout not in LAYOUTS:
             raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
         self._format, self._layout = _format(fmt), layout
-        self._shape = rows, columns = _shape(shape)
-        expected = (
-            (rows, self.format.row_bytes(columns))
-            if layout == "gguf"
-            else (self.format.row_bytes(rows * columns),)
-        )
+        self._shape = _shape(shape)
+        expected = _raw_shape(self.format, self.shape, layout)
         if checked(raw, np.uint8, "raw").shape != expected:
             raise ValueError(f"raw: {self.format.name} {self.shape} needs shape {expected}, got {raw.shape}")
         self._raw = read_only(raw)
@@ -71,6 +80,7 @@ class QuantizedMatrix:
         """
         if checked(W, np.float32, "W").ndim != 2:
             raise ValueError(f"W: expected two dimensions, got shape {W.shape}")
+        _raw_shape(_format(fmt), W.shape, layout)
         raw = _format(fmt).quantize(W if layout == "gguf" else W.reshape(-1), **how)
         return cls(raw, fmt, W.shape, layout)
 

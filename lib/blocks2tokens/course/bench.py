@@ -148,7 +148,7 @@ def ratio(reference: float, value: float) -> str:
 def seconds(value: float) -> str:
     """Return a time with its unit, three digits."""
     for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if value * scale >= 1:
+        if value * scale >= 0.9995:  # what three digits round up to 1
             return f"{value * scale:.3g} {unit}"
     return f"{value * 1e9:.3g} ns"
 

@@ -8,13 +8,28 @@ from types import MappingProxyType
 
 import numpy as np
 
-from blocks2tokens.kernels import dequantize_then_blas, fused_rows
+from blocks2tokens.kernels import (
+    dequantize_then_blas,
+    fused_rows,
+    phase0_baseline,
+    phase1_naive_fused,
+    phase2_optimized_fused,
+    phase3a_block_cache,
+    phase3b_column_major,
+)
 from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
 from blocks2tokens.matrix import QuantizedMatrix
 
-KERNELS = MappingProxyType(
-    {module.KERNEL.name: module.KERNEL for module in (dequantize_then_blas, fused_rows)}
+STORY = (
+    phase0_baseline,
+    phase1_naive_fused,
+    phase2_optimized_fused,
+    phase3a_block_cache,
+    phase3b_column_major,
+    dequantize_then_blas,
+    fused_rows,
 )
+KERNELS = MappingProxyType({module.KERNEL.name: module.KERNEL for module in STORY})
 
 # From this many rows of x on, the decoding is shared widely enough for BLAS to win.
 BLAS_FROM_ROWS = 24

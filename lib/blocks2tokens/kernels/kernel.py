@@ -16,7 +16,16 @@ from blocks2tokens.matrix import QuantizedMatrix
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call does, counted, not timed. Bytes are those of the weights, activations and result."""
+    """What one call does, counted, not timed.
+
+    elements_decoded  weights decoded, as often as they are
+    blocks_decoded    whole blocks decoded; a kernel that decodes single weights has none
+    lookups           look-ups in a cache of blocks, one for each multiply-add that makes one
+    bytes_read        encoded bytes, each time that a decoder reads them; activations and float32 copies
+                      of all weights once for each who reads them, since from then on a cache has them
+    temporary_bytes   float32 copies of weights
+    multiply_adds     M * K * N
+    """
 
     elements_decoded: int
     blocks_decoded: int
