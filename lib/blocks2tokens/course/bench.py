@@ -11,9 +11,11 @@ Interleaving lets a noisy neighbour slow all of them, and not only the one that 
     bench.compare({"loops": f, "NumPy": g})     a table, with ratios to the first
     bench.interleaved(...)                      the timings alone
     bench.allocations(f)                        what one call allocates, as Go's -benchmem counts it
+    bench.sized(64, 256)                        the first, or with BLOCKS2TOKENS_FULL=1 the second
 """
 
 import html
+import os
 import time
 import tracemalloc
 from collections.abc import Callable, Hashable, Mapping
@@ -23,6 +25,11 @@ import numpy as np
 from numba.core.runtime import _nrt_python, rtsys
 
 from blocks2tokens.course.numpy_allocations import counting
+
+
+def sized(small, full):
+    """Return `full` if BLOCKS2TOKENS_FULL=1 asks for the large sizes, `small` otherwise."""
+    return full if os.environ.get("BLOCKS2TOKENS_FULL") == "1" else small
 
 
 @dataclass(frozen=True)
