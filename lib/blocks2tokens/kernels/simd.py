@@ -1,0 +1,520 @@
+"""Vectors in Numba: values of 64 bytes that live in one CPU register, and the instructions that dot them.
+
+    Bytes    64 x 8 bits      codes, unsigned; activations, signed
+    Pairs    32 x int16       dot_pairs(q, x):        q0*x0 + q1*x1 for each two neighbours
+    Ints     16 x int32       add_scaled_pairs(...):  + p0*s0 + p1*s1
+                              add_quads(...):         + q0*x0 + q1*x1 + q2*x2 + q3*x3
+    Floats   16 x float32     multiply_add(a, b, c):  a*b + c
+
+Each function here is one or a few machine instructions. LLVM does not find them by itself in loops over
+bytes, so they are asked for by name. Where they differ between CPUs, the first argument chooses:
+
+    AVX512   AVX-512 with VNNI   vpdpbusd, vpdpwssd, vpmaddubsw on 64 bytes
+    AVX2     AVX2                vpmaddubsw, vpmaddwd on 32 bytes, twice
+
+Nothing is checked: a load reads 64 bytes wherever it is told to.
+Sources: Intel Intrinsics Guide; LLVM `llvm.x86.*` intrinsics.
+"""
+
+import os
+from typing import NamedTuple
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from blocks2tokens.errors import UnsupportedError
+
+I8, I16, I32, F32, HALF = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType(), ir.HalfType()
+
+
+class Vector(types.Type):
+    """A vector of `lanes` numbers as a type of Numba's; `element` is "i8", "i16", "i32" or "f32"."""
+
+    def __init__(self, element: str, lanes: int):
+        self.element, self.lanes = element, lanes
+        super().__init__(f"Vector({element} x {lanes})")
+
+    @property
+    def llvm_type(self):
+        return ir.VectorType({"i8": I8, "i16": I16, "i32": I32, "f32": F32}[self.element], self.lanes)
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        super().__init__(manager, vector, vector.llvm_type)
+
+
+BYTES, PAIRS, INTS, FLOATS = Vector("i8", 64), Vector("i16", 32), Vector("i32", 16), Vector("f32", 16)
+
+
+# --- Which CPU --------------------------------------------------------------------------------------------
+
+
+class Avx512(NamedTuple):
+    """Chooses AVX-512 with VNNI, by its type alone."""
+
+    bits: int
+
+
+class Avx2(NamedTuple):
+    """Chooses AVX2, by its type alone."""
+
+    bits: int
+
+
+INSTRUCTION_SETS = {"avx512": Avx512(512), "avx2": Avx2(256), "plain": None}
+NEEDS = {"avx512": ("avx512vnni", "avx512bw", "avx512vl"), "avx2": ("avx2", "fma"), "plain": ()}
+
+
+def available() -> list[str]:
+    """Return the names of the instruction sets that this CPU has, fastest first."""
+    features = llvm.get_host_cpu_features()
+    return [name for name, needed in NEEDS.items() if all(features.get(feature) for feature in needed)]
+
+
+def chosen() -> str:
+    """Return the instruction set in use: the fastest, or the one that BLOCKS2TOKENS_SIMD names."""
+    wanted = os.environ.get("BLOCKS2TOKENS_SIMD", "").lower()
+    if not wanted:
+        return available()[0]
+    if wanted not in NEEDS:
+        raise UnsupportedError(f"BLOCKS2TOKENS_SIMD: expected one of {', '.join(NEEDS)}, got {wanted!r}")
+    if wanted not in available():
+        raise UnsupportedError(f"BLOCKS2TOKENS_SIMD: this CPU has no {wanted}, only {', '.join(available())}")
+    return wanted
+
+
+def is_avx512(isa):
+    return isa.instance_class is Avx512
+
+
+# --- Loads and constants ----------------------------------------------------------------------------------
+
+
+def address(context, builder, array_type, array, offset, llvm_type):
+    """Return a pointer to byte `offset` of an array's data, as a pointer to llvm_type."""
+    data = builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
+    return builder.bitcast(builder.gep(data, [offset]), llvm_type.as_pointer())
+
+
+def loader(name, vector, doc):
+    """Make an intrinsic that loads a vector from byte `offset` of an array."""
+
+    def load(typingctx, array, offset):
+        def codegen(context, builder, signature, args):
+            at = address(context, builder, signature.args[0], *args, vector.llvm_type)
+            return builder.load(at, align=1)
+
+        return vector(array, types.intp), codegen
+
+    load.__name__, load.__doc__ = name, doc
+    return intrinsic(load)
+
+
+load_bytes = loader("load_bytes", BYTES, "Load 64 bytes from byte `offset` of an array.")
+load_floats = loader("load_floats", FLOATS, "Load 16 float32 from byte `offset` of an array.")
+load_8_floats = loader("load_8_floats", Vector("f32", 8), "Load 8 float32 from byte `offset` of an array.")
+load_4_floats = loader("load_4_floats", Vector("f32", 4), "Load 4 float32 from byte `offset` of an array.")
+
+
+def shuffle(builder, vector, lanes):
+    """Return the lanes of an LLVM vector that a list names, in its order."""
+    mask = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+def constant(llvm_type, values):
+    return ir.Constant(llvm_type, values if isinstance(values, list) else [values] * llvm_type.count)
+
+
+def splat(builder, scalar, lanes):
+    one = ir.VectorType(scalar.type, 1)
+    return shuffle(builder, builder.insert_element(constant(one, ir.Undefined), scalar, I32(0)), [0] * lanes)
+
+
+@intrinsic
+def load_u32(typingctx, array, offset):
+    """Load 4 bytes as uint32. (An index of Numba's may count from the end, and asks every time.)"""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(address(context, builder, signature.args[0], *args, I32), align=1)
+
+    return types.uint32(array, types.intp), codegen
+
+
+@intrinsic
+def load_half(typingctx, array, offset):
+    """Load a float16 as float32."""
+
+    def codegen(context, builder, signature, args):
+        half = builder.load(address(context, builder, signature.args[0], *args, HALF), align=1)
+        return builder.fpext(half, F32)
+
+    return types.float32(array, types.intp), codegen
+
+
+@intrinsic
+def load_twice(typingctx, array, offset):
+    """Load 32 bytes into both halves of a vector of bytes."""
+
+    def codegen(context, builder, signature, args):
+        half = builder.load(
+            address(context, builder, signature.args[0], *args, ir.VectorType(I8, 32)), align=1
+        )
+        return shuffle(builder, half, [*range(32)] * 2)
+
+    return BYTES(array, types.intp), codegen
+
+
+@intrinsic
+def load_quarters(typingctx, array, offset, stride):
+    """Load four times 16 bytes, `stride` bytes apart, into one vector of bytes."""
+
+    def codegen(context, builder, signature, args):
+        array, offset, stride = args
+        quarter, parts = ir.VectorType(I8, 16), []
+        for i in range(4):
+            at = builder.add(offset, builder.mul(stride, ir.Constant(stride.type, i)))
+            pointer = address(context, builder, signature.args[0], array, at, quarter)
+            parts.append(builder.load(pointer, align=1))
+        return join(builder, parts)
+
+    return BYTES(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def load_halves(typingctx, array, offset, stride):
+    """Load two times 32 bytes, `stride` bytes apart, into one vector of bytes."""
+
+    def codegen(context, builder, signature, args):
+        array, offset, stride = args
+        half, parts = ir.VectorType(I8, 32), []
+        for at in (offset, builder.add(offset, stride)):
+            parts.append(
+                builder.load(address(context, builder, signature.args[0], array, at, half), align=1)
+            )
+        return join(builder, parts)
+
+    return BYTES(array, types.intp, types.intp), codegen
+
+
+def join(builder, parts):
+    """Join 2 or 4 LLVM vectors into one."""
+    while len(parts) > 1:
+        mask = ir.Constant(ir.VectorType(I32, 2 * parts[0].type.count), [*range(2 * parts[0].type.count)])
+        parts = [
+            builder.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return parts[0]
+
+
+@intrinsic
+def load_4_float16(typingctx, array, offset, stride):
+    """Load four float16, `stride` bytes apart, as 4 float32."""
+
+    def codegen(context, builder, signature, args):
+        array, offset, stride = args
+        four = ir.Constant(ir.VectorType(HALF, 4), ir.Undefined)
+        for i in range(4):
+            at = builder.add(offset, builder.mul(stride, ir.Constant(stride.type, i)))
+            value = builder.load(address(context, builder, signature.args[0], array, at, HALF), align=1)
+            four = builder.insert_element(four, value, I32(i))
+        return builder.fpext(four, ir.VectorType(F32, 4))
+
+    return Vector("f32", 4)(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def repeat_quad(typingctx, array, offset):
+    """Load 4 bytes and repeat them 16 times."""
+
+    def codegen(context, builder, signature, args):
+        quad = builder.load(address(context, builder, signature.args[0], *args, I32), align=1)
+        return builder.bitcast(splat(builder, quad, 16), BYTES.llvm_type)
+
+    return BYTES(array, types.intp), codegen
+
+
+@intrinsic
+def zero_ints(typingctx):
+    """Return 16 times 0."""
+    return INTS(), lambda context, builder, signature, args: constant(INTS.llvm_type, 0)
+
+
+@intrinsic
+def zero_floats(typingctx):
+    """Return 16 times 0.0."""
+    return FLOATS(), lambda context, builder, signature, args: constant(FLOATS.llvm_type, 0.0)
+
+
+@intrinsic
+def zeros_like(typingctx, vector):
+    """Return a vector of as many 0.0."""
+    return vector(vector), lambda context, builder, signature, args: constant(args[0].type, 0.0)
+
+
+@intrinsic
+def repeat_float(typingctx, value, vector):
+    """Repeat a float32 in as many lanes as `vector` has."""
+
+    def codegen(context, builder, signature, args):
+        return splat(builder, args[0], args[1].type.count)
+
+    return vector(types.float32, vector), codegen
+
+
+@intrinsic
+def repeat_int(typingctx, value):
+    """Repeat an int32 in 16 lanes."""
+    return INTS(types.int32), lambda context, builder, signature, args: splat(builder, args[0], 16)
+
+
+# --- Bits -------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def low_nibbles(typingctx, bytes_):
+    """Return the low four bits of each byte."""
+
+    def codegen(context, builder, signature, args):
+        return builder.and_(args[0], constant(BYTES.llvm_type, 15))
+
+    return BYTES(BYTES), codegen
+
+
+@intrinsic
+def high_nibbles(typingctx, bytes_):
+    """Return the high four bits of each byte."""
+
+    def codegen(context, builder, signature, args):
+        return builder.lshr(args[0], constant(BYTES.llvm_type, 4))
+
+    return BYTES(BYTES), codegen
+
+
+@intrinsic
+def flip_sign(typingctx, bytes_):
+    """Return int8 + 128 as unsigned bytes."""
+
+    def codegen(context, builder, signature, args):
+        return builder.xor(args[0], constant(BYTES.llvm_type, 128))
+
+    return BYTES(BYTES), codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_bits(typingctx, low, planes, first, second, mask):
+    """Return low | ((planes >> shift) & mask) << 4; shift is `first` in half the bytes, then `second`."""
+    shifts = [first.literal_value] * 16 + [second.literal_value] * 16
+    bits = mask.literal_value
+
+    def codegen(context, builder, signature, args):
+        words = builder.bitcast(args[1], PAIRS.llvm_type)
+        moved = builder.bitcast(builder.lshr(words, constant(PAIRS.llvm_type, shifts)), BYTES.llvm_type)
+        high = builder.and_(moved, constant(BYTES.llvm_type, bits))
+        return builder.or_(args[0], builder.shl(high, constant(BYTES.llvm_type, 4)))
+
+    return BYTES(BYTES, BYTES, first, second, mask), codegen
+
+
+def eight_bytes(builder, packed):
+    return builder.bitcast(packed, ir.VectorType(I8, 8))
+
+
+@intrinsic(prefer_literal=True)
+def repeat_scales(typingctx, packed, first, second):
+    """Repeat bytes number `first` and `second` of a uint64, each in 16 lanes of int16."""
+    lanes = [first.literal_value] * 16 + [second.literal_value] * 16
+
+    def codegen(context, builder, signature, args):
+        return builder.zext(shuffle(builder, eight_bytes(builder, args[0]), lanes), PAIRS.llvm_type)
+
+    return PAIRS(types.uint64, first, second), codegen
+
+
+@intrinsic(prefer_literal=True)
+def repeat_16_scales(typingctx, array, offset, first):
+    """Load 16 int8 and repeat numbers `first` to `first` + 3, each in 8 lanes of int16."""
+    lanes = [first.literal_value + i // 8 for i in range(32)]
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], args[0], args[1], ir.VectorType(I8, 16))
+        return builder.sext(shuffle(builder, builder.load(at, align=1), lanes), PAIRS.llvm_type)
+
+    return PAIRS(array, types.intp, first), codegen
+
+
+@intrinsic
+def bytes_to_floats(typingctx, packed):
+    """Return the 8 bytes of a uint64 as 8 float32."""
+    vector = Vector("f32", 8)
+
+    def codegen(context, builder, signature, args):
+        wide = builder.zext(eight_bytes(builder, args[0]), ir.VectorType(I32, 8))
+        return builder.sitofp(wide, vector.llvm_type)
+
+    return vector(types.uint64), codegen
+
+
+@intrinsic
+def load_16_int8(typingctx, array, offset):
+    """Load 16 int8 as 16 float32."""
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], *args, ir.VectorType(I8, 16))
+        return builder.sitofp(builder.sext(builder.load(at, align=1), INTS.llvm_type), FLOATS.llvm_type)
+
+    return FLOATS(array, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def spread(typingctx, four, first, times):
+    """Repeat each of 16 / times lanes of 4 float32, from lane `first` on, `times` times."""
+    lanes = [first.literal_value + i // times.literal_value for i in range(16)]
+
+    def codegen(context, builder, signature, args):
+        return shuffle(builder, args[0], lanes)
+
+    return FLOATS(four, first, times), codegen
+
+
+# --- Arithmetic -------------------------------------------------------------------------------------------
+
+
+def call(builder, name, result, args):
+    """Call an LLVM intrinsic."""
+    function_type = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+
+
+def in_halves(builder, name, result, args):
+    """Call an intrinsic for 32 bytes on each half of 64-byte vectors, and join the results."""
+    parts = []
+    for half in range(2):
+        cut = [
+            shuffle(builder, arg, [*range(half * arg.type.count // 2, (half + 1) * arg.type.count // 2)])
+            for arg in args
+        ]
+        parts.append(call(builder, name, ir.VectorType(result.element, result.count // 2), cut))
+    return join(builder, parts)
+
+
+@intrinsic
+def dot_pairs(typingctx, isa, codes, x):
+    """Multiply unsigned codes, at most 127, by signed bytes and add neighbours: int16 [32]."""
+
+    def codegen(context, builder, signature, args):
+        if is_avx512(signature.args[0]):
+            return call(builder, "llvm.x86.avx512.pmaddubs.w.512", PAIRS.llvm_type, args[1:])
+        return in_halves(builder, "llvm.x86.avx2.pmadd.ub.sw", PAIRS.llvm_type, args[1:])
+
+    return PAIRS(isa, BYTES, BYTES), codegen
+
+
+@intrinsic
+def add_scaled_pairs(typingctx, isa, total, pairs, scales):
+    """Add to each int32 of `total` the dot product of two int16 of `pairs` with two of `scales`."""
+
+    def codegen(context, builder, signature, args):
+        _, total, pairs, scales = args
+        if is_avx512(signature.args[0]):
+            factors = [builder.bitcast(v, INTS.llvm_type) for v in (pairs, scales)]
+            return call(builder, "llvm.x86.avx512.vpdpwssd.512", INTS.llvm_type, [total, *factors])
+        return builder.add(total, in_halves(builder, "llvm.x86.avx2.pmadd.wd", INTS.llvm_type, [pairs, scales]))
+
+    return INTS(isa, INTS, PAIRS, PAIRS), codegen
+
+
+@intrinsic
+def add_quads(typingctx, isa, total, codes, x):
+    """Add to each int32 of `total` the dot product of four unsigned codes with four signed bytes."""
+
+    def codegen(context, builder, signature, args):
+        _, total, codes, x = args
+        if is_avx512(signature.args[0]):
+            factors = [builder.bitcast(v, INTS.llvm_type) for v in (codes, x)]
+            return call(builder, "llvm.x86.avx512.vpdpbusd.512", INTS.llvm_type, [total, *factors])
+        wide = ir.VectorType(I16, 64)
+        products = builder.mul(builder.zext(codes, wide), builder.sext(x, wide))
+        # vpmaddubsw would saturate at codes above 127; 255 * 127 fits 16 bits
+        for i in range(4):
+            lane = shuffle(builder, products, [*range(i, 64, 4)])
+            total = builder.add(total, builder.sext(lane, INTS.llvm_type))
+        return total
+
+    return INTS(isa, INTS, BYTES, BYTES), codegen
+
+
+@intrinsic
+def add_ints(typingctx, a, b):
+    """Return a + b, 16 int32."""
+    return INTS(a, b), lambda context, builder, signature, args: builder.add(*args)
+
+
+@intrinsic
+def to_floats(typingctx, ints):
+    """Convert 16 int32 to float32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.sitofp(args[0], FLOATS.llvm_type)
+
+    return FLOATS(INTS), codegen
+
+
+@intrinsic
+def multiply(typingctx, a, b):
+    """Return a * b, vectors of float32."""
+    return a(a, b), lambda context, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
+def multiply_add(typingctx, a, b, c):
+    """Return a * b + c, vectors of float32, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        return call(builder, f"llvm.fma.v{c.lanes}f32", c.llvm_type, args)
+
+    return c(a, b, c), codegen
+
+
+@intrinsic
+def total(typingctx, vector):
+    """Return the sum of a vector's float32."""
+
+    def codegen(context, builder, signature, args):
+        function_type = ir.FunctionType(F32, [F32, args[0].type])
+        name = f"llvm.vector.reduce.fadd.v{vector.lanes}f32"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, [ir.Constant(F32, 0.0), args[0]], fastmath=("reassoc",))
+
+    return types.float32(vector), codegen
+
+
+@intrinsic
+def store_floats(typingctx, array, offset, vector):
+    """Store 16 float32 at byte `offset` of an array."""
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], args[0], args[1], FLOATS.llvm_type)
+        builder.store(args[2], at, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, FLOATS), codegen
+
+
+@intrinsic
+def prefetch(typingctx, array, offset):
+    """Ask for the cache line at byte `offset` of an array; past its end this does nothing."""
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], *args, I8)
+        function_type = ir.FunctionType(ir.VoidType(), [at.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [at, I32(0), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
