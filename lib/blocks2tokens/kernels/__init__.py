@@ -11,11 +11,15 @@ import numpy as np
 from blocks2tokens.kernels import (
     dequantize_then_blas,
     fused_rows,
+    integer_dot,
+    integer_gemm,
     phase0_baseline,
     phase1_naive_fused,
     phase2_optimized_fused,
     phase3a_block_cache,
     phase3b_column_major,
+    simd_dot,
+    simd_tiles,
 )
 from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
 from blocks2tokens.matrix import QuantizedMatrix
@@ -28,6 +32,10 @@ STORY = (
     phase3b_column_major,
     dequantize_then_blas,
     fused_rows,
+    integer_dot,
+    simd_dot,
+    simd_tiles,
+    integer_gemm,
 )
 KERNELS = MappingProxyType({module.KERNEL.name: module.KERNEL for module in STORY})
 

@@ -21,6 +21,7 @@ from blocks2tokens.formats.compiled import bits_to_float
 
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
+NATURAL = (0,)
 SERIAL_BELOW = 1 << 15  # weights: less is done before other threads would have begun
 
 
@@ -75,36 +76,37 @@ def reorder(codes, order):
 
 
 @njit(cache=True)
-def quantize_row(x, group, order, codes, d, sums):
-    block = x.size // d.size
-    for b in range(d.size):
+def quantize_row(x, block, group, order, codes, d, sums):
+    for b in range(x.size // block):
         d[b] = quantize_block(x[b * block : (b + 1) * block], codes[b * block : (b + 1) * block])
-    for g in range(sums.size):
+    for g in range(x.size // group):
         sums[g] = d[g * group // block] * sum_of(codes[g * group : (g + 1) * group])
     if order.size > 1:
         reorder(codes, order)
 
 
 @njit(cache=True)
-def quantize_in_turn(x, group, order, codes, d, sums):
+def quantize_in_turn(x, block, group, order, codes, d, sums):
     for m in range(x.shape[0]):
-        quantize_row(x[m], group, order, codes[m], d[m], sums[m])
+        quantize_row(x[m], block, group, order, codes[m], d[m], sums[m])
 
 
 @njit(parallel=True, cache=True)
-def quantize_at_once(x, group, order, codes, d, sums):
+def quantize_at_once(x, block, group, order, codes, d, sums):
     for m in prange(x.shape[0]):
-        quantize_row(x[m], group, order, codes[m], d[m], sums[m])
+        quantize_row(x[m], block, group, order, codes[m], d[m], sums[m])
 
 
-def quantize(x, block, group, order=(0,)):
-    """Return x, float32 [M, K], as Activations with a scale per `block` and a sum per `group` codes."""
-    M, K = x.shape
+def quantize(x, block, group, order=NATURAL, tile=(1, 1)):
+    """Return x, float32 [M, K], as Activations with a scale per `block` and a sum per `group` codes.
+
+    Their sizes are those of x rounded up to multiples of `tile`, (rows, columns); what is added is zeros.
+    """
+    M, K = (-(-n // step) * step for n, step in zip(x.shape, tile, strict=True))
+    make = np.empty if x.shape == (M, K) else np.zeros
     made = Activations(
-        np.empty((M, K), np.int8),
-        np.empty((M, K // block), np.float32),
-        np.empty((M, K // group), np.float32),
+        make((M, K), np.int8), make((M, K // block), np.float32), make((M, K // group), np.float32)
     )
-    fill = quantize_in_turn if M * K < SERIAL_BELOW else quantize_at_once
-    fill(x, group, np.array(order), *made)
+    fill = quantize_in_turn if x.size < SERIAL_BELOW else quantize_at_once
+    fill(x, block, group, np.array(order), *made)
     return made

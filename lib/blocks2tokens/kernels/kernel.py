@@ -37,13 +37,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A named matrix product; calling it checks its arguments and runs it."""
+    """A named matrix product; calling it checks its arguments and runs it.
+
+    rounds_activations   x is rounded to 8-bit integers first, for the formats that the kernel is made for
+    """
 
     name: str
     layout: str
     story: str
     run: Callable[[np.ndarray, QuantizedMatrix], np.ndarray]
     count: Callable[[int, int, int, Format, int], Cost]
+    rounds_activations: bool = False
 
     def __call__(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
         """Multiply x, float32 [M, K], by w; ValueError for another dtype, shape or layout."""

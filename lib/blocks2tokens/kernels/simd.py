@@ -194,9 +194,7 @@ def load_halves(typingctx, array, offset, stride):
         array, offset, stride = args
         half, parts = ir.VectorType(I8, 32), []
         for at in (offset, builder.add(offset, stride)):
-            parts.append(
-                builder.load(address(context, builder, signature.args[0], array, at, half), align=1)
-            )
+            parts.append(builder.load(address(context, builder, signature.args[0], array, at, half), align=1))
         return join(builder, parts)
 
     return BYTES(array, types.intp, types.intp), codegen
@@ -206,9 +204,7 @@ def join(builder, parts):
     """Join 2 or 4 LLVM vectors into one."""
     while len(parts) > 1:
         mask = ir.Constant(ir.VectorType(I32, 2 * parts[0].type.count), [*range(2 * parts[0].type.count)])
-        parts = [
-            builder.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)
-        ]
+        parts = [builder.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
 
 
@@ -424,7 +420,9 @@ def add_scaled_pairs(typingctx, isa, total, pairs, scales):
         if is_avx512(signature.args[0]):
             factors = [builder.bitcast(v, INTS.llvm_type) for v in (pairs, scales)]
             return call(builder, "llvm.x86.avx512.vpdpwssd.512", INTS.llvm_type, [total, *factors])
-        return builder.add(total, in_halves(builder, "llvm.x86.avx2.pmadd.wd", INTS.llvm_type, [pairs, scales]))
+        return builder.add(
+            total, in_halves(builder, "llvm.x86.avx2.pmadd.wd", INTS.llvm_type, [pairs, scales])
+        )
 
     return INTS(isa, INTS, PAIRS, PAIRS), codegen
 
@@ -434,17 +432,7 @@ def add_quads(typingctx, isa, total, codes, x):
     """Add to each int32 of `total` the dot product of four unsigned codes with four signed bytes."""
 
     def codegen(context, builder, signature, args):
-        _, total, codes, x = args
-        if is_avx512(signature.args[0]):
-            factors = [builder.bitcast(v, INTS.llvm_type) for v in (codes, x)]
-            return call(builder, "llvm.x86.avx512.vpdpbusd.512", INTS.llvm_type, [total, *factors])
-        wide = ir.VectorType(I16, 64)
-        products = builder.mul(builder.zext(codes, wide), builder.sext(x, wide))
-        # vpmaddubsw would saturate at codes above 127; 255 * 127 fits 16 bits
-        for i in range(4):
-            lane = shuffle(builder, products, [*range(i, 64, 4)])
-            total = builder.add(total, builder.sext(lane, INTS.llvm_type))
-        return total
+        return quad_dot(builder, signature.args[0], *args[1:])
 
     return INTS(isa, INTS, BYTES, BYTES), codegen
 
@@ -452,7 +440,7 @@ def add_quads(typingctx, isa, total, codes, x):
 @intrinsic
 def add_ints(typingctx, a, b):
     """Return a + b, 16 int32."""
-    return INTS(a, b), lambda context, builder, signature, args: builder.add(*args)
+    return INTS(INTS, INTS), lambda context, builder, signature, args: builder.add(*args)
 
 
 @intrinsic
@@ -495,15 +483,15 @@ def total(typingctx, vector):
 
 
 @intrinsic
-def store_floats(typingctx, array, offset, vector):
-    """Store 16 float32 at byte `offset` of an array."""
+def store(typingctx, array, offset, vector):
+    """Store a vector at byte `offset` of an array."""
 
     def codegen(context, builder, signature, args):
-        at = address(context, builder, signature.args[0], args[0], args[1], FLOATS.llvm_type)
+        at = address(context, builder, signature.args[0], args[0], args[1], args[2].type)
         builder.store(args[2], at, align=1)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, FLOATS), codegen
+    return types.void(array, types.intp, vector), codegen
 
 
 @intrinsic
@@ -518,3 +506,172 @@ def prefetch(typingctx, array, offset):
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
+
+
+# --- Tiles: some rows of activations against 16 rows of weights -------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def interleave(typingctx, low, high, half, size):
+    """Join `size` bytes of `low` and as many of `high` in turn, of their first (0) or second (1) halves."""
+    n, start = size.literal_value, 32 * half.literal_value
+    lanes = [of + start + n * part + i for part in range(32 // n) for of in (0, 64) for i in range(n)]
+
+    def codegen(context, builder, signature, args):
+        return builder.shuffle_vector(args[0], args[1], ir.Constant(ir.VectorType(I32, 64), lanes))
+
+    return BYTES(BYTES, BYTES, half, size), codegen
+
+
+@intrinsic(prefer_literal=True)
+def transpose_quads(typingctx, rows, at, stride, panel, to):
+    """Turn 16 rows of 16 times 4 bytes, `stride` bytes apart, into 16 times (4 bytes of each row)."""
+
+    def codegen(context, builder, signature, args):
+        rows, at, stride, panel, to = args
+        v = []
+        for r in range(16):
+            offset = builder.add(at, builder.mul(stride, ir.Constant(stride.type, r)))
+            pointer = address(context, builder, signature.args[0], rows, offset, INTS.llvm_type)
+            v.append(builder.load(pointer, align=1))
+        for step in (1, 2, 4, 8):  # exchange bit `step` of the row with that of the column
+            keep = [lane if not lane & step else 16 + lane - step for lane in range(16)]
+            swap = [lane + step if not lane & step else 16 + lane for lane in range(16)]
+            masks = [ir.Constant(ir.VectorType(I32, 16), lanes) for lanes in (keep, swap)]
+            for r in range(16):
+                if not r & step:
+                    a, b = v[r], v[r + step]
+                    v[r], v[r + step] = (builder.shuffle_vector(a, b, mask) for mask in masks)
+        for quad in range(16):
+            offset = builder.add(to, ir.Constant(to.type, 64 * quad))
+            pointer = address(context, builder, signature.args[3], panel, offset, INTS.llvm_type)
+            builder.store(v[quad], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp, panel, types.intp), codegen
+
+
+def tuple_of(context, builder, kind, values):
+    return context.make_tuple(builder, kind, values)
+
+
+def parts_of(builder, tuple_, count):
+    return [builder.extract_value(tuple_, i) for i in range(count)]
+
+
+def quad_dot(builder, isa, total, codes, x):
+    """Add to 16 int32 the dot products of four unsigned codes with four signed bytes, LLVM values all."""
+    if is_avx512(isa):
+        factors = [builder.bitcast(v, INTS.llvm_type) for v in (codes, x)]
+        return call(builder, "llvm.x86.avx512.vpdpbusd.512", INTS.llvm_type, [total, *factors])
+    even, odd = (quad_half(builder, codes, x, part) for part in range(2))
+    return builder.add(total, builder.add(even, odd))
+
+
+def quad_half(builder, codes, x, part):
+    """Return the dot products of two of each four bytes, by way of int16: 255 * 127 fits, two do not."""
+    lanes = [4 * i + 2 * part + j for i in range(16) for j in range(2)]
+    wide = [
+        extend(shuffle(builder, v, lanes), PAIRS.llvm_type)
+        for extend, v in ((builder.zext, codes), (builder.sext, x))
+    ]
+    return in_halves(builder, "llvm.x86.avx2.pmadd.wd", INTS.llvm_type, wide)
+
+
+@intrinsic(prefer_literal=True)
+def tile_dots(typingctx, isa, panel, at, n_quads, codes, x, stride, n_rows):
+    """Dot n_quads * 4 codes of 16 rows of weights with those of n_rows rows of activations.
+
+    panel at byte `at`: 64 bytes for each quad, 4 of each row; codes at byte x, rows `stride` bytes apart.
+    Returns n_rows vectors of 16 int32.
+    """
+    rows, quads = n_rows.literal_value, n_quads.literal_value
+    kind = types.UniTuple(INTS, rows)
+
+    def codegen(context, builder, signature, args):
+        _, panel, at, _, codes, x, stride, _ = args
+        totals = [constant(INTS.llvm_type, 0)] * rows
+        starts = [builder.add(x, builder.mul(stride, ir.Constant(stride.type, r))) for r in range(rows)]
+        for quad in range(quads):
+            offset = builder.add(at, ir.Constant(at.type, 64 * quad))
+            w = builder.load(
+                address(context, builder, signature.args[1], panel, offset, BYTES.llvm_type), align=1
+            )
+            for r in range(rows):
+                offset = builder.add(starts[r], ir.Constant(x.type, 4 * quad))
+                four = builder.load(address(context, builder, signature.args[4], codes, offset, I32), align=1)
+                repeated = builder.bitcast(splat(builder, four, 16), BYTES.llvm_type)
+                totals[r] = quad_dot(builder, signature.args[0], totals[r], w, repeated)
+        return tuple_of(context, builder, kind, totals)
+
+    return kind(isa, panel, types.intp, n_quads, codes, types.intp, types.intp, n_rows), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_zeros(typingctx, n_rows):
+    """Return n_rows vectors of 16 float32 zeros."""
+    kind = types.UniTuple(FLOATS, n_rows.literal_value)
+
+    def codegen(context, builder, signature, args):
+        return tuple_of(context, builder, kind, [constant(FLOATS.llvm_type, 0.0)] * kind.count)
+
+    return kind(n_rows), codegen
+
+
+@intrinsic
+def tile_scale(typingctx, ints, scales, totals):
+    """Return totals + ints * scales, row by row."""
+
+    def codegen(context, builder, signature, args):
+        ints, totals = (parts_of(builder, args[i], signature.args[0].count) for i in (0, 2))
+        sums = [
+            call(
+                builder,
+                "llvm.fma.v16f32",
+                FLOATS.llvm_type,
+                [builder.sitofp(i, FLOATS.llvm_type), args[1], t],
+            )
+            for i, t in zip(ints, totals, strict=True)
+        ]
+        return tuple_of(context, builder, signature.return_type, sums)
+
+    return totals(ints, FLOATS, totals), codegen
+
+
+@intrinsic
+def tile_add(typingctx, totals, vectors, factors, at, stride):
+    """Return totals + vectors * factor of the row; factors, float32, `stride` bytes apart from byte `at` on.
+
+    `vectors` is one vector for each row, or one for all.
+    """
+
+    def codegen(context, builder, signature, args):
+        totals, vectors, factors, at, stride = args
+        rows = signature.args[0].count
+        totals = parts_of(builder, totals, rows)
+        each = isinstance(signature.args[1], types.UniTuple)
+        vectors = parts_of(builder, vectors, rows) if each else [vectors] * rows
+        sums = []
+        for r in range(rows):
+            offset = builder.add(at, builder.mul(stride, ir.Constant(stride.type, r)))
+            factor = builder.load(address(context, builder, signature.args[2], factors, offset, F32), align=1)
+            terms = [vectors[r], splat(builder, factor, 16), totals[r]]
+            sums.append(call(builder, "llvm.fma.v16f32", FLOATS.llvm_type, terms))
+        return tuple_of(context, builder, signature.return_type, sums)
+
+    return totals(totals, vectors, factors, types.intp, types.intp), codegen
+
+
+@intrinsic
+def tile_store(typingctx, totals, out, at, stride):
+    """Add the rows of a tile to 16 float32 each of an array, `stride` bytes apart from byte `at` on."""
+
+    def codegen(context, builder, signature, args):
+        totals, out, at, stride = args
+        for r, row in enumerate(parts_of(builder, totals, signature.args[0].count)):
+            offset = builder.add(at, builder.mul(stride, ir.Constant(stride.type, r)))
+            pointer = address(context, builder, signature.args[1], out, offset, FLOATS.llvm_type)
+            builder.store(builder.fadd(row, builder.load(pointer, align=1)), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(totals, out, types.intp, types.intp), codegen

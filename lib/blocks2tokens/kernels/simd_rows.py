@@ -54,7 +54,6 @@ from blocks2tokens.kernels.simd import (
 
 K_ORDER = (0, 1, 4, 5, 2, 3, 6, 7)  # sub-blocks 0 2 1 3 of a half: low nibbles of 64 bytes, then high ones
 NIBBLE_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # first halves of four blocks, then second halves
-NATURAL = (0,)
 
 
 # A format's type chooses its functions; its fields: weights of a unit, bytes of it, how many offsets it has.
@@ -96,6 +95,12 @@ class Q41(NamedTuple):
 
 Q4_K, Q5_K, Q6_K = Q4K(256, 144, 8), Q5K(256, 176, 8), Q6K(256, 210, 16)
 Q8_0, Q4_0, Q4_1 = Q80(128, 4 * 34, 4), Q40(128, 4 * 18, 4), Q41(128, 4 * 20, 4)
+SIMD_FORMATS = {"Q4_K": Q4_K, "Q5_K": Q5_K, "Q6_K": Q6_K, "Q8_0": Q8_0, "Q4_0": Q4_0, "Q4_1": Q4_1}
+ORDERS = {"Q4_K": K_ORDER, "Q5_K": K_ORDER, "Q4_0": NIBBLE_ORDER, "Q4_1": NIBBLE_ORDER}
+
+
+def is_k_quant(fmt):
+    return fmt.instance_class in (Q4K, Q5K, Q6K)
 
 
 @njit
@@ -241,7 +246,7 @@ def products_of_nibbles(fmt, isa, q, s, scale, codes, d, m, u, products):
 
 @overload(add_products)
 def choose_products(fmt, isa, q, s, scale, codes, d, m, u, products):
-    if fmt.instance_class in (Q4K, Q5K, Q6K):
+    if is_k_quant(fmt):
         return products_of_k
     return products_of_bytes if fmt.instance_class is Q80 else products_of_nibbles
 
@@ -346,7 +351,7 @@ def four(fmt, isa, raw, at, codes, d, sums, m):
     )
 
 
-@njit(cache=True)
+@njit
 def rows_one_by_one(fmt, isa, raw, codes, d, sums, first, last, out):
     """Fill columns first to last - 1 of out, float32 [M, N]; raw, uint8 [N, row bytes]."""
     flat = raw.reshape(-1)
@@ -355,13 +360,15 @@ def rows_one_by_one(fmt, isa, raw, codes, d, sums, first, last, out):
             out[m, n] = one(fmt, isa, flat, n * raw.shape[1], codes, d, sums, m)
 
 
-@njit(cache=True)
+@njit
 def rows_by_four(fmt, isa, raw, codes, d, sums, first, last, out):
     """Fill columns first to last - 1 of out, float32 [M, N]; raw, uint8 [N, row bytes]."""
     M, flat = out.shape[0], raw.reshape(-1)
     for n in range(first, last):
         at = n * raw.shape[1]
         for m in range(0, M - 3, 4):
-            out[m, n], out[m + 1, n], out[m + 2, n], out[m + 3, n] = four(fmt, isa, flat, at, codes, d, sums, m)
+            out[m, n], out[m + 1, n], out[m + 2, n], out[m + 3, n] = four(
+                fmt, isa, flat, at, codes, d, sums, m
+            )
         for m in range(M - M % 4, M):
             out[m, n] = one(fmt, isa, flat, at, codes, d, sums, m)

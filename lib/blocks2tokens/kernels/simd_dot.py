@@ -1,0 +1,96 @@
+"""One row of weights, one row of 8-bit activations, 64 products at a time. For one row of x.
+
+    x float32 [M, K]  ->  int8 codes, scales, sums       once
+    row n of w        ->  vectors of codes               for each row of x, and never in memory
+                      ->  out[m, n]
+
+The cores share the rows of w. No float32 weight is ever made: a weight is a few bits in a register until
+it is multiplied. Formats that have no vector code here are decoded row by row, and so are all of them where
+the CPU has neither instruction set.
+"""
+
+import numpy as np
+from numba import njit, prange, typeof, types
+
+from blocks2tokens.formats import compiled
+from blocks2tokens.formats.compiled import BYTES_2D
+from blocks2tokens.kernels import activations, integer_dot, simd
+from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, rows_one_by_one
+
+ROWS_AT_ONCE = 32  # rows of w that a core takes at a time
+SERIAL_BELOW = 1 << 18  # multiply-adds: less is done before another core would have begun
+FLOATS_2D = types.float32[:, ::1]
+OPERANDS = (types.int8[:, ::1], FLOATS_2D, FLOATS_2D, types.int64, types.int64, FLOATS_2D)
+
+
+def isa_for(fmt):
+    """Return the instruction set to use for a format, None if there is no vector code for either."""
+    return simd.INSTRUCTION_SETS[simd.chosen()] if fmt.name in SIMD_FORMATS else None
+
+
+def group_of(fmt):
+    """Return how many weights share an offset."""
+    return fmt.span // fmt.groups
+
+
+def rows_of(fmt):
+    """Return the loop over rows for one format."""
+
+    @njit(cache=True)
+    def fill(isa, raw, codes, d, sums, first, last, out):
+        rows_one_by_one(fmt, isa, raw, codes, d, sums, first, last, out)
+
+    return fill
+
+
+ROWS = {name: rows_of(fmt) for name, fmt in SIMD_FORMATS.items()}
+
+
+@njit(parallel=True, cache=True)
+def multiply(fill, isa, raw, codes, d, sums, out):
+    """Fill out, float32 [M, N], the rows of weights shared by the cores."""
+    N = raw.shape[0]
+    for chunk in prange((N + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE):
+        first = ROWS_AT_ONCE * chunk
+        fill(isa, raw, codes, d, sums, first, min(N, first + ROWS_AT_ONCE), out)
+
+
+def run_rows(rows, x, w, isa):
+    """Multiply by one of the loops over rows."""
+    fmt, name = SIMD_FORMATS[w.format.name], w.format.name
+    order = ORDERS.get(name, activations.NATURAL)
+    a = activations.quantize(x, w.format.block_size, group_of(fmt), order)
+    out = np.empty((x.shape[0], w.shape[0]), np.float32)
+    if out.size * x.shape[1] < SERIAL_BELOW:
+        rows[name](isa, w.raw, *a, 0, w.shape[0], out)
+    else:
+        fill = compiled.pointer(rows[name], types.void(typeof(isa), BYTES_2D, *OPERANDS))
+        multiply(fill, isa, w.raw, *a, out)
+    return out
+
+
+def run(x, w):
+    isa = isa_for(w.format)
+    return integer_dot.run(x, w) if isa is None else run_rows(ROWS, x, w, isa)
+
+
+def count_times(times, M, K, N, fmt):
+    """Return the counts of a kernel that unpacks every weight so many times."""
+    return Cost(
+        elements_decoded=times * K * N,
+        blocks_decoded=times * K * N // fmt.block_size,
+        lookups=0,
+        bytes_read=times * N * fmt.row_bytes(K) + 4 * M * K,
+        temporary_bytes=0,
+        multiply_adds=M * K * N,
+    )
+
+
+def count(M, K, N, fmt, cores):
+    if fmt.name not in SIMD_FORMATS:
+        return integer_dot.count(M, K, N, fmt, cores)
+    return count_times(M, M, K, N, fmt)
+
+
+KERNEL = Kernel("simd_dot", "gguf", "the CPU's dot instruction on 64 bytes of codes", run, count, True)
