@@ -9,6 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config) -> None:
+    """Keep what the tests measure of this machine apart from what its user's programs do."""
+    os.environ.setdefault("BLOCKS2TOKENS_CACHE", str(config.cache.mkdir("kernels")))
+
+
 def absent(what: str, remedy: str) -> None:
     """Skip the test, or fail it where CI is true: there, nothing may be missing unseen."""
     message = f"{what} is absent; {remedy}"

@@ -9,6 +9,7 @@ from small_model import random_tensor
 import blocks2tokens as b2t
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 
+INTEGER = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1")
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative error of one rounding
 M_AND_N = [(0, 5), (1, 1), (1, 33), (2, 7), (7, 16), (8, 17), (40, 3)]
 
@@ -143,16 +144,29 @@ def check_product(multiply, x, w):
     """Compare with the float64 product; any order of summing K products in float32 keeps the bound.
 
     |error| <= K u / (1 - K u) * sum |x| |w|. Source: Higham, "Accuracy and Stability of Numerical
-    Algorithms", 2002, section 3.1.
+    Algorithms", 2002, section 3.1. Kernels that round x to 8 bits may be off by half a step of x more, and
+    sum scale * code and offset apart, each as large as the largest weights of the format's blocks.
     """
     W = w.dequantize().astype(np.float64)
     W = W.T if w.layout == "gguf" else W  # [K, N]
     K = W.shape[0]
     out = multiply(x, w)
     assert out.dtype == np.float32 and out.shape == (x.shape[0], W.shape[1])
-    bound = K * UNIT / (1 - K * UNIT) * (np.abs(x).astype(np.float64) @ np.abs(W))
+    size = np.abs(W)
+    bound = K * UNIT / (1 - K * UNIT) * (np.abs(x).astype(np.float64) @ size)
+    if getattr(multiply, "rounds_activations", multiply is b2t.matmul) and w.format.name in INTEGER:
+        blocks = size.reshape(-1, w.format.block_size, size.shape[1])
+        size = size + 4 * np.repeat(blocks.max(axis=1), w.format.block_size, axis=0)
+        bound = 8 * UNIT * K * (np.abs(x).astype(np.float64) @ size) + half_steps(x, w.format) @ np.abs(W)
     error = np.abs(out - x.astype(np.float64) @ W)
     assert np.all(error <= bound), f"error up to {np.max(error / bound)} times the bound"
+
+
+def half_steps(x, fmt):
+    """Return how far each activation, float64 [M, K], may move when it is rounded to 8 bits."""
+    blocks = np.abs(x).astype(np.float64).reshape(len(x), x.shape[1] // fmt.block_size, fmt.block_size)
+    steps = np.repeat(blocks.max(axis=2, initial=0), fmt.block_size, axis=1) / 127
+    return steps * (0.5 + 1e-4)
 
 
 def operand(layout, name, K, N, seed):

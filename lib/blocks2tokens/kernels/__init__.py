@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from blocks2tokens.formats import Format
 from blocks2tokens.kernels import (
     dequantize_then_blas,
     fused_rows,
@@ -18,10 +19,14 @@ from blocks2tokens.kernels import (
     phase2_optimized_fused,
     phase3a_block_cache,
     phase3b_column_major,
+    picker,
+    simd,
     simd_dot,
+    simd_rows,
     simd_tiles,
 )
 from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
+from blocks2tokens.kernels.picker import Choice
 from blocks2tokens.matrix import QuantizedMatrix
 
 STORY = (
@@ -39,18 +44,30 @@ STORY = (
 )
 KERNELS = MappingProxyType({module.KERNEL.name: module.KERNEL for module in STORY})
 
-# From this many rows of x on, the decoding is shared widely enough for BLAS to win.
-BLAS_FROM_ROWS = 24
+
+def candidates(fmt: Format) -> dict[str, Kernel]:
+    """Return the kernels worth timing for a format on this CPU."""
+    fast = ("simd_dot", "simd_tiles", "integer_gemm")
+    if simd.chosen() == "plain":
+        fast = ("integer_dot",)
+    if fmt.name not in simd_rows.SIMD_FORMATS:
+        fast = ()
+    return {name: KERNELS[name] for name in (*fast, "fused_rows", "dequantize_then_blas")}
 
 
-def matmul(x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
+def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     """Return x @ W.T, float32 [M, N], for x float32 [M, K] and w [N, K], layout "gguf".
 
+    Takes the kernel that was fastest on this machine for this format and a like number of rows; the first
+    product with a format measures that, in a second or two, and keeps it in the user's cache folder.
+    With explain=True returns (product, Choice): which kernel it was, and why.
+    For Q4_K, Q5_K, Q6_K, Q8_0, Q4_0 and Q4_1 the kernels may round x to 8 bits, as llama.cpp does.
     Raises ValueError for another dtype, shape or layout.
     """
     x = check_operands(x, w, "gguf")
-    name = "fused_rows" if x.shape[0] < BLAS_FROM_ROWS else "dequantize_then_blas"
-    return KERNELS[name].run(x, w)
+    choice = picker.choose(w.format, x.shape[0], candidates(w.format))
+    product = KERNELS[choice.kernel].product(x, w)
+    return (product, choice) if explain else product
 
 
-__all__ = ["KERNELS", "Cost", "Kernel", "matmul"]
+__all__ = ["KERNELS", "Choice", "Cost", "Kernel", "matmul"]

@@ -34,7 +34,7 @@ from blocks2tokens.kernels.simd import (
     tile_zeros,
     transpose_quads,
 )
-from blocks2tokens.kernels.simd_dot import OPERANDS, group_of, isa_for
+from blocks2tokens.kernels.simd_dot import OPERANDS, group_of, isa_for, named
 from blocks2tokens.kernels.simd_rows import Q6K, Q80, SIMD_FORMATS, is_k_quant, packed_scales, unit
 
 ROWS, TILE = 16, 8  # rows of weights in a panel, rows of x in a tile
@@ -192,17 +192,16 @@ def panels(fmt, isa, raw, last_units, codes, d, sums, first, last, out):
 # --- The kernel -------------------------------------------------------------------------------------------
 
 
-def panels_of(fmt):
+def panels_of(name, fmt):
     """Return `panels` for one format."""
 
-    @njit(cache=True)
     def fill(isa, raw, last_units, codes, d, sums, first, last, out):
         panels(fmt, isa, raw, last_units, codes, d, sums, first, last, out)
 
-    return fill
+    return named(fill, f"panels_of_{name.lower()}")
 
 
-PANELS = {name: panels_of(fmt) for name, fmt in SIMD_FORMATS.items()}
+PANELS = {name: panels_of(name, fmt) for name, fmt in SIMD_FORMATS.items()}
 
 
 @njit(parallel=True, cache=True)

@@ -51,7 +51,13 @@ class Kernel:
 
     def __call__(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
         """Multiply x, float32 [M, K], by w; ValueError for another dtype, shape or layout."""
-        return self.run(check_operands(x, w, self.layout), w)
+        return self.product(check_operands(x, w, self.layout), w)
+
+    def product(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
+        """Multiply operands that `check_operands` has passed; where there is nothing to add up, zeros."""
+        if x.size and w.raw.size:
+            return self.run(x, w)
+        return np.zeros((x.shape[0], w.shape[0 if self.layout == "gguf" else 1]), np.float32)
 
     def cost(self, M: int, K: int, N: int, fmt: Format, cores: int) -> Cost:
         """Return the exact counts for x [M, K] and N outputs on `cores` cores."""

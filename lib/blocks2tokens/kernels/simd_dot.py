@@ -34,17 +34,26 @@ def group_of(fmt):
     return fmt.span // fmt.groups
 
 
-def rows_of(fmt):
+def named(function, name):
+    """Compile a function under a name of its own.
+
+    Numba knows a compiled function in its cache by its name and the types of its arguments; of two functions
+    that have both in common it would take either.
+    """
+    function.__name__ = function.__qualname__ = name
+    return njit(cache=True)(function)
+
+
+def rows_of(name, fmt):
     """Return the loop over rows for one format."""
 
-    @njit(cache=True)
     def fill(isa, raw, codes, d, sums, first, last, out):
         rows_one_by_one(fmt, isa, raw, codes, d, sums, first, last, out)
 
-    return fill
+    return named(fill, f"rows_of_{name.lower()}")
 
 
-ROWS = {name: rows_of(fmt) for name, fmt in SIMD_FORMATS.items()}
+ROWS = {name: rows_of(name, fmt) for name, fmt in SIMD_FORMATS.items()}
 
 
 @njit(parallel=True, cache=True)

@@ -6,25 +6,22 @@ Unpacking costs about as much as dotting, so sharing it by four nearly halves th
 Rows left over by four go one by one. All else is as in `simd_dot`.
 """
 
-from numba import njit
-
 from blocks2tokens.kernels import integer_dot
 from blocks2tokens.kernels.kernel import Kernel
-from blocks2tokens.kernels.simd_dot import count_times, isa_for, run_rows
+from blocks2tokens.kernels.simd_dot import count_times, isa_for, named, run_rows
 from blocks2tokens.kernels.simd_rows import SIMD_FORMATS, rows_by_four
 
 
-def rows_of(fmt):
+def rows_of(name, fmt):
     """Return the loop over rows for one format."""
 
-    @njit(cache=True)
     def fill(isa, raw, codes, d, sums, first, last, out):
         rows_by_four(fmt, isa, raw, codes, d, sums, first, last, out)
 
-    return fill
+    return named(fill, f"tiles_of_{name.lower()}")
 
 
-ROWS = {name: rows_of(fmt) for name, fmt in SIMD_FORMATS.items()}
+ROWS = {name: rows_of(name, fmt) for name, fmt in SIMD_FORMATS.items()}
 
 
 def run(x, w):

@@ -6,10 +6,38 @@
 Each lesson has its module here, with its exercises in a list EXERCISES.
 """
 
-from blocks2tokens.course.check import gguf, q4_k, q5_k, q6_k, quantizing_well, scales_and_mins, why_blocks
+from blocks2tokens.course.check import (
+    gguf,
+    phase0_baseline,
+    phase1_naive_fused,
+    phase2_optimized_fused,
+    phase3a_block_cache,
+    phase3b_column_major,
+    q4_k,
+    q5_k,
+    q6_k,
+    quantizing_well,
+    scales_and_mins,
+    the_verdict,
+    why_blocks,
+)
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict
 
-LESSONS = (why_blocks, scales_and_mins, q4_k, q5_k, q6_k, quantizing_well, gguf)
+LESSONS = (
+    why_blocks,
+    scales_and_mins,
+    q4_k,
+    q5_k,
+    q6_k,
+    quantizing_well,
+    gguf,
+    phase0_baseline,
+    phase1_naive_fused,
+    phase2_optimized_fused,
+    phase3a_block_cache,
+    phase3b_column_major,
+    the_verdict,
+)
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in LESSONS for e in lesson.EXERCISES}
 

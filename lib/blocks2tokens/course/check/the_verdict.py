@@ -1,0 +1,371 @@
+"""Lesson 13, the verdict: a rule for judging, factors that multiply, and three numbers that decide.
+
+judge_ratio               two factors           -> verdict
+factors_along             times, an order       -> the factor of each change
+decoding_ratio            M, K, N               -> how much more Phase 1 decodes than Phase 0
+flop_per_byte             M, bits per weight    -> operations for each byte read
+tokens_per_second_at_most weights, bits, GB/s   -> the ceiling that reading sets
+"""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from blocks2tokens.course import ablation, ledger
+from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.ledger import FAILS, HOLDS, IN_PART
+
+# judge_ratio: claimed, found, two factors > 0 -> "holds", "holds in part" or "does not hold"
+
+
+def ratio_cases():
+    return {
+        "claimed 120, found 120": (120.0, 120.0),
+        "claimed 120, found 90": (120.0, 90.0),
+        "claimed 90, found 120": (90.0, 120.0),
+        "claimed 100, found 60": (100.0, 60.0),
+        "claimed 16, found 45": (16.0, 45.0),
+        "claimed 184, found 420": (184.0, 420.0),
+        "claimed 184, found 20": (184.0, 20.0),
+        "claimed 120, found 0.4": (120.0, 0.4),
+        "claimed 0.5, found 0.2": (0.5, 0.2),
+        "claimed 0.5, found 3": (0.5, 3.0),
+        "claimed 3, found 2, a factor of exactly 1.5": (3.0, 2.0),
+        "claimed 1.2, found 0.9, close but across 1": (1.2, 0.9),
+    }
+
+
+def judged(close, same_side=lambda claimed, found: (claimed > 1) == (found > 1)):
+    def judge(claimed, found):
+        if close(claimed, found):
+            return HOLDS
+        return IN_PART if same_side(claimed, found) else FAILS
+
+    return judge
+
+
+def within_a_factor(claimed, found):
+    return max(claimed / found, found / claimed) <= 1.5
+
+
+def exact_limit_left_out(claimed, found):
+    return max(claimed / found, found / claimed) < 1.5
+
+
+def side_first(claimed, found):
+    if (claimed > 1) != (found > 1):
+        return FAILS
+    return HOLDS if within_a_factor(claimed, found) else IN_PART
+
+
+JUDGE = Exercise(
+    name="judge_ratio",
+    engine=ledger.judge_ratio,
+    cases=ratio_cases,
+    mistakes=(
+        Mistake(
+            judged(lambda claimed, found: found / claimed <= 1.5),
+            "you look in one direction only: found may be 1.5 times too small as well as too large, so take "
+            "the greater of claimed / found and found / claimed",
+        ),
+        Mistake(
+            judged(lambda claimed, found: claimed / found <= 1.5),
+            "you look in one direction only: found may be 1.5 times too large as well as too small, so take "
+            "the greater of claimed / found and found / claimed",
+        ),
+        Mistake(
+            judged(lambda claimed, found: abs(claimed - found) <= 1.5),
+            "you compare by a difference: of factors, compare the quotient. 90 and 120 are closer than 0.4 "
+            "and 1.2",
+        ),
+        Mistake(
+            judged(lambda claimed, found: abs(claimed - found) <= 0.5 * claimed),
+            "50 % of the claim is not a factor of 1.5: below, it lets half of the claim pass, which is a "
+            "factor of 2. Compare quotients",
+        ),
+        Mistake(
+            judged(exact_limit_left_out),
+            "a factor of exactly 1.5 still holds: compare with <=",
+        ),
+        Mistake(
+            side_first,
+            "you ask for the side of 1 first: a claim within a factor of 1.5 holds, even if the two lie on "
+            "either side of 1",
+        ),
+        Mistake(
+            judged(within_a_factor, lambda claimed, found: claimed > 1 and found > 1),
+            "two factors below 1 are on the same side too: both say faster",
+        ),
+        Mistake(
+            judged(within_a_factor, lambda claimed, found: True),
+            "you never say that a claim does not hold: it does not if one factor says slower, the other "
+            "faster",
+        ),
+        Mistake(
+            judged(within_a_factor, lambda claimed, found: False),
+            'you never say "holds in part": it does if both factors are on the same side of 1',
+        ),
+    ),
+    hints=(
+        "Two factors are within 1.5 of each other if neither quotient, claimed / found or found / claimed, "
+        "is more than 1.5.",
+        "If they are not: (claimed > 1) == (found > 1) says whether both lie on the same side of 1.",
+    ),
+)
+
+
+# factors_along: times {frozenset of changes: seconds}, order of changes -> factors, list
+
+
+def factors_along(times, order):
+    """Return the factor of each change of an order: the time before it over the time after it."""
+    return [factor for _, factor in ablation.chain(times, order)]
+
+
+def order_cases():
+    rng = np.random.default_rng(13)
+    changes = ("call", "scales", "reuse")
+    subsets = [frozenset(made) for n in range(4) for made in combinations(changes, n)]
+    independent = {made: 64.0 / 2 ** len(made) for made in subsets}
+    uneven = {made: float(rng.uniform(1, 9)) * 3.0 ** (3 - len(made)) for made in subsets}
+    return {
+        "each change halves the time": (independent, changes),
+        "call, scales, reuse": (uneven, changes),
+        "reuse, scales, call": (uneven, changes[::-1]),
+        "scales, reuse, call": (uneven, ("scales", "reuse", "call")),
+    }
+
+
+def made_after(order):
+    return [frozenset(order[:n]) for n in range(len(order) + 1)]
+
+
+def factors_upside_down(times, order):
+    return [1 / factor for factor in factors_along(times, order)]
+
+
+def factors_from_the_start(times, order):
+    made = made_after(order)
+    return [times[made[0]] / times[after] for after in made[1:]]
+
+
+def factors_alone(times, order):
+    return [times[frozenset()] / times[frozenset([change])] for change in order]
+
+
+def factors_when_undone(times, order):
+    everything = frozenset(order)
+    return [times[everything - {change}] / times[everything] for change in order]
+
+
+def differences(times, order):
+    made = made_after(order)
+    return [times[before] - times[after] for before, after in pairwise(made)]
+
+
+def with_the_whole(times, order):
+    factors = factors_along(times, order)
+    return [*factors, float(np.prod(factors))]
+
+
+def factors_backwards(times, order):
+    return factors_along(times, tuple(order)[::-1])
+
+
+FACTORS = Exercise(
+    name="factors_along",
+    engine=factors_along,
+    cases=order_cases,
+    mistakes=(
+        Mistake(
+            factors_upside_down,
+            "your factors are upside down: a change that halves the time is worth 2, the time before over "
+            "the time after",
+        ),
+        Mistake(
+            factors_from_the_start,
+            "each of your factors counts from the start, so the last is the whole: divide by the time just "
+            "before this change, not by the first",
+        ),
+        Mistake(
+            factors_alone,
+            "you make each change alone: the second is made on top of the first, so its time before is "
+            "times[frozenset(order[:1])]",
+        ),
+        Mistake(
+            factors_when_undone,
+            "you undo each change alone from the end: the changes are made one after the other, from none",
+        ),
+        Mistake(
+            differences,
+            "these are seconds saved, which add up: a factor is a quotient, time before over time after",
+        ),
+        Mistake(
+            factors_backwards,
+            "you go through the order from its end: order[0] is the first change to be made",
+        ),
+        Mistake(with_the_whole, "one factor for each change: the whole is not one of them"),
+    ),
+    hints=(
+        "After n changes, those made are frozenset(order[:n]), and times[...] of that is the time.",
+        "For n from 1 on: times[frozenset(order[: n - 1])] / times[frozenset(order[:n])].",
+    ),
+    solution=ablation.chain,
+    tolerance=1e-9,
+)
+
+
+# decoding_ratio: M, K, N -> weights decoded by Phase 1 / by Phase 0
+
+
+def decoding_cases():
+    return {
+        "the report's size": (128, 128, 128),
+        "M 16": (16, 128, 128),
+        "one row, a token": (1, 128, 128),
+        "three different sizes": (5, 64, 256),
+    }
+
+
+DECODING = Exercise(
+    name="decoding_ratio",
+    engine=ledger.decoding_ratio,
+    cases=decoding_cases,
+    mistakes=(
+        Mistake(
+            lambda M, K, N: 128.0,
+            "128 is right at the report's size only: which of its three sizes is it?",
+        ),
+        Mistake(
+            lambda M, K, N: float(N),
+            "you divide by M * K: Phase 0 decodes the K * N weights of B once, and the rows of a use them "
+            "again",
+        ),
+        Mistake(
+            lambda M, K, N: float(K),
+            "you divide by M * N, the number of results: Phase 0 decodes the K * N weights of B once",
+        ),
+        Mistake(
+            lambda M, K, N: float(M * N),
+            "you let Phase 0 decode K weights: it decodes all K * N of them, once",
+        ),
+        Mistake(
+            lambda M, K, N: float(M * K * N),
+            "this is what Phase 1 decodes: divide it by what Phase 0 does",
+        ),
+        Mistake(
+            lambda M, K, N: 1 / M,
+            "your ratio is upside down: Phase 1 over Phase 0",
+        ),
+        Mistake(
+            lambda M, K, N: 256.0 * M,
+            "Phase 0 decodes whole blocks, but all 256 weights of a block count: it decodes K * N weights",
+        ),
+    ),
+    hints=(
+        "Phase 1 decodes one weight for each of its multiply-adds. How many are there?",
+        "M * K * N of them. Phase 0 decodes each weight of B, float32 [K, N], once.",
+    ),
+    tolerance=1e-9,
+)
+
+
+# flop_per_byte: M, bits per weight -> operations for each byte of encoded weights
+
+
+def intensity_cases():
+    return {
+        "M 1, Q4_K": (1, 4.5),
+        "M 1, float32": (1, 32),
+        "M 16, Q5_K": (16, 5.5),
+        "M 128, Q6_K": (128, 6.5625),
+    }
+
+
+INTENSITY = Exercise(
+    name="flop_per_byte",
+    engine=ledger.flop_per_byte,
+    cases=intensity_cases,
+    mistakes=(
+        Mistake(
+            lambda M, bits: M / (bits / 8),
+            "you count one operation for each multiply-add: it is two, a multiplication and an addition",
+        ),
+        Mistake(
+            lambda M, bits: 2 * M / bits,
+            "these are operations for each bit: a byte has eight",
+        ),
+        Mistake(
+            lambda M, bits: 2 / (bits / 8),
+            "M is missing: a weight that was read is used for each of the M rows",
+        ),
+        Mistake(
+            lambda M, bits: 2 * M / 4,
+            "you read float32, four bytes for each weight: what is read is the encoded weight",
+        ),
+        Mistake(
+            lambda M, bits: bits / 8 / (2 * M),
+            "these are bytes for each operation: turn the quotient over",
+        ),
+        Mistake(
+            lambda M, bits: 2 * M * bits / 8,
+            "you multiply by the bytes of a weight: divide by them",
+        ),
+    ),
+    hints=(
+        "Take one weight: how many multiply-adds is it in, and how many bytes has it?",
+        "M multiply-adds, two operations each, and bits / 8 bytes.",
+    ),
+    tolerance=1e-9,
+)
+
+
+# tokens_per_second_at_most: weights, bits per weight, GB/s -> tokens a second
+
+
+def ceiling_cases():
+    return {
+        "14 billion weights of 4.5 bits, 80 GB/s": (14e9, 4.5, 80.0),
+        "7 billion of 8.5 bits, 20 GB/s": (7e9, 8.5, 20.0),
+        "135 million of 32 bits, 10 GB/s": (135e6, 32, 10.0),
+    }
+
+
+CEILING = Exercise(
+    name="tokens_per_second_at_most",
+    engine=ledger.tokens_per_second,
+    cases=ceiling_cases,
+    mistakes=(
+        Mistake(
+            lambda weights, bits, rate: rate * 1e9 / (weights * bits),
+            "you divide by bits: the rate is in bytes, and a byte has eight",
+        ),
+        Mistake(
+            lambda weights, bits, rate: rate * 1e9 / weights,
+            "you read one byte for each weight: it is bits / 8 of a byte",
+        ),
+        Mistake(
+            lambda weights, bits, rate: weights * bits / 8 / (rate * 1e9),
+            "these are seconds for each token: turn the quotient over",
+        ),
+        Mistake(
+            lambda weights, bits, rate: rate / (weights * bits / 8),
+            "the rate is in billions of bytes: multiply it by 1e9",
+        ),
+        Mistake(
+            lambda weights, bits, rate: rate * 2**30 / (weights * bits / 8),
+            "GB are powers of ten here: 1e9 bytes, not 2**30",
+        ),
+        Mistake(
+            lambda weights, bits, rate: rate * 1e9 / (weights * 4),
+            "you read float32: the encoded weights have bits / 8 bytes each",
+        ),
+    ),
+    hints=(
+        "How many bytes does the model have? Each token reads all of them, once.",
+        "weights * bits / 8 bytes, and gigabytes_per_second * 1e9 bytes come in a second.",
+    ),
+    tolerance=1e-9,
+)
+
+EXERCISES = [JUDGE, FACTORS, DECODING, INTENSITY, CEILING]

@@ -1,0 +1,232 @@
+"""The checks of lesson 08: each right answer passes, each mistake, made here in a learner's way, is named."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from blocks2tokens import FORMATS, QuantizedMatrix
+from blocks2tokens.course.check import phase0_baseline as lesson
+from blocks2tokens.kernels import phase0_baseline, report_decoders
+
+NAMES = {e.name: e for e in lesson.EXERCISES}
+
+
+def place(f=lambda k, j, N: k * N + j):
+    def block_and_place(k, j, N, block_size):
+        return f(k, j, N) // block_size, f(k, j, N) % block_size
+
+    return block_and_place
+
+
+def exchanged(k, j, N, block_size):
+    f = k * N + j
+    return f % block_size, f // block_size
+
+
+def each_row_anew(k, j, N, block_size):
+    blocks_in_a_row = (N + block_size - 1) // block_size
+    return k * blocks_in_a_row + j // block_size, j % block_size
+
+
+def rows_of_blocks(k, j, N, block_size):
+    f = k * block_size + j
+    return f // block_size, f % block_size
+
+
+def row_k_begins(k, j, N, block_size):
+    return k * N // block_size, j % block_size
+
+
+def counts_weights(k, j, N, block_size):
+    f = k * N + j
+    return f, f % block_size
+
+
+def by_rows(zero=True, add=True, ks=lambda K: range(K), row=lambda i, k: i):
+    def multiply(a, B, out):
+        if zero:
+            out[:] = 0
+        for i in range(a.shape[0]):
+            for k in ks(B.shape[0]):
+                if add:
+                    out[row(i, k)] += a[i, k] * B[k]
+                else:
+                    out[row(i, k)] = a[i, k] * B[k]
+        return out
+
+    return multiply
+
+
+def zero_inside(a, B, out):
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            out[i] = 0
+            for j in range(B.shape[1]):
+                out[i, j] += a[i, k] * B[k, j]
+    return out
+
+
+def some_rows(start=None, stop=0, to=0, source=0, fresh=True, add=True, keep=False):
+    def multiply(a, Bt, first, last, out):
+        rows = range(a.shape[0]) if start == "all" else range(first, last + stop)
+        total = 0
+        for i in rows:
+            total = 0
+            for j in range(Bt.shape[0]):
+                if not keep:
+                    total = 0
+                if not fresh:
+                    total = out[i, j]
+                for k in range(a.shape[1]):
+                    product = a[i - source * first, k] * Bt[j, k]
+                    total = total + product if add else product
+                out[i - to * first, j] = total
+        return out
+
+    return multiply
+
+
+def temporaries(each=4, above=lambda M, K, N: M * K * N > 2**20, copies=(1, 2), out=0, size=None):
+    def count(M, K, N):
+        numbers = size(M, K, N) if size else K * N
+        return each * numbers * copies[above(M, K, N)] + out * M * N
+
+    return count
+
+
+MUTANTS = [
+    ("gflops", lambda M, K, N, s: M * K * N / s * 1e-9, "one operation for each multiply-add"),
+    ("gflops", lambda M, K, N, s: 2 * M * K * N / s, "divide by 1e9"),
+    ("gflops", lambda M, K, N, s: 2 * M * K * N / s / 10**6, "millions of operations"),
+    ("gflops", lambda M, K, N, s: 2 * N * K / s / 1e9, "M is missing"),
+    ("gflops", lambda M, K, N, s: 2 * N * M / s / 1e9, "K is missing"),
+    ("gflops", lambda M, K, N, s: 2 * M * M * M / s / 1e9, "M for all three sizes"),
+    ("gflops", lambda M, K, N, s: 2 * M * K * N / 1e9 * s, "multiply by the seconds"),
+    ("block_and_place", place(lambda k, j, N: j * N + k), "k and j are exchanged"),
+    ("block_and_place", exchanged, "return the block first"),
+    ("block_and_place", each_row_anew, "blocks run on across the end of a row"),
+    ("block_and_place", rows_of_blocks, "a row has N of them"),
+    ("block_and_place", row_k_begins, "forget that j moves on"),
+    ("block_and_place", counts_weights, "your first number counts weights"),
+    ("multiply_row_by_row", by_rows(add=False), "only the product of the last k"),
+    ("multiply_row_by_row", zero_inside, "before the loop over k, not in it"),
+    ("multiply_row_by_row", by_rows(zero=False), "what stood in out before"),
+    ("multiply_row_by_row", by_rows(row=lambda i, k: k), "land in row k of out"),
+    ("multiply_row_by_row", by_rows(ks=lambda K: range(1, K)), "the first k is missing"),
+    ("multiply_row_by_row", by_rows(ks=lambda K: range(K - 1)), "the last k is missing"),
+    ("multiply_some_rows", some_rows(start="all"), "you fill every row"),
+    ("multiply_some_rows", some_rows(stop=1), "first row of the next worker"),
+    ("multiply_some_rows", some_rows(to=1), "land at the top of out"),
+    ("multiply_some_rows", some_rows(source=1), "you read a from its row 0"),
+    ("multiply_some_rows", some_rows(fresh=False), "what stood in out before"),
+    ("multiply_some_rows", some_rows(add=False), "only the product of the last k"),
+    ("multiply_some_rows", some_rows(keep=True), "start from 0 for each j"),
+    ("baseline_temporaries", temporaries(each=1), "you count weights"),
+    ("baseline_temporaries", temporaries(copies=(2, 2)), "two copies always"),
+    ("baseline_temporaries", temporaries(copies=(1, 1)), "one copy always"),
+    ("baseline_temporaries", temporaries(above=lambda M, K, N: M * K * N >= 2**20), "exactly 2**20"),
+    ("baseline_temporaries", temporaries(above=lambda M, K, N: K * N > 2**20), "you compare K * N"),
+    ("baseline_temporaries", temporaries(above=lambda M, K, N: 2 * M * K * N > 2**20), "compare operations"),
+    ("baseline_temporaries", temporaries(out=4), "you count out as well"),
+    ("baseline_temporaries", temporaries(size=lambda M, K, N: M * N), "M * N is the result"),
+    ("baseline_temporaries", temporaries(each=8), "float32 has 4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
+)
+def test_each_mistake_is_named(name, mutant, phrase):
+    verdict = NAMES[name].judge(mutant)
+    assert verdict.kind == "wrong" and phrase in verdict.message
+
+
+def test_each_known_mistake_has_its_mutant():
+    """No message is left that no test expects."""
+    for name, exercise in NAMES.items():
+        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
+        for mistake in exercise.mistakes:
+            assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+RIGHT = {
+    "gflops": lambda M, K, N, s: M * K * N / s * 2e-9,
+    "block_and_place": place(),
+    "multiply_row_by_row": by_rows(),
+    "multiply_some_rows": some_rows(),
+    "baseline_temporaries": temporaries(),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("whose", ["engine", "a learner"])
+def test_right_answers_pass(name, whose):
+    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
+    verdict = NAMES[name].judge(function)
+    assert verdict.kind == "right", verdict.message
+
+
+@pytest.mark.parametrize("name", ["multiply_row_by_row", "multiply_some_rows"])
+def test_the_engine_s_version_compiles_as_the_lesson_needs_it(name):
+    assert NAMES[name].judge(njit(NAMES[name].engine)).kind == "right"
+
+
+def answers_ellipsis(*arguments):
+    return ...
+
+
+def answers_none(*arguments):
+    return None
+
+
+def divides_by_zero(*arguments):
+    return 1 // 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_raising_and_misshapen_answers(name):
+    exercise = NAMES[name]
+    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
+    raised = exercise.judge(divides_by_zero)
+    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
+
+    def misshapen(*arguments):
+        answer = exercise.engine(*arguments)
+        return answer[0] if isinstance(answer, tuple) else np.stack([answer, answer])
+
+    message = exercise.judge(misshapen).message
+    assert ("expected shape" in message or "expected 2 values" in message) and "got " in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_shows_a_solution(name):
+    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
+    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
+    solution = NAMES[name].solution or NAMES[name].engine
+    assert f"def {getattr(solution, 'py_func', solution).__name__}(" in card
+
+
+# Answers that no kernel has as a function of its own agree with what the kernels do
+
+
+def test_the_place_is_where_the_report_s_decoder_finds_the_weight():
+    fmt, rng = FORMATS["Q5_K"], np.random.default_rng(0)
+    w = QuantizedMatrix.quantize(rng.standard_normal((16, 48), np.float32), fmt, layout="report")
+    B, n_bytes = w.dequantize(), fmt.bytes_per_block
+    for k, j in np.ndindex(B.shape):
+        block, place = NAMES["block_and_place"].engine(k, j, 48, 256)
+        weight = report_decoders.ELEMENTS["Q5_K"](w.raw[block * n_bytes :], place)
+        assert weight == B[k, j]
+
+
+def test_row_by_row_gives_the_textbook_s_bits():
+    rng = np.random.default_rng(1)
+    a, B = rng.standard_normal((5, 9), np.float32), rng.standard_normal((9, 7), np.float32)
+    textbook, out = np.empty((5, 7), np.float32), np.empty((5, 7), np.float32)
+    phase0_baseline.textbook(a, B, textbook)
+    assert np.array_equal(NAMES["multiply_row_by_row"].engine(a, B, out), textbook)
+
+
+def test_gflops_counts_each_multiply_add_of_the_kernel_twice():
+    adds = phase0_baseline.KERNEL.cost(16, 64, 512, FORMATS["Q5_K"], 1).multiply_adds
+    assert NAMES["gflops"].engine(16, 64, 512, 1e-9) == pytest.approx(2 * adds)

@@ -1,0 +1,245 @@
+"""The checks of lesson 10: untouched, right, and each known mistake as a learner would make it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course import check
+
+NAMES = ["row_range", "multiply_in_parts", "speedup_and_efficiency", "phase2_workers", "busiest_decodes"]
+
+
+# Right, in other words than the engine's
+
+
+def row_range(worker, n_workers, M):
+    cuts = [math.floor(w * M / n_workers) for w in range(n_workers + 1)]
+    return cuts[worker], cuts[worker + 1]
+
+
+def fill(decode, a, raw, rows, out):
+    K, N = a.shape[1], out.shape[1]
+    for i in rows:
+        for j in range(N):
+            out[i, j] = sum(float(a[i, k]) * float(decode(raw, k * N + j)) for k in range(K))
+    return out
+
+
+def multiply_in_parts(decode, a, raw, n_workers, out):
+    for worker in range(n_workers):
+        fill(decode, a, raw, range(worker, len(a), n_workers), out)  # row by row in turn: right as well
+    return out
+
+
+def speedup_and_efficiency(before, after, n_workers):
+    return [before / after, before / (after * n_workers)]
+
+
+def phase2_workers(M, cores):
+    if M < 32:
+        return 1
+    return sorted([M, cores])[0]
+
+
+def busiest_decodes(M, K, N, cores):
+    n = phase2_workers(M, cores)
+    parts = [row_range(worker, n, M) for worker in range(n)]
+    return max(last - first for first, last in parts) * K * N
+
+
+RIGHT = {
+    f.__name__: f
+    for f in (row_range, multiply_in_parts, speedup_and_efficiency, phase2_workers, busiest_decodes)
+}
+
+
+# Wrong
+
+
+def rest_to_the_last(worker, n_workers, M):
+    first = worker * (M // n_workers)
+    if worker == n_workers - 1:
+        return first, M
+    return first, first + M // n_workers
+
+
+def clipped(worker, n_workers, M):
+    size = math.ceil(M / n_workers)
+    rows = list(range(M))[worker * size : (worker + 1) * size]
+    return (rows[0], rows[-1] + 1) if rows else (M, M)
+
+
+def array_split(worker, n_workers, M):
+    sizes = [len(part) for part in np.array_split(np.arange(M), n_workers)]
+    return sum(sizes[:worker]), sum(sizes[: worker + 1])
+
+
+def in_parts(part):
+    """Return a product whose worker w computes the rows in range(*part(w, n_workers, M))."""
+
+    def multiply(decode, a, raw, n_workers, out):
+        for worker in range(n_workers):
+            fill(decode, a, raw, [i for i in range(*part(worker, n_workers, len(a))) if i < len(a)], out)
+        return out
+
+    return multiply
+
+
+def returns_too_early(decode, a, raw, n_workers, out):
+    for worker in range(n_workers):
+        fill(decode, a, raw, range(*row_range(worker, n_workers, len(a))), out)
+        return out
+
+
+def one_worker_too_few(decode, a, raw, n_workers, out):
+    for worker in range(1, n_workers):
+        fill(decode, a, raw, range(*row_range(worker - 1, n_workers, len(a))), out)
+    return out
+
+
+def at_the_top(decode, a, raw, n_workers, out):
+    for worker in range(n_workers):
+        first, last = row_range(worker, n_workers, len(a))
+        fill(decode, a[first:last], raw, range(last - first), out)
+    return out
+
+
+def j_and_k_exchanged(decode, a, raw, n_workers, out):
+    (M, K), N = a.shape, out.shape[1]
+    for i in range(M):
+        for j in range(N):
+            out[i, j] = sum(float(a[i, k]) * float(decode(raw, j * K + k)) for k in range(K))
+    return out
+
+
+MUTANTS = [
+    ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),
+    ("row_range", rest_to_the_last, "takes all that is left"),
+    ("row_range", clipped, "leaves workers without rows: 5 rows over 4"),
+    (
+        "row_range",
+        lambda w, n, M: (w * math.ceil(M / n), (w + 1) * math.ceil(M / n)),
+        "reach beyond row M - 1",
+    ),
+    (
+        "row_range",
+        lambda w, n, M: (w * math.ceil(M / n), min((w + 1) * math.ceil(M / n), M)),
+        "some of yours begin beyond",
+    ),
+    ("row_range", lambda w, n, M: (row_range(w, n, M)[0], row_range(w, n, M)[1] - 1), "is the last row its"),
+    ("row_range", lambda w, n, M: (w * M // n, (w + 1) * M // n - w * M // n), "the number of rows"),
+    ("row_range", array_split, "a good split too"),
+    ("row_range", lambda w, n, M: (math.ceil(w * M / n), math.ceil((w + 1) * M / n)), "cuts are rounded up"),
+    ("row_range", lambda w, n, M: (round(w * M / n), round((w + 1) * M / n)), "to the nearest row"),
+    ("row_range", lambda w, n, M: (w // n * M, (w + 1) // n * M), "divides first"),
+    (
+        "multiply_in_parts",
+        in_parts(lambda w, n, M: (w * (M // n), w * (M // n) + M // n)),
+        "nobody's and were",
+    ),
+    ("multiply_in_parts", returns_too_early, "inside the loop"),
+    ("multiply_in_parts", one_worker_too_few, "the last worker is missing"),
+    ("multiply_in_parts", in_parts(lambda w, n, M: (w, w + 1)), "one row, its own number"),
+    ("multiply_in_parts", at_the_top, "land at the top"),
+    ("multiply_in_parts", j_and_k_exchanged, "you decode B[j, k]"),
+    ("speedup_and_efficiency", lambda b, a, n: (a / b, a / b / n), "12 before and 3 after"),
+    ("speedup_and_efficiency", lambda b, a, n: ((b - a) / a, (b - a) / a / n), "1 off the speed-up"),
+    ("speedup_and_efficiency", lambda b, a, n: (b / a, n * b / a), "so divide"),
+    ("speedup_and_efficiency", lambda b, a, n: (b / a, n / (b / a)), "the work grew"),
+    ("speedup_and_efficiency", lambda b, a, n: (b / a, b / a / n * 100), "in percent"),
+    ("speedup_and_efficiency", lambda b, a, n: (b / a, (b - a) / b), "share of the time that was saved"),
+    ("phase2_workers", lambda M, cores: cores if cores < M else M, "split at every M"),
+    ("phase2_workers", lambda M, cores: 1 if M <= 32 else min(M, cores), "not `M > 32`"),
+    ("phase2_workers", lambda M, cores: 1 if M < 32 else cores, "at most M"),
+    ("phase2_workers", lambda M, cores: (M >= 32) * min(M, cores), "no worker at all"),
+    ("phase2_workers", lambda M, cores: min(cores, M // 32) or 1, "not the number of rows that each"),
+    ("phase2_workers", lambda M, cores: 1 if M < 32 else max(M, cores), "max is the larger one"),
+    ("phase2_workers", lambda M, cores: 1 if M >= 32 else min(M, cores), "turned round"),
+    ("busiest_decodes", lambda M, K, N, cores: M * K * N, "all workers together"),
+    (
+        "busiest_decodes",
+        lambda M, K, N, cores: M * K * N // phase2_workers(M, cores),
+        "that is the average: 33",
+    ),
+    ("busiest_decodes", lambda M, K, N, cores: M * K * N / phase2_workers(M, cores), "and has fractions"),
+    ("busiest_decodes", lambda M, K, N, cores: M // phase2_workers(M, cores) * K * N, "least busy worker's"),
+    ("busiest_decodes", lambda M, K, N, cores: math.ceil(M / min(M, cores)) * K * N, "split at every M: 31"),
+    ("busiest_decodes", lambda M, K, N, cores: math.ceil(M / phase2_workers(M, cores)), "these are rows"),
+    ("busiest_decodes", lambda M, K, N, cores: math.ceil(M / phase2_workers(M, cores)) * K, "N is missing"),
+    ("busiest_decodes", lambda M, K, N, cores: N * K, "that is one row"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
+)
+def test_each_mistake_is_named(name, mutant, phrase):
+    verdict = check.EXERCISES[name].judge(mutant)
+    assert verdict.kind == "wrong" and phrase in verdict.message, verdict.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_known_mistake_has_its_mutant(name):
+    """No message is left that no test expects."""
+    phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
+    for mistake in check.EXERCISES[name].mistakes:
+        assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_right_answers_pass(name):
+    for function in (check.EXERCISES[name].engine, RIGHT[name]):
+        verdict = check.EXERCISES[name].judge(function)
+        assert verdict.kind == "right", verdict.message
+
+
+def test_a_product_by_numpy_passes():
+    """Its sums are rounded in another order."""
+
+    def multiply(decode, a, raw, n_workers, out):
+        K, N = a.shape[1], out.shape[1]
+        out[:] = a @ np.array([[decode(raw, k * N + j) for j in range(N)] for k in range(K)])
+        return out
+
+    assert check.multiply_in_parts.judge(multiply).kind == "right"
+
+
+def answers_ellipsis(*arguments):
+    return ...
+
+
+def answers_nothing(*arguments):
+    pass
+
+
+def divides_by_zero(*arguments):
+    return 1 // 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_and_raising(name):
+    exercise = check.EXERCISES[name]
+    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_nothing).kind == "untouched"
+    raised = exercise.judge(divides_by_zero)
+    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
+
+
+def test_a_forgotten_return_is_named():
+    def multiply(decode, a, raw, n_workers, out):
+        fill(decode, a, raw, range(len(a)), out)
+
+    assert "did you forget `return`?" in check.multiply_in_parts.judge(multiply).message
+
+
+def test_misshapen_answers_are_named():
+    transposed = check.multiply_in_parts.judge(lambda *arguments: multiply_in_parts(*arguments).T)
+    assert "expected shape (1, 8), got (8, 1)" in transposed.message
+    assert "expected 2 values" in check.row_range.judge(lambda w, n, M: w * M // n).message
+    assert "expected shape ()" in check.phase2_workers.judge(lambda M, cores: [1]).message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_shows_the_engine_s_source(name):
+    card = check.EXERCISES[name].judge(answers_ellipsis)._repr_html_()
+    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card and "def " in card

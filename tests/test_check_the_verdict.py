@@ -1,0 +1,224 @@
+"""The checks of lesson 13: each right answer passes, each mistake, made here in a learner's way, is named."""
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course.check import the_verdict as lesson
+from blocks2tokens.formats import FORMATS
+from blocks2tokens.kernels import KERNELS
+
+NAMES = {e.name: e for e in lesson.EXERCISES}
+
+
+# judge_ratio, in a learner's way: ask, answer, one `if` at a time
+
+
+def judge(claimed, found, limit=1.5, up=True, down=True, strict=False, faster=True):
+    too_large = found > claimed * limit or (strict and found == claimed * limit)
+    too_small = found * limit < claimed or (strict and found * limit == claimed)
+    if not ((up and too_large) or (down and too_small)):
+        return "holds"
+    if claimed > 1 and found > 1:
+        return "holds in part"
+    if faster and claimed < 1 and found < 1:
+        return "holds in part"
+    return "does not hold"
+
+
+def judge_difference(claimed, found):
+    if -1.5 <= claimed - found <= 1.5:
+        return "holds"
+    return judge(claimed, found, limit=1.0)
+
+
+def judge_half(claimed, found):
+    if 0.5 * claimed <= found <= 1.5 * claimed:
+        return "holds"
+    return judge(claimed, found, limit=1.0)
+
+
+def judge_side_first(claimed, found):
+    if claimed > 1 > found or claimed < 1 < found:
+        return "does not hold"
+    return judge(claimed, found)
+
+
+def judge_always_in_part(claimed, found):
+    verdict = judge(claimed, found)
+    return verdict if verdict == "holds" else "holds in part"
+
+
+def judge_never_in_part(claimed, found):
+    verdict = judge(claimed, found)
+    return verdict if verdict == "holds" else "does not hold"
+
+
+def changed(function, **arguments):
+    def mutant(*given):
+        return function(*given, **arguments)
+
+    return mutant
+
+
+# factors_along
+
+
+def factors(times, order, quotient=lambda before, after: before / after):
+    made, found = set(), []
+    for change in order:
+        before = times[frozenset(made)]
+        made.add(change)
+        found.append(quotient(before, times[frozenset(made)]))
+    return found
+
+
+def factors_from_start(times, order):
+    start = times[frozenset()]
+    return [start / times[frozenset(order[: n + 1])] for n in range(len(order))]
+
+
+def factors_each_alone(times, order):
+    return np.array([times[frozenset()] / times[frozenset({change})] for change in order])
+
+
+def factors_undone(times, order):
+    last = times[frozenset(order)]
+    return [times[frozenset(c for c in order if c != change)] / last for change in order]
+
+
+def factors_and_whole(times, order):
+    found = factors(times, order)
+    return [*found, times[frozenset()] / times[frozenset(order)]]
+
+
+def factors_reversed(times, order):
+    return factors(times, list(reversed(order)))
+
+
+# The counts
+
+
+def decoded(phase, M, K, N):
+    return KERNELS[phase].cost(M, K, N, FORMATS["Q4_K"], 1).elements_decoded
+
+
+def decoding(M, K, N):
+    return decoded("phase1_naive_fused", M, K, N) / decoded("phase0_baseline", M, K, N)
+
+
+def intensity(M, bits, per_multiply_add=2, bits_in_byte=8, bytes_read=None):
+    K, N = 3, 5
+    read = bytes_read * K * N if bytes_read else K * N * bits / bits_in_byte
+    return per_multiply_add * M * K * N / read
+
+
+def ceiling(weights, bits, rate, giga=1e9, each=None):
+    each = bits / 8 if each is None else each
+    return rate * giga / each / weights
+
+
+MUTANTS = [
+    ("judge_ratio", changed(judge, down=False), "found may be 1.5 times too small as well"),
+    ("judge_ratio", changed(judge, up=False), "found may be 1.5 times too large as well"),
+    ("judge_ratio", judge_difference, "you compare by a difference"),
+    ("judge_ratio", judge_half, "50 % of the claim is not a factor of 1.5"),
+    ("judge_ratio", changed(judge, strict=True), "exactly 1.5 still holds"),
+    ("judge_ratio", judge_side_first, "you ask for the side of 1 first"),
+    ("judge_ratio", changed(judge, faster=False), "both say faster"),
+    ("judge_ratio", judge_always_in_part, "you never say that a claim does not hold"),
+    ("judge_ratio", judge_never_in_part, 'you never say "holds in part"'),
+    ("factors_along", changed(factors, quotient=lambda before, after: after / before), "upside down"),
+    ("factors_along", factors_from_start, "counts from the start"),
+    ("factors_along", factors_each_alone, "you make each change alone"),
+    ("factors_along", factors_undone, "you undo each change alone"),
+    ("factors_along", changed(factors, quotient=lambda before, after: before - after), "seconds saved"),
+    ("factors_along", factors_reversed, "from its end"),
+    ("factors_along", factors_and_whole, "the whole is not one of them"),
+    ("decoding_ratio", lambda M, K, N: 128, "right at the report's size only"),
+    ("decoding_ratio", lambda M, K, N: M * K * N / (M * K), "you divide by M * K"),
+    ("decoding_ratio", lambda M, K, N: M * K * N / (M * N), "you divide by M * N"),
+    ("decoding_ratio", lambda M, K, N: M * K * N / K, "you let Phase 0 decode K weights"),
+    ("decoding_ratio", lambda M, K, N: M * K * N, "divide it by what Phase 0 does"),
+    ("decoding_ratio", lambda M, K, N: K * N / (M * K * N), "upside down"),
+    ("decoding_ratio", lambda M, K, N: M * K * N / (K * N // 256), "all 256 weights of a block count"),
+    ("flop_per_byte", changed(intensity, per_multiply_add=1), "one operation for each multiply-add"),
+    ("flop_per_byte", changed(intensity, bits_in_byte=1), "operations for each bit"),
+    ("flop_per_byte", lambda M, bits: intensity(1, bits), "M is missing"),
+    ("flop_per_byte", changed(intensity, bytes_read=4), "you read float32"),
+    ("flop_per_byte", lambda M, bits: 1 / intensity(M, bits), "bytes for each operation"),
+    ("flop_per_byte", lambda M, bits: 2 * M * (bits / 8), "you multiply by the bytes"),
+    ("tokens_per_second_at_most", lambda w, bits, rate: ceiling(w, bits, rate, each=bits), "by bits"),
+    ("tokens_per_second_at_most", changed(ceiling, each=1), "one byte for each weight"),
+    ("tokens_per_second_at_most", lambda *given: 1 / ceiling(*given), "seconds for each token"),
+    ("tokens_per_second_at_most", changed(ceiling, giga=1), "multiply it by 1e9"),
+    ("tokens_per_second_at_most", changed(ceiling, giga=1024**3), "powers of ten"),
+    ("tokens_per_second_at_most", changed(ceiling, each=4), "you read float32"),
+]
+RIGHT = {
+    "judge_ratio": judge,
+    "factors_along": factors,
+    "decoding_ratio": decoding,
+    "flop_per_byte": intensity,
+    "tokens_per_second_at_most": ceiling,
+}
+
+
+@pytest.mark.parametrize(("name", "mutant", "phrase"), MUTANTS, ids=[f"{m[0]}-{m[2]}" for m in MUTANTS])
+def test_mistakes_are_named(name, mutant, phrase):
+    verdict = NAMES[name].judge(mutant)
+    assert verdict.kind == "wrong"
+    assert phrase in verdict.message.split("\n")[0]
+
+
+def test_each_known_mistake_has_its_mutant():
+    """No message is left that no test expects."""
+    for name, exercise in NAMES.items():
+        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
+        for mistake in exercise.mistakes:
+            assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("whose", ["engine", "a learner"])
+def test_right_answers_pass(name, whose):
+    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
+    verdict = NAMES[name].judge(function)
+    assert verdict.kind == "right", verdict.message
+
+
+def answers_ellipsis(*arguments):
+    return ...
+
+
+def answers_none(*arguments):
+    return None
+
+
+def divides_by_zero(*arguments):
+    return 1 // 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_and_raising_answers(name):
+    exercise = NAMES[name]
+    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
+    raised = exercise.judge(divides_by_zero)
+    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "judge_ratio"])
+def test_answers_of_another_shape_are_named(name):
+    message = NAMES[name].judge(lambda *given: np.ones((2, 2))).message
+    assert "expected shape" in message and "got (2, 2)" in message
+
+
+def test_another_word_is_shown():
+    message = NAMES["judge_ratio"].judge(lambda claimed, found: "true").message
+    assert "expected 'holds', got str 'true'" in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_shows_the_engine_s_source(name):
+    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
+    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
+    assert f"def {(NAMES[name].solution or NAMES[name].engine).__name__}(" in card
