@@ -7,7 +7,10 @@ Each lesson has its module here, with its exercises in a list EXERCISES.
 """
 
 from blocks2tokens.course.check import (
+    blocks_along_k,
+    crossover,
     gguf,
+    integer_dots,
     phase0_baseline,
     phase1_naive_fused,
     phase2_optimized_fused,
@@ -17,6 +20,7 @@ from blocks2tokens.course.check import (
     q5_k,
     q6_k,
     quantizing_well,
+    roofline_model,
     scales_and_mins,
     the_verdict,
     why_blocks,
@@ -37,6 +41,10 @@ LESSONS = (
     phase3a_block_cache,
     phase3b_column_major,
     the_verdict,
+    roofline_model,
+    blocks_along_k,
+    integer_dots,
+    crossover,
 )
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in LESSONS for e in lesson.EXERCISES}
