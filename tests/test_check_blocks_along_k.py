@@ -74,7 +74,7 @@ def scales_from_byte_0(scale, minimum, q, blocks):
 def tiles(
     inside=False, whole=False, add=True, x_at=True, w_at=True, row=lambda m: m, fresh=True, last=1, one=1
 ):
-    def tile_product(x, decode, N, tile):
+    def product_by_tiles(x, decode, N, tile):
         M, K = x.shape
         out, count, total = np.zeros((M, N), np.float32), 0, np.zeros(M)
         step = K if whole else tile
@@ -89,7 +89,7 @@ def tiles(
             out[:, n] = total
         return out, count
 
-    return tile_product
+    return product_by_tiles
 
 
 def moved(base=lambda M, b: b / 8 + 8, fused=lambda M, b: b / 8, each=lambda M, b: M * b / 8):
@@ -118,15 +118,15 @@ MUTANTS = [
     ("hoisted_dot", dot(only_low), "low nibble for every sub-block"),
     ("hoisted_dot", dot(neighbours), "nibbles of a byte for neighbours"),
     ("hoisted_dot", dot(scales_from_byte_0), "d and dmin come first"),
-    ("tile_product", tiles(inside=True), "decoded for every row of x"),
-    ("tile_product", tiles(whole=True), "that is whole rows"),
-    ("tile_product", tiles(one=0), "add 1 where you call decode"),
-    ("tile_product", tiles(add=False), "only the last tile"),
-    ("tile_product", tiles(x_at=False), "meets the first weights' x"),
-    ("tile_product", tiles(w_at=False), "again and again"),
-    ("tile_product", tiles(row=lambda m: 0), "from row 0 of x"),
-    ("tile_product", tiles(fresh=False), "from one output to the next"),
-    ("tile_product", tiles(last=0), "the last tile of each row is missing"),
+    ("product_by_tiles", tiles(inside=True), "decoded for every row of x"),
+    ("product_by_tiles", tiles(whole=True), "that is whole rows"),
+    ("product_by_tiles", tiles(one=0), "add 1 where you call decode"),
+    ("product_by_tiles", tiles(add=False), "only the last tile"),
+    ("product_by_tiles", tiles(x_at=False), "meets the first weights' x"),
+    ("product_by_tiles", tiles(w_at=False), "again and again"),
+    ("product_by_tiles", tiles(row=lambda m: 0), "from row 0 of x"),
+    ("product_by_tiles", tiles(fresh=False), "from one output to the next"),
+    ("product_by_tiles", tiles(last=0), "the last tile of each row is missing"),
     (
         "weight_bytes_moved",
         moved(lambda M, b: b + 64, lambda M, b: b, lambda M, b: M * b),
@@ -178,7 +178,7 @@ def closed_form(layout, K, N, size):
 RIGHT = {
     "blocks_entered": [entered(), closed_form],
     "hoisted_dot": [dot()],
-    "tile_product": [tiles()],
+    "product_by_tiles": [tiles()],
     "weight_bytes_moved": [moved()],
 }
 
@@ -241,7 +241,7 @@ def test_tiles_give_the_kernel_s_product_from_as_many_weights():
     rng = np.random.default_rng(1)
     w = QuantizedMatrix.quantize(rng.standard_normal((3, 512), np.float32), "Q4_K")
     x, W = rng.standard_normal((5, 512), np.float32), w.dequantize()
-    out, decoded = lesson.tile_product(x, lambda n, first, last: W[n, first:last], 3, 256)
+    out, decoded = lesson.product_by_tiles(x, lambda n, first, last: W[n, first:last], 3, 256)
     assert np.allclose(out, KERNELS["fused_rows"](x, w), atol=1e-4)
     assert decoded == KERNELS["fused_rows"].cost(5, 512, 3, w.format, 1).blocks_decoded
 

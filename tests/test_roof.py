@@ -18,11 +18,9 @@ def test_a_random_matrix_can_be_multiplied(layout, N):
     assert out.shape == (2, N) and np.isfinite(out).all() and out.any()
 
 
-@pytest.mark.parametrize("name", simd.available())
+@pytest.mark.parametrize("name", [name for name in simd.available() if name != "plain"])
 def test_the_integer_loop_adds_up_what_it_says(name):
     isa, rng = simd.INSTRUCTION_SETS[name], np.random.default_rng(1)
-    if isa is None:
-        pytest.skip("no vector instructions to call")
     q, x = rng.integers(0, 16, 512).astype(np.uint8), rng.integers(-9, 10, 640).astype(np.int8)
     expected = 0
     for i in range(0, 512, 128):

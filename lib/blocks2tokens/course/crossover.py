@@ -13,7 +13,7 @@ do not wait in a cache for the next token either. Threads are as the caller has 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -80,7 +80,7 @@ class Curves:
     def crossings(self) -> list[tuple[str, str, float]]:
         """Return (winner before, winner after, M) for each M at which the winner changes."""
         found, rows = [], self.rows
-        for low, high in zip(rows, rows[1:], strict=False):
+        for low, high in pairwise(rows):
             before, after = self.winner(low), self.winner(high)
             if before != after:
                 ratios = [np.log(self.time(before, M) / self.time(after, M)) for M in (low, high)]
@@ -103,7 +103,7 @@ def ordered(kernels: Iterable[str]) -> list[str]:
 
 
 def matrices(name: str, shape: tuple[int, int]) -> list[QuantizedMatrix]:
-    """Return random matrices [N, K] of a format, twice as many bytes as the last-level cache, at least two."""
+    """Return random matrices [N, K], at least two, and twice the bytes of the last-level cache in all."""
     (N, K), fmt = shape, FORMATS[name]
     x = np.random.default_rng(0).standard_normal((min(N, 64), K), dtype=np.float32)
     raw = np.resize(fmt.quantize(x), (N, fmt.row_bytes(K)))
@@ -139,10 +139,11 @@ def draw(curves: Curves, title: str | None = None, axes: Axes | None = None) -> 
         colour, mark = LINES.get(name, (plot.GREY, "x"))
         times = [1e6 * curves.seconds[name][M] / M for M in rows]
         axes.plot(rows, times, mark + "-", color=colour, ms=5, lw=1.5, label=name)
-    edges = [rows[0], *(M for _, _, M in curves.crossings()), rows[-1]]
-    for low, high in zip(edges, edges[1:], strict=False):
+    crossings = curves.crossings()
+    edges = [rows[0], *(M for _, _, M in crossings), rows[-1]]
+    winners = [curves.winner(rows[0]), *(after for _, after, _ in crossings)]
+    for (low, high), winner in zip(pairwise(edges), winners, strict=True):
         M = np.geomspace(low, high, 50)
-        winner = curves.winner(np.sqrt(low * high))
         band = [1e6 * curves.time(winner, m) / m for m in M]
         axes.plot(M, band, color=LINES.get(winner, (plot.GREY,))[0], lw=11, alpha=0.35, zorder=1)
     axes.set(xscale="log", yscale="log", xlabel="M, rows of x", ylabel="µs for one row of x")

@@ -2,7 +2,7 @@
 
 blocks_entered       layout, sizes       -> how often all the walks enter a block
 hoisted_dot          x, one Q4_K row     -> dot product, scales unpacked
-tile_product         x, a decoder, sizes -> product, tiles decoded
+product_by_tiles         x, a decoder, sizes -> product, tiles decoded
 weight_bytes_moved   kind, sizes, bits   -> bytes of weights between memory and CPU
 """
 
@@ -238,10 +238,10 @@ HOISTED = Exercise(
 )
 
 
-# tile_product: x float32 [M, K], decode, N, tile -> out float32 [M, N], tiles decoded
+# product_by_tiles: x float32 [M, K], decode, N, tile -> out float32 [M, N], tiles decoded
 
 
-def tile_product(x, decode, N, tile):
+def product_by_tiles(x, decode, N, tile):
     """Return x @ W.T, float32 [M, N], and the number of tiles decoded; x float32 [M, K].
 
     decode(n, first, last) returns weights first to last - 1 of row n.
@@ -297,22 +297,22 @@ def tiles_with(
 
 
 def for_each_row_of_x(x, decode, N, tile):
-    out, decoded = tile_product(x, decode, N, tile)
+    out, decoded = product_by_tiles(x, decode, N, tile)
     return out, len(x) * decoded
 
 
 def whole_rows(x, decode, N, tile):
-    return tile_product(x, decode, N, tile)[0], N
+    return product_by_tiles(x, decode, N, tile)[0], N
 
 
 def summed_on(x, decode, N, tile):
-    out, decoded = tile_product(x, decode, N, tile)
+    out, decoded = product_by_tiles(x, decode, N, tile)
     return np.cumsum(out, axis=1), decoded
 
 
 TILES = Exercise(
-    name="tile_product",
-    engine=tile_product,
+    name="product_by_tiles",
+    engine=product_by_tiles,
     cases=tile_cases,
     mistakes=(
         Mistake(

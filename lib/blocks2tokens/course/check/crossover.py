@@ -43,7 +43,7 @@ def positive(M):
 
 def none_if_never(a1, b1, a2, b2):
     M = crossing(a1, b1, a2, b2)
-    return None if M == np.inf else M
+    return M if np.isfinite(M) else None
 
 
 CROSSING = Exercise(
@@ -58,11 +58,11 @@ CROSSING = Exercise(
         ),
         Mistake(
             lambda a1, b1, a2, b2: ratio(a1 - a2, b1 - b2),
-            "the sign is wrong: a1 + b1 * M = a2 + b2 * M, so what is left of M is b1 - b2, of the rest a2 - a1",
+            "the sign is wrong: from a1 + b1 * M = a2 + b2 * M follows (b1 - b2) * M = a2 - a1",
         ),
         Mistake(
             lambda a1, b1, a2, b2: positive(ratio(a1 - a2, b1 - b2)),
-            "the sign is wrong: a1 + b1 * M = a2 + b2 * M, so what is left of M is b1 - b2, of the rest a2 - a1",
+            "the sign is wrong: from a1 + b1 * M = a2 + b2 * M follows (b1 - b2) * M = a2 - a1",
         ),
         Mistake(
             lambda a1, b1, a2, b2: abs(ratio(a1 - a2, b1 - b2)),
@@ -70,8 +70,7 @@ CROSSING = Exercise(
         ),
         Mistake(
             lambda a1, b1, a2, b2: positive(ratio(b1 - b2, a2 - a1)),
-            "your fraction is upside down: the difference of the a is paid off by that of the b, so many rows "
-            "it takes",
+            "your fraction is upside down: each row pays back b1 - b2 of the difference a2 - a1",
         ),
         Mistake(
             lambda a1, b1, a2, b2: positive(ratio(a2 - a1, b1 + b2)),
@@ -168,13 +167,13 @@ TILE = Exercise(
     mistakes=(
         Mistake(
             unpacked_for_each_row,
-            "you unpack a block again for each row of x: unpack it once for a tile, and use the codes for all "
-            "rows of the tile",
+            "you unpack a block again for each row of x: unpack it once for a tile, and use the codes for "
+            "all of its rows",
         ),
         Mistake(
             unpacked_for_all,
-            "you unpack each block once for all rows of x: that needs a sum for each of them at the same time; "
-            "take `tile` rows at a time",
+            "you unpack each block once for all rows of x, which needs a sum for each of them at the same "
+            "time: take `tile` rows at a time",
         ),
         Mistake(
             whole_tiles_only,
@@ -202,7 +201,7 @@ TILE = Exercise(
         ),
     ),
     hints=(
-        "From outside to inside: a row of w, a tile of rows of x, a block, and innermost the rows of the tile.",
+        "From outside to inside: a row of w, a tile of rows of x, a block, and last the rows of the tile.",
         "unpack(block) and `unpacked += 1` stand above the innermost loop; "
         "range(first, min(first + tile, M)) is a tile.",
     ),
@@ -213,7 +212,7 @@ TILE = Exercise(
 
 
 def make_panel(codes):
-    """Return codes, uint8 [16, K], as uint8 [K / 4, 16, 4]: for each 4 along K, those of 16 rows side by side."""
+    """Return codes, uint8 [16, K], as [K / 4, 16, 4]: for each 4 along K, those of 16 rows side by side."""
     rows, K = codes.shape
     return codes.reshape(rows, K // 4, 4).transpose(1, 0, 2)
 
@@ -248,8 +247,8 @@ PANEL = Exercise(
         ),
         Mistake(
             lambda codes: codes.T.reshape(-1, 16, 4),
-            "you turned single codes: lane n must hold 4 neighbours along K of row n, and yours hold one code "
-            "of 4 rows",
+            "you turned single codes: lane n must hold 4 neighbours along K of row n, and yours hold one "
+            "code of 4 rows",
         ),
         Mistake(
             lambda codes: codes.T.reshape(-1, 4, 16),
@@ -258,7 +257,7 @@ PANEL = Exercise(
         ),
         Mistake(
             lambda codes: codes.reshape(16, 4, -1).transpose(2, 0, 1),
-            "your quads take every (K / 4)-th code: they are 4 neighbours, so the 4 comes last in the reshape",
+            "your quads take every (K / 4)-th code: they are 4 neighbours, so 4 comes last in the reshape",
         ),
     ),
     hints=(

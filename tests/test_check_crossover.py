@@ -1,0 +1,221 @@
+"""The checks of lesson 17: each right answer passes, each mistake, made here in a learner's way, is named."""
+
+import math
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course.check import crossover as lesson
+
+NAMES = {e.name: e for e in lesson.EXERCISES}
+
+
+def meet(solve, never=math.inf):
+    """Return a learner's crossing: solve, unless the lines are parallel or M is not above 0."""
+
+    def crossing(a1, b1, a2, b2):
+        if b1 == b2:
+            return never
+        M = solve(a1, b1, a2, b2)
+        return M if never is ... or M > 0 else never
+
+    return crossing
+
+
+def any_sign(solve):
+    return lambda a1, b1, a2, b2: math.inf if b1 == b2 else solve(a1, b1, a2, b2)
+
+
+def tiles(size=None, rest=True, add=True, slide=True, count="block", outer="n"):
+    """Return a learner's tile_product, with this or that changed."""
+
+    def product(blocks, x, tile):
+        (N, B, _), M = blocks.shape, x.shape[0]
+        step = {None: tile, "one": 1, "all": M}[size]
+        starts = [m for m in range(0, M, step) if rest or m + step <= M]
+        out, n_unpacked = np.zeros((M, N), int), 0
+        order = [(n, m) for n in range(N) for m in starts]
+        for n, m0 in order if outer == "n" else sorted(order, key=lambda pair: pair[1]):
+            n_unpacked += count == "row of w"
+            for b in range(B):
+                q = np.empty(32, int)
+                for i in range(16):
+                    q[i], q[16 + i] = int(blocks[n, b, i]) % 16, int(blocks[n, b, i]) // 16
+                n_unpacked += count == "block" or (count == "first row" and n == 0)
+                for m in range(m0, min(M, m0 + step)):
+                    part = sum(q * (x[m, 32 * b : 32 * b + 32] if slide else x[m, :32]))
+                    out[m, n] = out[m, n] + part if add else part
+                    n_unpacked += count == "use"
+        return out, n_unpacked
+
+    return product
+
+
+def panel(place):
+    """Return a learner's make_panel: place(row, k, K) says where in the panel's bytes a code goes."""
+
+    def make(codes):
+        K = codes.shape[1]
+        flat = np.zeros(16 * K, codes.dtype)
+        for row in range(16):
+            for k in range(K):
+                flat[place(row, k, K)] = codes[row, k]
+        return flat.reshape(K // 4, 16, 4)
+
+    return make
+
+
+def shaped(make, *shape):
+    return lambda codes: make(codes).reshape(shape)
+
+
+def look_up(choose):
+    """Return a learner's pick: choose(sorted measured M, M) says which M counts."""
+    return lambda table, M: table[choose(sorted(table), M)][0]
+
+
+def below(rows, M):
+    return ([m for m in rows if m <= M] or rows[:1])[-1]
+
+
+def nearest(rows, M):
+    return sorted(rows, key=lambda m: abs(M - m))[0]
+
+
+def above(rows, M):
+    return ([m for m in rows if m >= M] or rows[-1:])[0]
+
+
+def strictly_below(rows, M):
+    return ([m for m in rows if m < M] or rows[:1])[-1]
+
+
+def fastest_of_all(table, M):
+    return sorted((seconds, name) for name, seconds in table.values())[0][1]
+
+
+def only_measured(table, M):
+    if M in table:
+        return table[M][0]
+    return None
+
+
+def trusts_the_order(table, M):
+    found = min(table)
+    for m in table:
+        if m <= M:
+            found = m
+    return table[found][0]
+
+
+def both(total, each):
+    """Return a learner's batch_throughput, one number after the other."""
+
+    def throughput(users, seconds):
+        pairs = list(zip(users, seconds, strict=True))
+        return [total(n, s) for n, s in pairs], [each(n, s) for n, s in pairs]
+
+    return throughput
+
+
+MUTANTS = [
+    ("crossing", any_sign(lambda a1, b1, a2, b2: (a2 - a1) / (b1 - b2)), "negative M"),
+    ("crossing", any_sign(lambda a1, b1, a2, b2: (a1 - a2) / (b1 - b2)), "sign is wrong"),
+    ("crossing", meet(lambda a1, b1, a2, b2: (a2 - a1) / (b2 - b1)), "sign is wrong"),
+    ("crossing", any_sign(lambda a1, b1, a2, b2: abs(a1 - a2) / abs(b1 - b2)), "drop the sign"),
+    ("crossing", meet(lambda a1, b1, a2, b2: (b1 - b2) / (a2 - a1)), "upside down"),
+    ("crossing", meet(lambda a1, b1, a2, b2: (a2 - a1) / (b1 + b2)), "divide by b1 + b2"),
+    ("crossing", meet(lambda a1, b1, a2, b2: (a2 - a1) / (b1 - b2), None), "None for lines"),
+    ("tile_product", tiles(size="one"), "again for each row of x"),
+    ("tile_product", tiles(size="all"), "once for all rows of x"),
+    ("tile_product", tiles(rest=False), "left over by whole tiles"),
+    ("tile_product", tiles(add=False), "only the last block"),
+    ("tile_product", tiles(slide=False), "first 32 activations for every block"),
+    ("tile_product", tiles(count="row of w"), "count rows of w"),
+    ("tile_product", tiles(count="first row"), "blocks of one row of w"),
+    ("tile_product", tiles(count="use"), "you count uses"),
+    ("make_panel", panel(lambda row, k, K: row * K + k), "moved nothing"),
+    (
+        "make_panel",
+        lambda codes: np.stack(np.split(codes, codes.shape[1] // 4, 1), 1),
+        "still lie row by row",
+    ),
+    ("make_panel", panel(lambda row, k, K: k * 16 + row), "one code of 4 rows"),
+    (
+        "make_panel",
+        lambda codes: np.array([codes[:, k : k + 4].T for k in range(0, codes.shape[1], 4)]),
+        "4, 16",
+    ),
+    ("make_panel", panel(lambda row, k, K: k % (K // 4) * 64 + row * 4 + k // (K // 4)), "every (K / 4)-th"),
+    ("pick", look_up(nearest), "nearest measured M"),
+    ("pick", look_up(above), "next measured M above"),
+    ("pick", fastest_of_all, "fewest seconds of the whole table"),
+    ("pick", only_measured, "only know the M"),
+    ("pick", trusts_the_order, "order of the table"),
+    ("pick", look_up(strictly_below), "m <= M"),
+    ("pick", lambda table, M: table[below(sorted(table), M)], "kernel and seconds"),
+    ("batch_throughput", both(lambda n, s: 1 / s, lambda n, s: n / s), "exchanged"),
+    ("batch_throughput", both(lambda n, s: 1 / s, lambda n, s: 1 / s / n), "share one token"),
+    ("batch_throughput", both(lambda n, s: n / s, lambda n, s: 1 / s / n), "once too often"),
+    ("batch_throughput", both(lambda n, s: n / s, lambda n, s: n / s), "both are the total"),
+    ("batch_throughput", both(lambda n, s: s / n, lambda n, s: s), "seconds for a token"),
+    ("batch_throughput", both(lambda n, s: n * s, lambda n, s: s), "multiply by the seconds"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
+)
+def test_each_mistake_is_named(name, mutant, phrase):
+    verdict = NAMES[name].judge(mutant)
+    assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict.message
+
+
+def test_each_known_mistake_has_its_mutant():
+    """No message is left that no test expects."""
+    for name, exercise in NAMES.items():
+        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
+        for mistake in exercise.mistakes:
+            assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+RIGHT = {
+    "crossing": meet(lambda a1, b1, a2, b2: (a1 - a2) / (b2 - b1)),
+    "tile_product": tiles(),
+    "make_panel": panel(lambda row, k, K: k // 4 * 64 + row * 4 + k % 4),
+    "pick": look_up(below),
+    "batch_throughput": both(lambda n, s: n * (1 / s), lambda n, s: s**-1),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("whose", ["engine", "a learner"])
+def test_right_answers_pass(name, whose):
+    verdict = NAMES[name].judge(NAMES[name].engine if whose == "engine" else RIGHT[name])
+    assert verdict.kind == "right", verdict.message
+
+
+def test_tiles_outermost_are_as_right():
+    assert NAMES["tile_product"].judge(tiles(outer="m")).kind == "right"
+
+
+def answers_ellipsis(*arguments):
+    return ...
+
+
+def answers_none(*arguments):
+    return None
+
+
+def divides_by_zero(*arguments):
+    return 1 // 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_raising_and_misshapen_answers(name):
+    exercise = NAMES[name]
+    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
+    raised = exercise.judge(divides_by_zero)
+    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
+    message = exercise.judge(lambda *arguments: np.zeros((2, 3, 5))).message
+    assert "expected" in message and ("(2, 3, 5)" in message or "shape" in message)
