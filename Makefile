@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test lessons bench clean venv install-lab install-test smollm2
+.PHONY: help lab test lessons bench peer clean venv install-lab install-test smollm2
 
 PYTHON ?=
 ARGS ?=
@@ -53,6 +53,16 @@ lessons: install-test smollm2 ## run all lessons and save their outputs in noteb
 
 bench: install-test smollm2 ## print the performance tables of this machine
 	@$(PY) -m blocks2tokens.course.bench_report
+
+# llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines.
+PEER_FLAGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
+ifeq ($(shell uname -m),x86_64)
+PEER_FLAGS += -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
+endif
+
+peer: install-test ## build llama.cpp for this CPU (some minutes), for `make bench` to measure beside ours
+	CMAKE_ARGS="$(PEER_FLAGS)" $(PY) -m pip install --disable-pip-version-check \
+	    --no-binary llama-cpp-python -e ".[peer]"
 
 clean: ## remove .venv and caches; never work/, never data/models/
 	rm -rf .venv .pytest_cache .ruff_cache .ipynb_checkpoints lib/blocks2tokens.egg-info

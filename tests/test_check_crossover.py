@@ -133,7 +133,7 @@ MUTANTS = [
     ("tile_product", tiles(slide=False), "first 32 activations for every block"),
     ("tile_product", tiles(count="row of w"), "count rows of w"),
     ("tile_product", tiles(count="first row"), "blocks of one row of w"),
-    ("tile_product", tiles(count="use"), "you count uses"),
+    ("tile_product", tiles(count="use"), "again for each row of x"),
     ("make_panel", panel(lambda row, k, K: row * K + k), "moved nothing"),
     (
         "make_panel",

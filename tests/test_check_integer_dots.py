@@ -18,8 +18,9 @@ from blocks2tokens.kernels.simd import (
     low_nibbles,
     multiply,
     multiply_add,
+    pick_scales,
+    repeat_bytes,
     repeat_float,
-    repeat_scales,
     to_floats,
     total,
     zero_floats,
@@ -105,7 +106,7 @@ def places(order):
 
 
 def row_of(starts=(16, 80), pairs="0213", x_step=64, same_x=False, of_x=True, mins_at=2, step=32, end=-1):
-    """Return a kernel with loops over loads and nibbles; repeat_scales gets names, so it cannot compile."""
+    """Return a kernel with loops over loads and nibbles; pick_scales gets names, so it cannot compile."""
 
     def dot(isa, raw, codes, d, sums):
         products, offsets = zero_floats(), zeros_like(load_8_floats(sums, 0))
@@ -120,7 +121,7 @@ def row_of(starts=(16, 80), pairs="0213", x_step=64, same_x=False, of_x=True, mi
                     if not (same_x and high == 0):
                         place += x_step
                     first, second = (4 * half + int(n) for n in pairs[2 * high : 2 * high + 2])
-                    scales = repeat_scales(sc, first % 8, second % 8)
+                    scales = pick_scales(repeat_bytes(sc), first % 8, second % 8)
                     ints = add_scaled_pairs(isa, ints, dot_pairs(isa, q, x), scales)
             scale = load_half(raw, 144 * b) * (d[b] if of_x else np.float32(1))
             products = multiply_add(to_floats(ints), repeat_float(scale, products), products)
@@ -138,13 +139,14 @@ def four_vectors(isa, raw, codes, d, sums):
     products, offsets = zero_floats(), zeros_like(load_8_floats(sums, 0))
     for b in range(len(d)):
         sc, m = packed_scales(raw, 144 * b + 4)
+        sc = repeat_bytes(sc)
         one, two = load_bytes(raw, 144 * b + 16), load_bytes(raw, 144 * b + 16 + 64)
         x0, x1 = load_bytes(codes, 256 * b), load_bytes(codes, 256 * b + 64)
         x2, x3 = load_bytes(codes, 256 * b + 128), load_bytes(codes, 256 * b + 192)
-        t = add_scaled_pairs(isa, zero_ints(), dot_pairs(isa, low_nibbles(one), x0), repeat_scales(sc, 0, 2))
-        t = add_scaled_pairs(isa, t, dot_pairs(isa, low_nibbles(two), x2), repeat_scales(sc, 4, 6))
-        t = add_scaled_pairs(isa, t, dot_pairs(isa, high_nibbles(one), x1), repeat_scales(sc, 1, 3))
-        t = add_scaled_pairs(isa, t, dot_pairs(isa, high_nibbles(two), x3), repeat_scales(sc, 5, 7))
+        t = add_scaled_pairs(isa, zero_ints(), dot_pairs(isa, low_nibbles(one), x0), pick_scales(sc, 0, 2))
+        t = add_scaled_pairs(isa, t, dot_pairs(isa, low_nibbles(two), x2), pick_scales(sc, 4, 6))
+        t = add_scaled_pairs(isa, t, dot_pairs(isa, high_nibbles(one), x1), pick_scales(sc, 1, 3))
+        t = add_scaled_pairs(isa, t, dot_pairs(isa, high_nibbles(two), x3), pick_scales(sc, 5, 7))
         floats = multiply(to_floats(t), repeat_float(d[b] * load_half(raw, 144 * b), products))
         products = multiply_add(floats, repeat_float(np.float32(1), products), products)
         mins = multiply(load_8_floats(sums, 32 * b), bytes_to_floats(m))

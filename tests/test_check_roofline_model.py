@@ -131,6 +131,7 @@ MUTANTS = [
     ("tokens_per_second", tokens(M_tokens=False), "passes a second"),
     ("tokens_per_second", tokens(again=True), "read the weights again"),
     ("tokens_per_second", tokens(how="reading"), "arithmetic is missing"),
+    ("tokens_per_second", tokens(how="reading", M_tokens=False), "lesson 13's count"),
     ("tokens_per_second", tokens(M_times=False), "M is missing"),
     ("tokens_per_second", tokens(each=1), "one operation for each multiply-add"),
     ("tokens_per_second", without_the_billions, "in billions a second"),

@@ -41,10 +41,10 @@ def test_times_between_measured_rows_lie_on_a_line_of_logarithms():
 
 def test_the_winner_changes_where_the_lines_cross():
     assert [TWO.winner(M) for M in (1, 8, 16, 64)] == ["simd_dot"] * 2 + ["integer_gemm"] * 2
-    assert TWO.best(1) == 1 and TWO.best(64) == 24
+    assert [TWO.best(M) for M in (1, 64)] == pytest.approx([1, 24])
     ((before, after, M),) = TWO.crossings()
     assert (before, after) == ("simd_dot", "integer_gemm")
-    assert M == pytest.approx(8 / 0.75, rel=0.05)
+    assert abs(M - 8 / 0.75) < 0.5
 
 
 def test_noise_does_not_decide_between_kernels_that_are_as_fast():
@@ -82,10 +82,10 @@ def test_the_figures_draw_every_kernel_and_one_band_for_each_winner():
     assert sorted(labels) == ["integer_gemm", "simd_dot"]
     bands = [line for line in axes.get_lines() if line.get_linewidth() > 5]
     assert len(bands) == 2
-    assert draw(lines(another=(1, 1))).get_title()
-    figure = show(TWO, 16, ["simd_dot"], 4)
-    assert "M = 16: simd_dot" in figure.axes[0].get_title(loc="left")
-    assert "4 users" in figure.axes[1].get_title(loc="left")
+    assert draw(lines(another=(0, 1), simd_dot=(1, 1))).get_title()
+    figure = show(TWO, 16, ["integer_gemm"], 4)
+    assert "M = 16: integer_gemm" in figure.axes[0].get_title()
+    assert "4 users" in figure.axes[1].get_title()
 
 
 def test_the_explorer_redraws_for_every_choice(monkeypatch):

@@ -25,7 +25,7 @@ def matrix(name, N, K, rng):
 @njit
 def pairs_and_quads(isa, q, x, s, pairs, quads):
     a, b = simd.load_bytes(q, 0), simd.load_bytes(x, 0)
-    scales = simd.repeat_scales(s, 1, 6)
+    scales = simd.pick_scales(simd.repeat_bytes(s), 1, 6)
     simd.store(pairs, 0, simd.add_scaled_pairs(isa, simd.zero_ints(), simd.dot_pairs(isa, a, b), scales))
     simd.store(quads, 0, simd.add_quads(isa, simd.zero_ints(), a, b))
 
@@ -83,9 +83,7 @@ def test_activations_have_ggmls_codes(name, block):
     ggml = FORMATS[name].blocks(FORMATS[name].quantize(x))
     signs = np.sign(ggml["d"].astype(np.float32))[..., None]  # Q8_K makes the largest value -127
     codes = made.codes.reshape(ggml["qs"].shape)
-    assert (
-        np.mean(codes == signs * ggml["qs"]) > 0.999
-    )  # ggml rounds its scale, or divides twice
+    assert np.mean(codes == signs * ggml["qs"]) > 0.999  # ggml rounds its scale, or divides twice
     assert np.abs(codes - signs * ggml["qs"]).max() <= 1
     assert np.allclose(made.d, np.abs(ggml["d"].astype(np.float32)), rtol=1e-3)
     groups = made.codes.reshape(5, -1, 32).sum(axis=2)

@@ -13,6 +13,7 @@ import os
 # machine that is busy with anything else. Read once, when Numba loads the library.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+import blocks2tokens.compiled_code  # noqa: F401  importing it forgets outdated code
 from blocks2tokens.convert import convert
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats import FORMATS

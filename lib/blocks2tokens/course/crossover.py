@@ -138,7 +138,7 @@ def draw(curves: Curves, title: str | None = None, axes: Axes | None = None) -> 
     for name in reversed(ordered(curves.seconds)):
         colour, mark = LINES.get(name, (plot.GREY, "x"))
         times = [1e6 * curves.seconds[name][M] / M for M in rows]
-        axes.plot(rows, times, mark + "-", color=colour, ms=5, lw=1.5, label=name)
+        axes.plot(rows, times, marker=mark, color=colour, ms=5, lw=1.5, label=name)
     crossings = curves.crossings()
     edges = [rows[0], *(M for _, _, M in crossings), rows[-1]]
     winners = [curves.winner(rows[0]), *(after for _, after, _ in crossings)]
@@ -168,9 +168,9 @@ def draw_server(
         axes = plt.subplots(1, 2, figsize=(10, 3.8))[1]
     styles = zip(servers.items(), (plot.BLUE, plot.RED, plot.GREY), ("D-", "^--", "o:"), strict=False)
     for (name, curves), colour, style in styles:
-        steps = {M: curves.per_token(M, weights) for M in curves.rows}
-        axes[0].plot(steps, [M / s for M, s in steps.items()], style, color=colour, ms=5, label=name)
-        axes[1].plot(steps, [1 / s for s in steps.values()], style, color=colour, ms=5, label=name)
+        steps = np.array([curves.per_token(M, weights) for M in curves.rows])
+        axes[0].plot(curves.rows, curves.rows / steps, style, color=colour, ms=5, label=name)
+        axes[1].plot(curves.rows, 1 / steps, style, color=colour, ms=5, label=name)
     for one, what in zip(axes, ("in all", "for each user"), strict=True):
         one.set(xscale="log", yscale="log", xlabel="users at once", ylabel=f"tokens/s {what}")
         label_rows(one, [M for M in curves.rows if not (M & (M - 1)) and M.bit_length() % 2])

@@ -158,6 +158,19 @@ def load_half(typingctx, array, offset):
 
 
 @intrinsic
+def load_2_halves(typingctx, array, offset):
+    """Load two float16 as a pair of float32."""
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], *args, ir.VectorType(HALF, 2))
+        both = builder.fpext(builder.load(at, align=1), ir.VectorType(F32, 2))
+        parts = [builder.extract_element(both, I32(i)) for i in range(2)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(types.float32, 2)(array, types.intp), codegen
+
+
+@intrinsic
 def load_twice(typingctx, array, offset):
     """Load 32 bytes into both halves of a vector of bytes."""
 
@@ -321,15 +334,31 @@ def eight_bytes(builder, packed):
     return builder.bitcast(packed, ir.VectorType(I8, 8))
 
 
-@intrinsic(prefer_literal=True)
-def repeat_scales(typingctx, packed, first, second):
-    """Repeat bytes number `first` and `second` of a uint64, each in 16 lanes of int16."""
-    lanes = [first.literal_value] * 16 + [second.literal_value] * 16
+@intrinsic
+def repeat_bytes(typingctx, packed):
+    """Repeat the 8 bytes of a uint64 in a vector of bytes."""
 
     def codegen(context, builder, signature, args):
-        return builder.zext(shuffle(builder, eight_bytes(builder, args[0]), lanes), PAIRS.llvm_type)
+        return builder.bitcast(splat(builder, args[0], 8), BYTES.llvm_type)
 
-    return PAIRS(types.uint64, first, second), codegen
+    return BYTES(types.uint64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def pick_scales(typingctx, table, first, second):
+    """Repeat bytes number `first` and `second` of a vector's first 8, each in 16 lanes of int16.
+
+    Each 16 bytes of the table hold them, so that no byte has to travel further: the quickest shuffle.
+    """
+    picks = [first.literal_value] * 16 + [second.literal_value] * 16
+    lanes = [at for i, pick in enumerate(picks) for at in (pick + i // 8 * 16, 64)]
+
+    def codegen(context, builder, signature, args):
+        zeros = constant(BYTES.llvm_type, 0)
+        mask = ir.Constant(ir.VectorType(I32, 64), lanes)
+        return builder.bitcast(builder.shuffle_vector(args[0], zeros, mask), PAIRS.llvm_type)
+
+    return PAIRS(BYTES, first, second), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -494,18 +523,20 @@ def store(typingctx, array, offset, vector):
     return types.void(array, types.intp, vector), codegen
 
 
-@intrinsic
-def prefetch(typingctx, array, offset):
-    """Ask for the cache line at byte `offset` of an array; past its end this does nothing."""
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, array, offset, lines):
+    """Ask for cache lines of 64 bytes from byte `offset` of an array on; past its end this does nothing."""
 
     def codegen(context, builder, signature, args):
-        at = address(context, builder, signature.args[0], *args, I8)
-        function_type = ir.FunctionType(ir.VoidType(), [at.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [at, I32(0), I32(3), I32(1)])
+        for line in range(lines.literal_value):
+            at = builder.add(args[1], ir.Constant(args[1].type, 64 * line))
+            pointer = address(context, builder, signature.args[0], args[0], at, I8)
+            function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+            builder.call(function, [pointer, I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
-    return types.void(array, types.intp), codegen
+    return types.void(array, types.intp, lines), codegen
 
 
 # --- Tiles: some rows of activations against 16 rows of weights -------------------------------------------

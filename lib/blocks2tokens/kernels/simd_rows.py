@@ -27,6 +27,7 @@ from blocks2tokens.kernels.simd import (
     dot_pairs,
     flip_sign,
     high_nibbles,
+    load_2_halves,
     load_4_float16,
     load_4_floats,
     load_8_floats,
@@ -41,10 +42,11 @@ from blocks2tokens.kernels.simd import (
     low_nibbles,
     multiply,
     multiply_add,
+    pick_scales,
     prefetch,
     repeat_16_scales,
+    repeat_bytes,
     repeat_float,
-    repeat_scales,
     spread,
     to_floats,
     total,
@@ -53,8 +55,7 @@ from blocks2tokens.kernels.simd import (
     zeros_like,
 )
 
-import os
-AHEAD = int(os.environ.get('AHEAD','2048'))  # bytes
+AHEAD = 3072  # bytes: by the time that they are needed, memory has sent them
 K_ORDER = (0, 1, 4, 5, 2, 3, 6, 7)  # sub-blocks 0 2 1 3 of a half: low nibbles of 64 bytes, then high ones
 NIBBLE_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # first halves of four blocks, then second halves
 
@@ -128,20 +129,33 @@ def unit(fmt, raw, at):
     """Unpack the unit at byte `at`: (vectors of codes, integer scales or 0, d, offsets)."""
 
 
+@njit
+def k_scales(scales):
+    """Return the scales of the four vectors of codes: of sub-blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7."""
+    return (
+        pick_scales(scales, 0, 2),
+        pick_scales(scales, 1, 3),
+        pick_scales(scales, 4, 6),
+        pick_scales(scales, 5, 7),
+    )
+
+
 def q4_k_unit(fmt, raw, at):
     sc, m = packed_scales(raw, at + 4)
+    scales, (d, dmin) = repeat_bytes(sc), load_2_halves(raw, at)
     a, b = load_bytes(raw, at + 16), load_bytes(raw, at + 80)
     offsets = bytes_to_floats(m)
     return (
         (low_nibbles(a), high_nibbles(a), low_nibbles(b), high_nibbles(b)),
-        (repeat_scales(sc, 0, 2), repeat_scales(sc, 1, 3), repeat_scales(sc, 4, 6), repeat_scales(sc, 5, 7)),
-        load_half(raw, at),
-        multiply(offsets, repeat_float(load_half(raw, at + 2), offsets)),
+        k_scales(scales),
+        d,
+        multiply(offsets, repeat_float(dmin, offsets)),
     )
 
 
 def q5_k_unit(fmt, raw, at):
     sc, m = packed_scales(raw, at + 4)
+    scales, (d, dmin) = repeat_bytes(sc), load_2_halves(raw, at)
     a, b, high = load_bytes(raw, at + 48), load_bytes(raw, at + 112), load_twice(raw, at + 16)
     offsets = bytes_to_floats(m)
     return (
@@ -151,9 +165,9 @@ def q5_k_unit(fmt, raw, at):
             add_bits(low_nibbles(b), high, 4, 6, 1),
             add_bits(high_nibbles(b), high, 5, 7, 1),
         ),
-        (repeat_scales(sc, 0, 2), repeat_scales(sc, 1, 3), repeat_scales(sc, 4, 6), repeat_scales(sc, 5, 7)),
-        load_half(raw, at),
-        multiply(offsets, repeat_float(load_half(raw, at + 2), offsets)),
+        k_scales(scales),
+        d,
+        multiply(offsets, repeat_float(dmin, offsets)),
     )
 
 
@@ -315,11 +329,17 @@ def choose_leftover(fmt, raw, at, codes, d, sums, m):
 # --- Rows -------------------------------------------------------------------------------------------------
 
 
-@njit
-def ahead(fmt, raw, at):
-    """Ask for the bytes of a later unit: this CPU core waits for memory less than it would for each line."""
-    for line in range(0, fmt.n_bytes, 64):
-        prefetch(raw, at + AHEAD + line)
+def ask_for(fmt, raw, at):
+    """Ask for the cache lines of the unit at byte `at`, which may lie behind the end of the array."""
+
+
+@overload(ask_for)
+def choose_ask_for(fmt, raw, at):
+    if fmt.instance_class is Q6K:
+        return lambda fmt, raw, at: prefetch(raw, at, 4)
+    if fmt.instance_class in (Q40, Q41):
+        return lambda fmt, raw, at: prefetch(raw, at, 2)
+    return lambda fmt, raw, at: prefetch(raw, at, 3)
 
 
 @njit
@@ -328,7 +348,7 @@ def one(fmt, isa, raw, at, codes, d, sums, m):
     n_units, y = codes.shape[1] // fmt.span, 4 * m * sums.shape[1]
     products, offsets = zero_floats(), zeros_like(load_offsets(fmt, sums, y))
     for u in range(n_units):
-        ahead(fmt, raw, at + fmt.n_bytes * u)
+        ask_for(fmt, raw, at + fmt.n_bytes * u + AHEAD)
         q, s, scale, offset = unit(fmt, raw, at + fmt.n_bytes * u)
         products = add_products(fmt, isa, q, s, scale, codes, d, m, u, products)
         offsets = multiply_add(offset, load_offsets(fmt, sums, y + 4 * fmt.groups * u), offsets)

@@ -2,7 +2,7 @@
 
 blocks_entered       layout, sizes       -> how often all the walks enter a block
 hoisted_dot          x, one Q4_K row     -> dot product, scales unpacked
-product_by_tiles         x, a decoder, sizes -> product, tiles decoded
+product_by_tiles     x, a decoder, sizes -> product, tiles decoded
 weight_bytes_moved   kind, sizes, bits   -> bytes of weights between memory and CPU
 """
 

@@ -24,8 +24,8 @@ def crossing(a1, b1, a2, b2):
 
 def crossing_cases():
     return {
-        "a 1 and 10, b 1 and 0.25": (1.0, 1.0, 10.0, 0.25),
-        "the same two, exchanged": (10.0, 0.25, 1.0, 1.0),
+        "a 1 and 10, b 1 and 0.5": (1.0, 1.0, 10.0, 0.5),
+        "the same two, exchanged": (10.0, 0.5, 1.0, 1.0),
         "a 0.5 and 4, b 2 and 1.75": (0.5, 2.0, 4.0, 1.75),
         "a 1 and 3, b 0.5 and 1: the first is cheaper in both": (1.0, 0.5, 3.0, 1.0),
         "a 1 and 3, both b 0.5": (1.0, 0.5, 3.0, 0.5),
@@ -73,6 +73,10 @@ CROSSING = Exercise(
             "your fraction is upside down: each row pays back b1 - b2 of the difference a2 - a1",
         ),
         Mistake(
+            lambda a1, b1, a2, b2: np.inf if b1 == b2 else positive((a2 - a1) / (b1 + b2)),
+            "you divide by b1 + b2: each row brings the lines closer by the difference, b1 - b2",
+        ),
+        Mistake(
             lambda a1, b1, a2, b2: positive(ratio(a2 - a1, b1 + b2)),
             "you divide by b1 + b2: each row brings the lines closer by the difference, b1 - b2",
         ),
@@ -85,7 +89,6 @@ CROSSING = Exercise(
         "Set the two lines equal and solve for M.",
         "(a2 - a1) / (b1 - b2). Before you divide, is b1 - b2 zero? And afterwards, is M above 0?",
     ),
-    tolerance=1e-9,
 )
 
 
@@ -156,7 +159,7 @@ def counting(count):
     """Return a function with the right product and another count."""
     return lambda blocks, x, tile: (
         tile_product(blocks, x, tile)[0],
-        count(blocks, -(-len(x) // tile), len(x)),
+        count(blocks, -(-len(x) // tile)),
     )
 
 
@@ -167,8 +170,8 @@ TILE = Exercise(
     mistakes=(
         Mistake(
             unpacked_for_each_row,
-            "you unpack a block again for each row of x: unpack it once for a tile, and use the codes for "
-            "all of its rows",
+            "you unpack, or count, a block again for each row of x: once for a tile, its codes then serve "
+            "all rows of the tile",
         ),
         Mistake(
             unpacked_for_all,
@@ -188,16 +191,12 @@ TILE = Exercise(
             "you take the first 32 activations for every block: block b meets x[m, 32 * b : 32 * b + 32]",
         ),
         Mistake(
-            counting(lambda blocks, tiles, M: len(blocks) * tiles),
+            counting(lambda blocks, tiles: len(blocks) * tiles),
             "you count rows of w unpacked: count their blocks, B for each row",
         ),
         Mistake(
-            counting(lambda blocks, tiles, M: blocks.shape[1] * tiles),
+            counting(lambda blocks, tiles: blocks.shape[1] * tiles),
             "you count the blocks of one row of w: there are N rows",
-        ),
-        Mistake(
-            counting(lambda blocks, tiles, M: len(blocks) * blocks.shape[1] * M),
-            "you count uses: count a block where you unpack it, outside the loop over the rows of the tile",
         ),
     ),
     hints=(

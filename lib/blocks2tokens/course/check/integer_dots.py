@@ -379,18 +379,19 @@ def dot_q4_k_row(isa, raw, codes, d, sums):
     for b in range(d.size):
         at, x = 144 * b, 256 * b
         sc, m = packed_scales(raw, at + 4)
+        scales, mins = simd.repeat_bytes(sc), simd.bytes_to_floats(m)
         first, second = simd.load_bytes(raw, at + 16), simd.load_bytes(raw, at + 80)
         p0 = simd.dot_pairs(isa, simd.low_nibbles(first), simd.load_bytes(codes, x))
         p1 = simd.dot_pairs(isa, simd.high_nibbles(first), simd.load_bytes(codes, x + 64))
         p2 = simd.dot_pairs(isa, simd.low_nibbles(second), simd.load_bytes(codes, x + 128))
         p3 = simd.dot_pairs(isa, simd.high_nibbles(second), simd.load_bytes(codes, x + 192))
-        ints = simd.add_scaled_pairs(isa, simd.zero_ints(), p0, simd.repeat_scales(sc, 0, 2))
-        ints = simd.add_scaled_pairs(isa, ints, p1, simd.repeat_scales(sc, 1, 3))
-        ints = simd.add_scaled_pairs(isa, ints, p2, simd.repeat_scales(sc, 4, 6))
-        ints = simd.add_scaled_pairs(isa, ints, p3, simd.repeat_scales(sc, 5, 7))
+        ints = simd.add_scaled_pairs(isa, simd.zero_ints(), p0, simd.pick_scales(scales, 0, 2))
+        ints = simd.add_scaled_pairs(isa, ints, p1, simd.pick_scales(scales, 1, 3))
+        ints = simd.add_scaled_pairs(isa, ints, p2, simd.pick_scales(scales, 4, 6))
+        ints = simd.add_scaled_pairs(isa, ints, p3, simd.pick_scales(scales, 5, 7))
         scale = simd.repeat_float(simd.load_half(raw, at) * d[b], products)
         products = simd.multiply_add(simd.to_floats(ints), scale, products)
-        mins = simd.multiply(simd.bytes_to_floats(m), simd.repeat_float(simd.load_half(raw, at + 2), offsets))
+        mins = simd.multiply(mins, simd.repeat_float(simd.load_half(raw, at + 2), mins))
         offsets = simd.multiply_add(mins, simd.load_8_floats(sums, 32 * b), offsets)
     return simd.total(products) - simd.total(offsets)
 
@@ -423,7 +424,8 @@ TWINS = {
     simd.load_half: lambda array, at: np.float32(piece(array, at, 2, np.float16)[0]),
     simd.load_floats: lambda array, at: piece(array, at, 64, np.float32),
     packed_scales: twin_of_packed_scales,
-    simd.repeat_scales: lambda packed, *two: np.repeat(as_bytes(packed)[list(two)].astype(np.int16), 16),
+    simd.repeat_bytes: lambda packed: np.tile(as_bytes(packed), 8),
+    simd.pick_scales: lambda table, *two: np.repeat(table[list(two)].astype(np.int16), 16),
     simd.bytes_to_floats: lambda packed: as_bytes(packed).astype(np.float32),
     simd.low_nibbles: lambda q: q & 15,
     simd.high_nibbles: lambda q: q >> 4,
@@ -486,7 +488,7 @@ class VectorExercise(Exercise):
             told = next((line for line in lines if "literal" in line), lines[0] if lines else "")
             return (
                 f"right, but Numba cannot compile it: {type(error).__name__}: {told.strip()}\n"
-                "repeat_scales wants its two numbers written out, not computed"
+                "pick_scales wants its two numbers written out, not computed"
             )
         expected = interpreted(self.engine)(None, *arguments)
         return difference(answer, expected, self.tolerance, f"{label}, compiled")
@@ -542,7 +544,7 @@ def row(
             q = simd.low_nibbles(a), simd.high_nibbles(a), simd.low_nibbles(c), simd.high_nibbles(c)
             for i in range(4):
                 pairs = simd.dot_pairs(isa, q[i], simd.load_bytes(codes, 256 * b + places[i]))
-                t = simd.add_scaled_pairs(isa, t, pairs, simd.repeat_scales(sc, *scales[i]))
+                t = simd.add_scaled_pairs(isa, t, pairs, simd.pick_scales(simd.repeat_bytes(sc), *scales[i]))
             scale = simd.load_half(raw, 144 * b) * (d[b] if of_d else 1)
             products = simd.multiply_add(simd.to_floats(t), simd.repeat_float(scale, products), products)
             mins = simd.multiply(
