@@ -10,8 +10,9 @@ formats -> matrix -> kernels -> model -> generate        gguf_file feeds matrix
 import os
 
 # libgomp's idle threads spin for milliseconds by default, which stalls every parallel region on a
-# machine that is busy with anything else. Read once, when Numba loads the library.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# machine that is busy with anything else. So many turns take a fraction of one: as long as a model needs
+# from one product to the next. Read once, when Numba loads the library.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import blocks2tokens.compiled_code  # noqa: F401  importing it forgets outdated code
 from blocks2tokens.convert import convert

@@ -110,10 +110,10 @@ FORMATS = {  # name: its function, and how many weights share a scale
 
 
 @njit(cache=True)
-def dot(q, c, first, last):
-    """Return the dot product of codes first to last - 1; `int32` keeps Numba from counting in 64 bits."""
+def dot(q, c):
+    """Return the dot product of two groups of codes; `int32` keeps Numba from counting in 64 bits."""
     total = np.int32(0)
-    for k in range(first, last):
+    for k in range(q.size):
         total += np.int32(np.int32(q[k]) * np.int32(c[k]))
     return np.float32(total)
 
@@ -137,7 +137,7 @@ def dot_row(q, scales, offsets, c, d, sums, group, block):
     """Return the dot product of one row of weights with one of activations."""
     total = np.float32(0)
     for g in range(scales.size):
-        products = scales[g] * dot(q, c, g * group, (g + 1) * group)
+        products = scales[g] * dot(q[g * group : (g + 1) * group], c[g * group : (g + 1) * group])
         total += d[g * group // block] * products - offsets[g] * sums[g]
     return total
 

@@ -11,10 +11,9 @@ all of them.
 """
 
 import numpy as np
-from numba import njit, prange, typeof, types
+from numba import njit, prange, types
 from numba.extending import overload
 
-from blocks2tokens.formats import compiled
 from blocks2tokens.formats.compiled import BYTES_2D
 from blocks2tokens.formats.format import read_only
 from blocks2tokens.kernels import activations, simd_tiles
@@ -34,7 +33,7 @@ from blocks2tokens.kernels.simd import (
     tile_zeros,
     transpose_quads,
 )
-from blocks2tokens.kernels.simd_dot import OPERANDS, group_of, isa_for, named
+from blocks2tokens.kernels.simd_dot import OPERANDS, for_each, group_of, isa_for, named, pointer
 from blocks2tokens.kernels.simd_rows import Q6K, Q80, SIMD_FORMATS, is_k_quant, packed_scales, unit
 
 ROWS, TILE = 16, 8  # rows of weights in a panel, rows of x in a tile
@@ -192,42 +191,39 @@ def panels(fmt, isa, raw, last_units, codes, d, sums, first, last, out):
 # --- The kernel -------------------------------------------------------------------------------------------
 
 
-def panels_of(name, fmt):
-    """Return `panels` for one format."""
+def panels_of(name, fmt, isa):
+    """Return `panels` for one format and instruction set."""
 
-    def fill(isa, raw, last_units, codes, d, sums, first, last, out):
+    def fill(raw, last_units, codes, d, sums, first, last, out):
         panels(fmt, isa, raw, last_units, codes, d, sums, first, last, out)
 
-    return named(fill, f"panels_of_{name.lower()}")
+    return named(fill, f"panels_of_{name}")
 
 
-PANELS = {name: panels_of(name, fmt) for name, fmt in SIMD_FORMATS.items()}
+PANELS = for_each(panels_of)
+SIGNATURE = types.void(BYTES_2D, BYTES_2D, *OPERANDS)
 
 
 @njit(parallel=True, cache=True)
-def share_panels(fill, isa, raw, last_units, codes, d, sums, out):
+def share_panels(fill, raw, last_units, codes, d, sums, out):
     """Fill out, float32 [M, N], the panels shared by the cores."""
     N = raw.shape[0]
     for panel in prange((N + ROWS - 1) // ROWS):
-        fill(isa, raw, last_units, codes, d, sums, ROWS * panel, min(N, ROWS * (panel + 1)), out)
+        fill(raw, last_units, codes, d, sums, ROWS * panel, min(N, ROWS * (panel + 1)), out)
 
 
 def run(x, w):
     isa, fmt = isa_for(w.format), SIMD_FORMATS.get(w.format.name)
-    if isa is None or w.shape[0] < ROWS or not x.size:
+    if isa == "plain" or w.shape[0] < ROWS or not x.size:
         return simd_tiles.run(x, w)
     a = activations.quantize(x, w.format.block_size, group_of(fmt), tile=(TILE, fmt.span))
     rest = w.raw.shape[1] % fmt.n_bytes
     last_units = np.zeros((w.shape[0], fmt.n_bytes if rest else 0), np.uint8)
     last_units[:, :rest] = w.raw[:, w.raw.shape[1] - rest :]
     out = np.empty((x.shape[0], w.shape[0]), np.float32)
-    fill = compiled.pointer(PANELS[w.format.name], panels_signature(isa))
-    share_panels(fill, isa, w.raw, read_only(last_units), *a, out)
+    fill = pointer(PANELS[w.format.name, isa], SIGNATURE)
+    share_panels(fill, w.raw, read_only(last_units), *a, out)
     return out
-
-
-def panels_signature(isa):
-    return types.void(typeof(isa), BYTES_2D, BYTES_2D, *OPERANDS)
 
 
 def count(M, K, N, fmt, cores):

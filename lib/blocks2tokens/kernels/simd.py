@@ -17,6 +17,7 @@ Sources: Intel Intrinsics Guide; LLVM `llvm.x86.*` intrinsics.
 """
 
 import os
+from functools import cache
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
@@ -70,10 +71,11 @@ INSTRUCTION_SETS = {"avx512": Avx512(512), "avx2": Avx2(256), "plain": None}
 NEEDS = {"avx512": ("avx512vnni", "avx512bw", "avx512vl"), "avx2": ("avx2", "fma"), "plain": ()}
 
 
-def available() -> list[str]:
+@cache
+def available() -> tuple[str, ...]:
     """Return the names of the instruction sets that this CPU has, fastest first."""
     features = llvm.get_host_cpu_features()
-    return [name for name, needed in NEEDS.items() if all(features.get(feature) for feature in needed)]
+    return tuple(name for name, needed in NEEDS.items() if all(map(features.get, needed)))
 
 
 def chosen() -> str:
@@ -467,12 +469,6 @@ def add_quads(typingctx, isa, total, codes, x):
 
 
 @intrinsic
-def add_ints(typingctx, a, b):
-    """Return a + b, 16 int32."""
-    return INTS(INTS, INTS), lambda context, builder, signature, args: builder.add(*args)
-
-
-@intrinsic
 def to_floats(typingctx, ints):
     """Convert 16 int32 to float32."""
 
@@ -525,7 +521,7 @@ def store(typingctx, array, offset, vector):
 
 @intrinsic(prefer_literal=True)
 def prefetch(typingctx, array, offset, lines):
-    """Ask for cache lines of 64 bytes from byte `offset` of an array on; past its end this does nothing."""
+    """Ask for cache lines of 64 bytes, to be used once, from byte `offset` on, be it past the end."""
 
     def codegen(context, builder, signature, args):
         for line in range(lines.literal_value):
@@ -533,7 +529,7 @@ def prefetch(typingctx, array, offset, lines):
             pointer = address(context, builder, signature.args[0], args[0], at, I8)
             function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
             function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-            builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+            builder.call(function, [pointer, I32(0), I32(0), I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, lines), codegen

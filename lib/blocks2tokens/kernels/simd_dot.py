@@ -9,8 +9,10 @@ it is multiplied. Formats that have no vector code here are decoded row by row, 
 the CPU has neither instruction set.
 """
 
+from functools import cache
+
 import numpy as np
-from numba import njit, prange, typeof, types
+from numba import get_num_threads, njit, prange, types
 
 from blocks2tokens.formats import compiled
 from blocks2tokens.formats.compiled import BYTES_2D
@@ -18,15 +20,14 @@ from blocks2tokens.kernels import activations, integer_dot, simd
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, rows_one_by_one
 
-ROWS_AT_ONCE = 32  # rows of w that a core takes at a time
-SERIAL_BELOW = 1 << 18  # multiply-adds: less is done before another core would have begun
+SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
 FLOATS_2D = types.float32[:, ::1]
 OPERANDS = (types.int8[:, ::1], FLOATS_2D, FLOATS_2D, types.int64, types.int64, FLOATS_2D)
 
 
 def isa_for(fmt):
-    """Return the instruction set to use for a format, None if there is no vector code for either."""
-    return simd.INSTRUCTION_SETS[simd.chosen()] if fmt.name in SIMD_FORMATS else None
+    """Return the name of the instruction set to use for a format, "plain" if it has no vector code."""
+    return simd.chosen() if fmt.name in SIMD_FORMATS else "plain"
 
 
 def group_of(fmt):
@@ -44,25 +45,36 @@ def named(function, name):
     return njit(cache=True)(function)
 
 
-def rows_of(name, fmt):
-    """Return the loop over rows for one format."""
+def for_each(make):
+    """Return {(format, instruction set): make(name, format, instruction set)} for all that there are."""
+    sets = {isa: kind for isa, kind in simd.INSTRUCTION_SETS.items() if kind is not None}
+    return {
+        (name, isa): make(f"{name}_{isa}".lower(), fmt, kind)
+        for name, fmt in SIMD_FORMATS.items()
+        for isa, kind in sets.items()
+    }
 
-    def fill(isa, raw, codes, d, sums, first, last, out):
+
+def rows_of(name, fmt, isa):
+    """Return the loop over rows for one format and instruction set."""
+
+    def fill(raw, codes, d, sums, first, last, out):
         rows_one_by_one(fmt, isa, raw, codes, d, sums, first, last, out)
 
-    return named(fill, f"rows_of_{name.lower()}")
+    return named(fill, f"rows_of_{name}")
 
 
-ROWS = {name: rows_of(name, fmt) for name, fmt in SIMD_FORMATS.items()}
+pointer = cache(compiled.pointer)  # to ask for it again costs more than a small product
+
+ROWS = for_each(rows_of)
 
 
 @njit(parallel=True, cache=True)
-def multiply(fill, isa, raw, codes, d, sums, out):
-    """Fill out, float32 [M, N], the rows of weights shared by the cores."""
+def multiply(fill, raw, codes, d, sums, n_parts, out):
+    """Fill out, float32 [M, N], the rows of weights split into parts, one for each core."""
     N = raw.shape[0]
-    for chunk in prange((N + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE):
-        first = ROWS_AT_ONCE * chunk
-        fill(isa, raw, codes, d, sums, first, min(N, first + ROWS_AT_ONCE), out)
+    for part in prange(n_parts):
+        fill(raw, codes, d, sums, part * N // n_parts, (part + 1) * N // n_parts, out)
 
 
 def run_rows(rows, x, w, isa):
@@ -71,17 +83,18 @@ def run_rows(rows, x, w, isa):
     order = ORDERS.get(name, activations.NATURAL)
     a = activations.quantize(x, w.format.block_size, group_of(fmt), order)
     out = np.empty((x.shape[0], w.shape[0]), np.float32)
-    if out.size * x.shape[1] < SERIAL_BELOW:
-        rows[name](isa, w.raw, *a, 0, w.shape[0], out)
+    n_threads = get_num_threads()
+    if n_threads == 1 or out.size * x.shape[1] < SERIAL_BELOW:
+        rows[name, isa](w.raw, *a, 0, w.shape[0], out)
     else:
-        fill = compiled.pointer(rows[name], types.void(typeof(isa), BYTES_2D, *OPERANDS))
-        multiply(fill, isa, w.raw, *a, out)
+        fill = pointer(rows[name, isa], types.void(BYTES_2D, *OPERANDS))
+        multiply(fill, w.raw, *a, n_threads, out)
     return out
 
 
 def run(x, w):
     isa = isa_for(w.format)
-    return integer_dot.run(x, w) if isa is None else run_rows(ROWS, x, w, isa)
+    return integer_dot.run(x, w) if isa == "plain" else run_rows(ROWS, x, w, isa)
 
 
 def count_times(times, M, K, N, fmt):

@@ -20,7 +20,6 @@ from numba.extending import overload
 
 from blocks2tokens.kernels.simd import (
     add_bits,
-    add_ints,
     add_quads,
     add_scaled_pairs,
     bytes_to_floats,
@@ -239,11 +238,11 @@ def add_products(fmt, isa, q, s, scale, codes, d, m, u, products):
 
 def products_of_k(fmt, isa, q, s, scale, codes, d, m, u, products):
     x = m * codes.shape[1] + 256 * u
-    a = add_scaled_pairs(isa, zero_ints(), dot_pairs(isa, q[0], load_bytes(codes, x)), s[0])
-    b = add_scaled_pairs(isa, zero_ints(), dot_pairs(isa, q[1], load_bytes(codes, x + 64)), s[1])
-    a = add_scaled_pairs(isa, a, dot_pairs(isa, q[2], load_bytes(codes, x + 128)), s[2])
-    b = add_scaled_pairs(isa, b, dot_pairs(isa, q[3], load_bytes(codes, x + 192)), s[3])
-    return multiply_add(to_floats(add_ints(a, b)), repeat_float(scale * d[m, u], products), products)
+    dot = add_scaled_pairs(isa, zero_ints(), dot_pairs(isa, q[0], load_bytes(codes, x)), s[0])
+    dot = add_scaled_pairs(isa, dot, dot_pairs(isa, q[1], load_bytes(codes, x + 64)), s[1])
+    dot = add_scaled_pairs(isa, dot, dot_pairs(isa, q[2], load_bytes(codes, x + 128)), s[2])
+    dot = add_scaled_pairs(isa, dot, dot_pairs(isa, q[3], load_bytes(codes, x + 192)), s[3])
+    return multiply_add(to_floats(dot), repeat_float(scale * d[m, u], products), products)
 
 
 def products_of_bytes(fmt, isa, q, s, scale, codes, d, m, u, products):

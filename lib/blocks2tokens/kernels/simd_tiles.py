@@ -8,25 +8,25 @@ Rows left over by four go one by one. All else is as in `simd_dot`.
 
 from blocks2tokens.kernels import integer_dot
 from blocks2tokens.kernels.kernel import Kernel
-from blocks2tokens.kernels.simd_dot import count_times, isa_for, named, run_rows
+from blocks2tokens.kernels.simd_dot import count_times, for_each, isa_for, named, run_rows
 from blocks2tokens.kernels.simd_rows import SIMD_FORMATS, rows_by_four
 
 
-def rows_of(name, fmt):
-    """Return the loop over rows for one format."""
+def tiles_of(name, fmt, isa):
+    """Return the loop over rows for one format and instruction set."""
 
-    def fill(isa, raw, codes, d, sums, first, last, out):
+    def fill(raw, codes, d, sums, first, last, out):
         rows_by_four(fmt, isa, raw, codes, d, sums, first, last, out)
 
-    return named(fill, f"tiles_of_{name.lower()}")
+    return named(fill, f"tiles_of_{name}")
 
 
-ROWS = {name: rows_of(name, fmt) for name, fmt in SIMD_FORMATS.items()}
+ROWS = for_each(tiles_of)
 
 
 def run(x, w):
     isa = isa_for(w.format)
-    return integer_dot.run(x, w) if isa is None else run_rows(ROWS, x, w, isa)
+    return integer_dot.run(x, w) if isa == "plain" else run_rows(ROWS, x, w, isa)
 
 
 def count(M, K, N, fmt, cores):

@@ -248,6 +248,11 @@ TOKENS = Exercise(
             "you read the weights again for each token: a pass reads them once, for all M tokens",
         ),
         Mistake(
+            lambda n, bits, M, peak, bandwidth: bandwidth * 1e9 / (n * bits / 8),
+            "that is lesson 13's count, one token for each pass: here a pass makes M, and multiplying may "
+            "take longer than reading",
+        ),
+        Mistake(
             reading_alone, "arithmetic is missing: from some M on, multiplying takes longer than reading"
         ),
         Mistake(
