@@ -54,6 +54,17 @@ def test_noise_does_not_decide_between_kernels_that_are_as_fast():
     assert {faster.winner(M) for M in ROWS} == {"simd_tiles"}
 
 
+def test_a_winner_stays_until_another_is_faster_by_more_than_noise():
+    dot, tiles = {1: 1.0, 2: 1.06, 4: 1.0, 8: 1.2}, dict.fromkeys((1, 2, 4, 8), 1.0)
+    close = Curves("Q4_K", 1, {"simd_tiles": tiles, "simd_dot": dot})
+    ((before, after, M),) = close.crossings()
+    assert (before, after) == ("simd_dot", "simd_tiles") and 4 <= M <= 8
+    back = Curves(
+        "Q4_K", 1, {"simd_tiles": dict.fromkeys((1, 2, 4), 1.0), "simd_dot": {1: 2.0, 2: 1.02, 4: 1.02}}
+    )
+    assert back.winner(2) == "simd_dot" and back.crossings() == []
+
+
 def test_a_kernel_that_takes_over_within_the_margin_crosses_at_a_measured_distance():
     rows = {1: 1.0, 2: 1.0}
     close = Curves("Q4_K", 1, {"simd_dot": rows, "simd_tiles": {1: 0.96, 2: 0.9}})
@@ -118,4 +129,4 @@ def test_every_call_gets_another_matrix(monkeypatch):
     curves = measure(weights, rows=(1, 32), kernels=["fused_rows"], repeats=2)
     assert curves.rows == [1, 32] and curves.weights == 16 * 256 and curves.format == "Q4_K"
     assert all(a is not b for (_, a), (_, b) in itertools.pairwise(seen))
-    assert [shape for shape, _ in seen] == [(1, 256)] * 7 + [(32, 256)] * 3
+    assert [shape for shape, _ in seen] == [(1, 256)] * 11 + [(32, 256)] * 3

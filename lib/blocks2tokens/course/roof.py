@@ -18,7 +18,7 @@ from numba import njit
 from blocks2tokens.course import bench
 from blocks2tokens.formats import Format
 from blocks2tokens.kernels import simd
-from blocks2tokens.kernels.simd import add_ints, add_quads, load_bytes, to_floats, total, zero_ints
+from blocks2tokens.kernels.simd import add_quads, load_bytes, to_floats, total, zero_ints
 from blocks2tokens.matrix import QuantizedMatrix
 
 # --- Formulas ---------------------------------------------------------------------------------------------
@@ -91,9 +91,12 @@ def dot_codes(isa, q, x, rounds):
             b0, b1 = add_quads(isa, b0, first, b), add_quads(isa, b1, second, b)
             c0, c1 = add_quads(isa, c0, first, c), add_quads(isa, c1, second, c)
             d0, d1 = add_quads(isa, d0, first, d), add_quads(isa, d1, second, d)
-    ab = add_ints(add_ints(a0, a1), add_ints(b0, b1))
-    cd = add_ints(add_ints(c0, c1), add_ints(d0, d1))
-    return total(to_floats(add_ints(ab, cd)))
+    return (
+        (total(to_floats(a0)) + total(to_floats(a1)))
+        + (total(to_floats(b0)) + total(to_floats(b1)))
+        + (total(to_floats(c0)) + total(to_floats(c1)))
+        + (total(to_floats(d0)) + total(to_floats(d1)))
+    )
 
 
 def integer_peak() -> float | None:

@@ -111,10 +111,13 @@ FORMATS = {  # name: its function, and how many weights share a scale
 
 @njit(cache=True)
 def dot(q, c):
-    """Return the dot product of two groups of codes; `int32` keeps Numba from counting in 64 bits."""
+    """Return the dot product of two groups of codes.
+
+    Numba widens every sum and product of int32 to 64 bits: `int32` takes them back, each time.
+    """
     total = np.int32(0)
     for k in range(q.size):
-        total += np.int32(np.int32(q[k]) * np.int32(c[k]))
+        total = np.int32(total + np.int32(np.int32(q[k]) * np.int32(c[k])))
     return np.float32(total)
 
 

@@ -431,7 +431,6 @@ TWINS = {
     simd.high_nibbles: lambda q: q >> 4,
     simd.dot_pairs: twin_of_dot_pairs,
     simd.add_scaled_pairs: lambda isa, t, p, s: t + (p.astype(np.int32) * s).reshape(-1, 2).sum(1, np.int32),
-    simd.add_ints: np.add,
     simd.to_floats: lambda ints: ints.astype(np.float32),
     simd.repeat_float: lambda value, like: np.full_like(like, value),
     simd.multiply: np.multiply,
