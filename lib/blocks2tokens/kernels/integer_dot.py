@@ -9,6 +9,8 @@ A format's `codes` function writes the q of one row, and a scale and an offset f
 The loops are plain: what the vector kernels compute, for reading, and for comparing them with.
 """
 
+from functools import cache
+
 import numpy as np
 from numba import njit, prange, types
 
@@ -99,6 +101,7 @@ def codes_q4_1(raw, q, scales, offsets):
         nibbles(raw, 20 * b + 4, b, q)
 
 
+pointer = cache(compiled.pointer)  # to ask for it again costs more than a small product
 FORMATS = {  # name: its function, and how many weights share a scale
     "Q4_K": (codes_q4_k, 32),
     "Q5_K": (codes_q5_k, 32),
@@ -151,7 +154,7 @@ def run(x, w):
     codes_of, group = FORMATS[w.format.name]
     out = np.empty((x.shape[0], w.shape[0]), np.float32)
     a = activations.quantize(x, w.format.block_size, group)
-    multiply(compiled.pointer(codes_of, CODES), group, w.raw, *a, out)
+    multiply(pointer(codes_of, CODES), group, w.raw, *a, out)
     return out
 
 

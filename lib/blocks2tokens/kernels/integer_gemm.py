@@ -17,6 +17,7 @@ from numba.extending import overload
 from blocks2tokens.formats.compiled import BYTES_2D
 from blocks2tokens.formats.format import read_only
 from blocks2tokens.kernels import activations, simd_tiles
+from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.simd import (
     bytes_to_floats,
@@ -33,7 +34,7 @@ from blocks2tokens.kernels.simd import (
     tile_zeros,
     transpose_quads,
 )
-from blocks2tokens.kernels.simd_dot import OPERANDS, for_each, group_of, isa_for, named, pointer
+from blocks2tokens.kernels.simd_dot import OPERANDS, for_each, group_of, isa_for, named
 from blocks2tokens.kernels.simd_rows import Q6K, Q80, SIMD_FORMATS, is_k_quant, packed_scales, unit
 
 ROWS, TILE = 16, 8  # rows of weights in a panel, rows of x in a tile

@@ -9,14 +9,12 @@ it is multiplied. Formats that have no vector code here are decoded row by row, 
 the CPU has neither instruction set.
 """
 
-from functools import cache
-
 import numpy as np
 from numba import get_num_threads, njit, prange, types
 
-from blocks2tokens.formats import compiled
 from blocks2tokens.formats.compiled import BYTES_2D
 from blocks2tokens.kernels import activations, integer_dot, simd
+from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, rows_one_by_one
 
@@ -63,8 +61,6 @@ def rows_of(name, fmt, isa):
 
     return named(fill, f"rows_of_{name}")
 
-
-pointer = cache(compiled.pointer)  # to ask for it again costs more than a small product
 
 ROWS = for_each(rows_of)
 

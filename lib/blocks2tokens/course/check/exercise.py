@@ -144,8 +144,10 @@ def difference(answer, expected, tolerance: float, label: str) -> str | None:
 
 def _close(a, b, tolerance):
     nan = np.isnan(a) & np.isnan(b)
+    finite = np.isfinite(a) & np.isfinite(b)  # a share of infinity would allow everything
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        return nan | (a == b) | (np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b)))
+        near = np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
+    return nan | (a == b) | (finite & near)
 
 
 def _number(value):
