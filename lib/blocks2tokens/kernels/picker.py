@@ -30,8 +30,8 @@ from blocks2tokens.matrix import QuantizedMatrix
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)  # of x
 SHAPE = (1024, 2048)  # N, K of the matrix that is timed
-REPEATS, ENOUGH = 5, 0.05  # timed runs of each kernel; seconds after which fewer will do
-MARGIN = 0.97  # a later kernel must be faster by this factor: noise should not decide
+REPEATS = 5  # timed runs of each kernel
+MARGIN = 0.95  # a later kernel must be faster by this factor: noise should not decide
 
 
 @dataclass(frozen=True)
@@ -70,28 +70,31 @@ def calibrate(fmt: Format, kernels: tuple) -> dict[int, tuple[str, float]]:
     N, K = SHAPE
     row = fmt.quantize(rng.standard_normal((64, K), dtype=np.float32))
     w = QuantizedMatrix(np.tile(row, (N // 64, 1)), fmt, SHAPE)
+    inputs = [rng.standard_normal((M, K), dtype=np.float32) for M in ROWS]
+    times = timed(kernels, inputs, w)
     table = {}
     for M in ROWS:
-        x = rng.standard_normal((M, K), dtype=np.float32)
-        times = timed(kernels, x, w)
-        best = min(times.values())
-        fastest = next(kernel for kernel in kernels if times[kernel] * MARGIN <= best)
-        table[M] = fastest.name, times[fastest]
+        best = min(times[kernel.name, M] for kernel in kernels)
+        fastest = next(kernel.name for kernel in kernels if times[kernel.name, M] * MARGIN <= best)
+        table[M] = fastest, times[fastest, M]
     return table
 
 
-def timed(kernels, x, w):
-    """Return {kernel: seconds}, the least of a few runs in turn, the first ones not counted."""
-    for kernel in kernels:
-        kernel.run(x, w)  # compiles
-    times, start = dict.fromkeys(kernels, float("inf")), time.perf_counter()
-    for repeat in range(REPEATS):
-        for kernel in kernels:
-            before = time.perf_counter()
-            kernel.run(x, w)
-            times[kernel] = min(times[kernel], time.perf_counter() - before)
-        if repeat and time.perf_counter() - start > ENOUGH * len(kernels):
-            break
+def timed(kernels, inputs, w):
+    """Return {(kernel's name, M): seconds}, the least of REPEATS.
+
+    All are run once before any is run again: a neighbour that takes the cores for a while then disturbs
+    one repeat of each, and not all repeats of one.
+    """
+    times = {(kernel.name, len(x)): float("inf") for x in inputs for kernel in kernels}
+    for repeat in range(REPEATS + 1):
+        for x in inputs:
+            for kernel in kernels:
+                before = time.perf_counter()
+                kernel.run(x, w)
+                if repeat:  # the first run compiles
+                    key = kernel.name, len(x)
+                    times[key] = min(times[key], time.perf_counter() - before)
     return times
 
 
