@@ -16,8 +16,10 @@ from blocks2tokens.formats.compiled import BYTES_2D
 from blocks2tokens.kernels import activations, integer_dot, simd
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.lock import new_lock, take
 from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, rows_one_by_one
 
+JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
 FLOATS_2D = types.float32[:, ::1]
 OPERANDS = (types.int8[:, ::1], FLOATS_2D, FLOATS_2D, types.int64, types.int64, FLOATS_2D)
@@ -65,12 +67,21 @@ def rows_of(name, fmt, isa):
 ROWS = for_each(rows_of)
 
 
-@njit(parallel=True, cache=True)
-def multiply(fill, raw, codes, d, sums, n_parts, out):
-    """Fill out, float32 [M, N], the rows of weights split into parts, one for each core."""
+@njit(cache=True)
+def work(fill, raw, codes, d, sums, jobs, step, out):
+    """Take `step` rows of weights at a time until none are left."""
     N = raw.shape[0]
-    for part in prange(n_parts):
-        fill(raw, codes, d, sums, part * N // n_parts, (part + 1) * N // n_parts, out)
+    first = step * take(jobs)
+    while first < N:
+        fill(raw, codes, d, sums, first, min(N, first + step), out)
+        first = step * take(jobs)
+
+
+@njit(parallel=True, cache=True)
+def multiply(fill, raw, codes, d, sums, jobs, step, n_workers, out):
+    """Fill out, float32 [M, N]. The cores take rows as they get done: one that is disturbed takes fewer."""
+    for _ in prange(n_workers):
+        work(fill, raw, codes, d, sums, jobs, step, out)
 
 
 def run_rows(rows, x, w, isa):
@@ -84,7 +95,8 @@ def run_rows(rows, x, w, isa):
         rows[name, isa](w.raw, *a, 0, w.shape[0], out)
     else:
         fill = pointer(rows[name, isa], types.void(BYTES_2D, *OPERANDS))
-        multiply(fill, w.raw, *a, n_threads, out)
+        step = -(-w.shape[0] // (JOBS * n_threads))
+        multiply(fill, w.raw, *a, new_lock(), step, n_threads, out)
     return out
 
 
