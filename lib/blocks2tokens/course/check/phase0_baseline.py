@@ -223,6 +223,17 @@ def multiply_some_rows(a, Bt, first, last, out):
     return out
 
 
+def rows_of_dot_products(a, Bt, first, last, out):
+    """Fill rows first to last - 1 of out with the textbook's loops; Bt holds the columns of B as rows."""
+    for i in range(first, last):
+        for j in range(Bt.shape[0]):
+            total = np.float32(0)
+            for k in range(Bt.shape[1]):
+                total += a[i, k] * Bt[j, k]
+            out[i, j] = total
+    return out
+
+
 def share_cases():
     def case(N, first, last):
         return (
@@ -264,7 +275,7 @@ def sum_onto_what_was_there(a, Bt, first, last, out):
 SOME_ROWS = Exercise(
     name="multiply_some_rows",
     engine=multiply_some_rows,
-    solution=phase0_baseline.multiply_rows,
+    solution=rows_of_dot_products,
     cases=share_cases,
     mistakes=(
         Mistake(
@@ -313,6 +324,12 @@ def baseline_temporaries(M, K, N):
     return phase0_baseline.KERNEL.cost(M, K, N, FORMATS["Q5_K"], 1).temporary_bytes
 
 
+def bytes_of_copies(M, K, N):
+    """Return 4 bytes for each weight of B, and as many again for its transpose if there is one."""
+    copies = 2 if M * K * N > 2**20 else 1
+    return copies * 4 * K * N
+
+
 def size_cases():
     sizes = (
         (128, 128, 128),
@@ -334,7 +351,7 @@ def copies(M, K, N, bound=TRANSPOSE_ABOVE):
 TEMPORARIES = Exercise(
     name="baseline_temporaries",
     engine=baseline_temporaries,
-    solution=phase0_baseline.count,
+    solution=bytes_of_copies,
     cases=size_cases,
     mistakes=(
         Mistake(

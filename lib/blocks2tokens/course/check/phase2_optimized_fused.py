@@ -89,7 +89,6 @@ def _divided_first(worker, n_workers, M):
 ROW_RANGE = Exercise(
     name="row_range",
     engine=row_range,
-    solution=phase2.multiply,
     cases=_workers_and_rows,
     mistakes=(
         Mistake(
@@ -206,7 +205,6 @@ def _rows_of_b_for_columns(decode, a, raw, n_workers, out):
 MULTIPLY = Exercise(
     name="multiply_in_parts",
     engine=multiply_in_parts,
-    solution=phase2.multiply,
     cases=_products,
     mistakes=(
         Mistake(

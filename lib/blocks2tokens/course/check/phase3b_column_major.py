@@ -19,6 +19,17 @@ def runs_in_column(K, N, j, size):
     return int(phase3b.blocks_met(K, N, size)[j])
 
 
+def blocks_down_a_column(K, N, j, size):
+    """Count a run wherever the block differs from the one before."""
+    runs, before = 0, None
+    for k in range(K):
+        block = (k * N + j) // size
+        if block != before:
+            runs += 1
+        before = block
+    return runs
+
+
 def run_cases():
     sizes = [
         (8, 4, 1, 8),
@@ -84,7 +95,7 @@ COLUMN_CUT = (
 RUNS = Exercise(
     name="runs_in_column",
     engine=runs_in_column,
-    solution=phase3b.blocks_met,
+    solution=blocks_down_a_column,
     cases=run_cases,
     mistakes=(
         Mistake(
@@ -151,6 +162,22 @@ def one_block_product(a, decode, N, size):
     (M, K), out = a.shape, np.empty((len(a), N), np.float32)
     numbers = np.arange(K * N // size)
     phase3b.multiply_rows.py_func(fill, a, numbers, size, 1, 0, M, out)
+    return out, decodes
+
+
+def product_with_one_block(a, decode, N, size):
+    """Go column by column, begin each with no block, and decode whenever it is not the one that is held."""
+    (M, K), decodes = a.shape, 0
+    out = np.zeros((M, N), np.float32)
+    for j in range(N):
+        held = None
+        for i in range(M):
+            for k in range(K):
+                block, place = divmod(k * N + j, size)
+                if block != held:
+                    weights, held = decode(block), block
+                    decodes += 1
+                out[i, j] += a[i, k] * weights[place]
     return out, decodes
 
 
@@ -260,7 +287,7 @@ def transposed(product):
 PRODUCT = Exercise(
     name="one_block_product",
     engine=one_block_product,
-    solution=phase3b.multiply_rows,
+    solution=product_with_one_block,
     cases=product_cases,
     mistakes=(
         Mistake(
@@ -326,6 +353,15 @@ def block_decodes(M, K, N, size, workers):
     return int(np.where(met > 1, M * met, workers * met).sum())  # as phase3b.count has it
 
 
+def decodes_of_all_columns(M, K, N, size, workers):
+    """A column in several blocks decodes them in each row; one in a single block once for each worker."""
+    total = 0
+    for j in range(N):
+        runs = blocks_down_a_column(K, N, j, size)
+        total += M * runs if runs > 1 else workers
+    return total
+
+
 def count_cases():
     sizes = [
         (128, 128, 128, 256, 16),
@@ -371,7 +407,7 @@ def uncapped(M, K, N, size, workers):
 COUNT = Exercise(
     name="block_decodes",
     engine=block_decodes,
-    solution=phase3b.count,
+    solution=decodes_of_all_columns,
     cases=count_cases,
     mistakes=(
         Mistake(
@@ -446,6 +482,16 @@ def product_of_turned_blocks(a, decode, N, size):
     return out, decodes
 
 
+def product_block_by_block(a, decode, N, size):
+    """Decode each block once, and use it for all rows of a before the next."""
+    per_column, out = a.shape[1] // size, np.zeros((len(a), N), np.float32)
+    for j in range(N):
+        for b in range(per_column):
+            weights = decode(j * per_column + b)
+            out[:, j] += a[:, b * size : (b + 1) * size] @ weights
+    return out, N * per_column
+
+
 def turned_cases():
     return small_matrices((3, 32, 4, 8), (2, 96, 3, 32), (1, 32, 5, 32), (5, 64, 2, 32))
 
@@ -483,7 +529,7 @@ def column_counted_as_one(a, decode, N, size):
 TURNED = Exercise(
     name="product_of_turned_blocks",
     engine=product_of_turned_blocks,
-    solution=fused_rows.multiply,
+    solution=product_block_by_block,
     cases=turned_cases,
     mistakes=(
         Mistake(

@@ -122,6 +122,12 @@ def factors_along(times, order):
     return [factor for _, factor in ablation.chain(times, order)]
 
 
+def before_over_after(times, order):
+    """Return, for each change, the time with the changes before it over the time with it as well."""
+    made = [frozenset(order[:n]) for n in range(len(order) + 1)]
+    return [times[made[n]] / times[made[n + 1]] for n in range(len(order))]
+
+
 def order_cases():
     rng = np.random.default_rng(13)
     changes = ("call", "scales", "reuse")
@@ -210,7 +216,7 @@ FACTORS = Exercise(
         "After n changes, those made are frozenset(order[:n]), and times[...] of that is the time.",
         "For n from 1 on: times[frozenset(order[: n - 1])] / times[frozenset(order[:n])].",
     ),
-    solution=ablation.chain,
+    solution=before_over_after,
     tolerance=1e-9,
 )
 
