@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from numba import njit
 
 from blocks2tokens.course import ablation
 from blocks2tokens.formats import compiled, q5_k
@@ -126,6 +127,12 @@ def tally(monkeypatch):
     stand_ins = {
         "q5_k_element": weight(report_decoders.q5_k_element.py_func),
         "decode_needed": weight(q5_k.decode_element.py_func),
+        "from_whole_header": weight(ablation.from_whole_header.py_func),
+        "from_needed_scale": weight(ablation.from_needed_scale.py_func),
+        "scale_min_here": unpack,
+        "half_here": compiled.read_half,
+        "carray": lambda pointer, n: np.zeros(n, np.float32),
+        "local_floats": lambda: None,
         "decode_code": weight(ablation.decode_code.py_func),
         "scalar": lambda i: i,
         "prange": range,
@@ -139,6 +146,16 @@ def tally(monkeypatch):
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(ablation, name, stand_in)
     return counted
+
+
+@pytest.mark.parametrize("fill", [ablation.fill_from_whole_headers, ablation.fill_from_needed_scales])
+def test_what_is_said_to_be_inlined_is_no_call(fill):
+    again = njit(fill.py_func)  # what comes out of Numba's cache has no assembly
+    raw = given(3, 64, 8).along_n.raw
+    again(raw, 0, 1, np.empty(64, np.float32))
+    (assembly,) = again.inspect_asm().values()
+    addresses = [line for line in assembly.splitlines() if "mov" in line and "$_ZN13blocks2tokens" in line]
+    assert not any(name in line for line in addresses for name in ("scale_min", "read_half", "code_at"))
 
 
 @pytest.mark.parametrize("changes", ablation.SUBSETS, ids=named)

@@ -1,6 +1,7 @@
 """From Phase 1 towards Phase 0, one change at a time: what each cause of the slowness is worth.
 
     five changes     call          the decoder of a weight is inlined, no longer called through a pointer
+                                   (by force: by its name alone LLVM goes on calling it)
                      scales        of a block's 8 scales only the one in use is unpacked, and as rarely as
                                    the layout allows: for each weight along N, for each 32 along K
                      orientation   blocks run along K, so a column of B is contiguous
@@ -26,14 +27,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numba import get_num_threads, njit, prange, types
+from numba import carray, get_num_threads, njit, prange, types
 
 from blocks2tokens.course import bench, plot
 from blocks2tokens.formats import compiled, q5_k
 from blocks2tokens.formats.compiled import read_half
 from blocks2tokens.formats.q4_k import scale_min
 from blocks2tokens.kernels import fused_rows, phase0_baseline, phase1_naive_fused
-from blocks2tokens.kernels.report_decoders import q5_k_element, scalar
+from blocks2tokens.kernels.report_decoders import local_floats, q5_k_element, scalar
 from blocks2tokens.matrix import QuantizedMatrix
 
 CHANGES = {
@@ -52,6 +53,9 @@ NONE = frozenset()
 ordered_dot, reassociated_dot = phase0_baseline.dot, fused_rows.dot
 decode_needed = q5_k.decode_element  # unpacks one scale, where the report's decoder unpacks all 8
 
+inlined = njit(forceinline=True)
+half_here, scale_min_here = inlined(read_half.py_func), inlined(scale_min.py_func)
+
 DECODE_CODE = types.float32(compiled.BYTES, types.int64, types.float32, types.float32)
 
 
@@ -64,16 +68,43 @@ def fill_by_call(decode_element, raw, first, step, column):
         column[k] = decode_element(raw, first + k * step)
 
 
+@inlined
+def code_at(raw, at, i):
+    """Return the code of weight i of the block at byte `at`."""
+    low = (raw[at + 48 + 32 * (i // 64) + i % 32] >> (4 * (i // 32 % 2))) & 15
+    return np.float32(low | ((raw[at + 16 + i % 32] >> (i // 32)) & 1) << 4)
+
+
+@inlined
+def from_whole_header(raw, f):
+    """Return weight f; all scales of its block are unpacked, as the report's decoder does."""
+    header, at, s = carray(local_floats(), 18), f // 256 * 176, f % 256 // 32
+    header[0], header[1] = half_here(raw, at), half_here(raw, at + 2)
+    for other in range(8):
+        sc, m = scale_min_here(raw, at + 4, other)
+        header[2 + other], header[10 + other] = np.float32(sc), np.float32(m)
+    return header[0] * header[2 + s] * code_at(raw, at, f % 256) - header[1] * header[10 + s]
+
+
+@inlined
+def from_needed_scale(raw, f):
+    """Return weight f; only its own scale and minimum are unpacked."""
+    at = f // 256 * 176
+    sc, m = scale_min_here(raw, at + 4, f % 256 // 32)
+    scale, minimum = half_here(raw, at) * np.float32(sc), half_here(raw, at + 2) * np.float32(m)
+    return scale * code_at(raw, at, f % 256) - minimum
+
+
 @njit(cache=True)
 def fill_from_whole_headers(raw, first, step, column):
     for k in range(column.size):
-        column[k] = q5_k_element(raw, scalar(first + k * step))
+        column[k] = from_whole_header(raw, scalar(first + k * step))
 
 
 @njit(cache=True)
 def fill_from_needed_scales(raw, first, step, column):
     for k in range(column.size):
-        column[k] = decode_needed(raw, scalar(first + k * step))
+        column[k] = from_needed_scale(raw, scalar(first + k * step))
 
 
 @njit(cache=True)
