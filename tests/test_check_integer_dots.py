@@ -354,5 +354,5 @@ def test_activations_are_the_engine_s(block):
 def test_the_order_is_the_engine_s():
     codes = np.arange(-128, 128).astype(np.int8)
     order, expected = NAMES["order_of_codes"].engine(64), codes.copy()
-    activations.reorder(expected, np.array(simd_rows.K_ORDER))
+    activations.reorder(expected, np.array(simd_rows.K_ORDER), np.empty(256, np.int8))
     assert np.array_equal(codes[order], expected)

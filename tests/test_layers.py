@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from blocks2tokens.model import KVCache
+from blocks2tokens.model import KVCache, rope
 from blocks2tokens.model.attention import attend
-from blocks2tokens.model.layers import rms_norm, rope, rope_angles, softmax, swiglu
+from blocks2tokens.model.layers import rms_norm, softmax, swiglu
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}  # float32 against float64, some hundred roundings
 
@@ -69,42 +69,75 @@ def test_softmax_is_its_definition():
 # --- Rotary positions -------------------------------------------------------------------------------------
 
 
+ROTATE = {"adjacent": rope.rotate_adjacent, "halves": rope.rotate_halves}
+
+
+def pair(name, i, head_dim):
+    """Return which two numbers of a head make pair i."""
+    return (2 * i, 2 * i + 1) if name == "adjacent" else (i, i + head_dim // 2)
+
+
+def rotated(x, first, name, theta=10_000.0):
+    head_dim = x.shape[-1]
+    positions = np.arange(first, first + len(x))
+    return ROTATE[name](x, *rope.angles(positions, rope.frequencies(head_dim, theta)))
+
+
+@pytest.mark.parametrize("name", ROTATE)
 @pytest.mark.parametrize(
     ("head_dim", "theta", "first"), [(2, 10_000.0, 0), (6, 500_000.0, 3), (64, 10_000.0, 900)]
 )
-def test_rope_rotates_each_adjacent_pair(head_dim, theta, first):
+def test_rope_rotates_each_pair(name, head_dim, theta, first):
     x = random_floats(5, 3, head_dim)
     before = x.copy()
-    out = rope(x, *rope_angles(np.arange(first, first + 5), head_dim, theta))
+    out = rotated(x, first, name, theta)
     assert out.dtype == np.float32 and np.array_equal(x, before)
     for t in range(5):
         for head in range(3):
             for i in range(head_dim // 2):
                 angle = (first + t) * theta ** (-2 * i / head_dim)
-                a, b = float(x[t, head, 2 * i]), float(x[t, head, 2 * i + 1])
+                places = list(pair(name, i, head_dim))
+                a, b = (float(value) for value in x[t, head, places])
                 expected = [
                     a * math.cos(angle) - b * math.sin(angle),
                     a * math.sin(angle) + b * math.cos(angle),
                 ]
-                assert np.allclose(out[t, head, 2 * i : 2 * i + 2], expected, **CLOSE)
+                assert np.allclose(out[t, head, places], expected, **CLOSE)
 
 
-def test_rope_leaves_position_zero_and_every_length_as_they_are():
+@pytest.mark.parametrize("name", ROTATE)
+def test_rope_leaves_position_zero_and_every_length_as_they_are(name):
     x = random_floats(4, 2, 8)
-    out = rope(x, *rope_angles(np.arange(4), 8, 10_000.0))
+    out = rotated(x, 0, name)
     assert np.array_equal(out[0], x[0])
     assert np.allclose((out**2).sum(axis=-1), (x**2).sum(axis=-1), **CLOSE)
 
 
-def test_rotated_products_depend_on_distance_alone():
-    q, k = random_floats(1, 1, 16), random_floats(1, 1, 16, seed=1)
+@pytest.mark.parametrize("name", ROTATE)
+def test_rotated_products_depend_on_distance_alone(name):
+    q, k = random_floats(1, 1, 16), random_floats(1, 1, 16, seed=2)
 
     def product(q_position, k_position):
-        q_angles, k_angles = (rope_angles(np.array([p]), 16, 10_000.0) for p in (q_position, k_position))
-        return (rope(q, *q_angles) * rope(k, *k_angles)).sum()
+        return (rotated(q, q_position, name) * rotated(k, k_position, name)).sum()
 
     assert math.isclose(product(7, 3), product(104, 100), rel_tol=1e-4)
     assert not math.isclose(product(7, 3), product(7, 4), rel_tol=1e-2)
+
+
+def test_a_linear_factor_slows_every_pair():
+    scaling = rope.RopeScaling("linear", 4.0)
+    assert np.allclose(rope.scaled_frequencies(16, 1e4, scaling), rope.frequencies(16, 1e4) / 4)
+    assert rope.magnitude(scaling) == 1
+
+
+def test_yarn_slows_slow_pairs_and_keeps_fast_ones():
+    scaling = rope.RopeScaling("yarn", 4.0, original_context=2048)
+    original = rope.frequencies(64, 1e4)
+    kept = rope.scaled_frequencies(64, 1e4, scaling) / original
+    turns = original * 2048 / (2 * np.pi)
+    assert np.allclose(kept[turns > 40], 1) and np.allclose(kept[turns < 0.8], 1 / 4)
+    assert np.all(np.diff(kept) <= 1e-12) and np.any((kept > 0.3) & (kept < 0.9))
+    assert rope.magnitude(scaling) == pytest.approx(1 + 0.1 * math.log(4))
 
 
 # --- Attention --------------------------------------------------------------------------------------------

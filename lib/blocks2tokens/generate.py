@@ -62,8 +62,7 @@ class Model:
         cache = self.transformer.new_cache(len(history) + max_tokens)
         new = history
         for _ in range(max_tokens):
-            x = self.transformer.hidden(new, cache)
-            choice = sampler(self.transformer.project(x[-1:])[0], history)
+            choice = sampler(self.transformer.next_logits(new, cache), history)
             if choice in self.tokenizer.stop_tokens:
                 return
             history.append(choice)

@@ -115,6 +115,11 @@ class GGUFFile:
         self.alignment = _read_alignment(cursor, fields, self.metadata)
         self.tensors: dict[str, TensorInfo] = _read_tensors(cursor, n_tensors, self.alignment)
 
+    @property
+    def data(self) -> np.ndarray:
+        """All bytes of the file, uint8, read-only and not copied; a tensor begins at its `offset`."""
+        return np.frombuffer(self._buffer, np.uint8)
+
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, uint8 [*shape[:-1], row_bytes], read-only and not copied.
 

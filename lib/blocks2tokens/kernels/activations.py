@@ -7,8 +7,7 @@
 With blocks of 256 this is what Q8_K holds (but for its sign: Q8_K makes the largest value -127), with
 blocks of 32 what Q8_0 holds (but for d, which is not rounded to float16). In a dot product over vectors the
 codes are wanted in the order in which the weights' codes come out of their bytes: `order` gives, for each
-16 codes of a span, which 16 of the natural order they are. What is left behind the last whole span stays
-in natural order. Magnitudes below 2**-100 count as 0; a row with NaN or infinity gives NaN.
+16 codes of a span, which 16 of the natural order they are. Magnitudes below 2**-100 count as 0; a row with NaN or infinity gives NaN.
 Source: ggml `quantize_row_q8_K_ref`, `quantize_row_q8_0_ref`.
 """
 
@@ -22,6 +21,7 @@ from blocks2tokens.formats.compiled import bits_to_float
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
 NATURAL = (0,)
+LONGEST_SPAN = 256
 SERIAL_BELOW = 1 << 15  # weights: less is done before other threads would have begun
 
 
@@ -66,35 +66,37 @@ def quantize_block(x, codes):
 
 
 @njit(cache=True)
-def reorder(codes, order):
-    """Put the codes of each whole span, int8 [16 * order.size], into another order."""
-    span = np.empty(16 * order.size, np.int8)
-    for at in range(0, codes.size - span.size + 1, span.size):
-        span[:] = codes[at : at + span.size]
+def reorder(codes, order, room):
+    """Put the codes of each whole span, int8 [16 * order.size], into another order; room for one span."""
+    n = 16 * order.size
+    for at in range(0, codes.size - n + 1, n):
+        room[:n] = codes[at : at + n]
         for i in range(order.size):
-            codes[at + 16 * i : at + 16 * i + 16] = span[16 * order[i] : 16 * order[i] + 16]
+            codes[at + 16 * i : at + 16 * i + 16] = room[16 * order[i] : 16 * order[i] + 16]
 
 
 @njit(cache=True)
-def quantize_row(x, block, group, order, codes, d, sums):
+def quantize_row(x, block, group, order, room, codes, d, sums):
     for b in range(x.size // block):
         d[b] = quantize_block(x[b * block : (b + 1) * block], codes[b * block : (b + 1) * block])
     for g in range(x.size // group):
         sums[g] = d[g * group // block] * sum_of(codes[g * group : (g + 1) * group])
     if order.size > 1:
-        reorder(codes, order)
+        reorder(codes, order, room)
 
 
 @njit(cache=True)
 def quantize_in_turn(x, block, group, order, codes, d, sums):
+    room = np.empty(LONGEST_SPAN, np.int8)
     for m in range(x.shape[0]):
-        quantize_row(x[m], block, group, order, codes[m], d[m], sums[m])
+        quantize_row(x[m], block, group, order, room, codes[m], d[m], sums[m])
 
 
 @njit(parallel=True, cache=True)
 def quantize_at_once(x, block, group, order, codes, d, sums):
     for m in prange(x.shape[0]):
-        quantize_row(x[m], block, group, order, codes[m], d[m], sums[m])
+        room = np.empty(LONGEST_SPAN, np.int8)
+        quantize_row(x[m], block, group, order, room, codes[m], d[m], sums[m])
 
 
 def quantize(x, block, group, order=NATURAL, tile=(1, 1)):

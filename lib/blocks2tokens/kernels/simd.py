@@ -97,10 +97,30 @@ def is_avx512(isa):
 # --- Loads and constants ----------------------------------------------------------------------------------
 
 
-def address(context, builder, array_type, array, offset, llvm_type):
-    """Return a pointer to byte `offset` of an array's data, as a pointer to llvm_type."""
-    data = builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
+def address(context, builder, base_type, base, offset, llvm_type):
+    """Return a pointer to byte `offset` of an array's data, or behind an address, as one to llvm_type."""
+    if isinstance(base_type, types.Integer):
+        data = builder.inttoptr(base, I8.as_pointer())
+    else:
+        data = builder.bitcast(context.make_array(base_type)(context, builder, base).data, I8.as_pointer())
     return builder.bitcast(builder.gep(data, [offset]), llvm_type.as_pointer())
+
+
+@intrinsic
+def address_of(typingctx, array):
+    """Return the address of an array's first byte.
+
+    Every load here takes an address in the place of an array. Numba counts the references to an array in
+    every function that it is handed to, which costs more than some of the loops below; a number it does
+    not count. But Numba also frees an array after its last use and knows nothing of its address: ask for
+    addresses of arguments only, which the caller keeps alive.
+    """
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, context.get_value_type(types.intp))
+
+    return types.intp(array), codegen
 
 
 def loader(name, vector, doc):
@@ -149,6 +169,16 @@ def load_u32(typingctx, array, offset):
 
 
 @intrinsic
+def load_float(typingctx, array, offset):
+    """Load a float32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(address(context, builder, signature.args[0], *args, F32), align=1)
+
+    return types.float32(array, types.intp), codegen
+
+
+@intrinsic
 def load_half(typingctx, array, offset):
     """Load a float16 as float32."""
 
@@ -185,34 +215,26 @@ def load_twice(typingctx, array, offset):
     return BYTES(array, types.intp), codegen
 
 
-@intrinsic
-def load_quarters(typingctx, array, offset, stride):
-    """Load four times 16 bytes, `stride` bytes apart, into one vector of bytes."""
+def strided(builder, offset, stride, last, i):
+    """Return the offset of part i of several, `stride` bytes apart; behind the last one, that of the last."""
+    i = ir.Constant(last.type, i)
+    i = builder.select(builder.icmp_signed("<", i, last), i, last)
+    return builder.add(offset, builder.mul(stride, i))
+
+
+@intrinsic(prefer_literal=True)
+def load_parts(typingctx, array, offset, stride, first, count, last):
+    """Load 64 bytes in `count` equal parts, numbers `first` and on, `stride` bytes apart; see `strided`."""
+    numbers = range(first.literal_value, first.literal_value + count.literal_value)
+    part = ir.VectorType(I8, 64 // count.literal_value)
 
     def codegen(context, builder, signature, args):
-        array, offset, stride = args
-        quarter, parts = ir.VectorType(I8, 16), []
-        for i in range(4):
-            at = builder.add(offset, builder.mul(stride, ir.Constant(stride.type, i)))
-            pointer = address(context, builder, signature.args[0], array, at, quarter)
-            parts.append(builder.load(pointer, align=1))
-        return join(builder, parts)
+        array, offset, stride, _, _, last = args
+        places = [strided(builder, offset, stride, last, i) for i in numbers]
+        pointers = [address(context, builder, signature.args[0], array, at, part) for at in places]
+        return join(builder, [builder.load(pointer, align=1) for pointer in pointers])
 
-    return BYTES(array, types.intp, types.intp), codegen
-
-
-@intrinsic
-def load_halves(typingctx, array, offset, stride):
-    """Load two times 32 bytes, `stride` bytes apart, into one vector of bytes."""
-
-    def codegen(context, builder, signature, args):
-        array, offset, stride = args
-        half, parts = ir.VectorType(I8, 32), []
-        for at in (offset, builder.add(offset, stride)):
-            parts.append(builder.load(address(context, builder, signature.args[0], array, at, half), align=1))
-        return join(builder, parts)
-
-    return BYTES(array, types.intp, types.intp), codegen
+    return BYTES(array, types.intp, types.intp, first, count, types.intp), codegen
 
 
 def join(builder, parts):
@@ -223,20 +245,40 @@ def join(builder, parts):
     return parts[0]
 
 
+def load_four(context, builder, array_type, args, llvm_type):
+    """Load four numbers, `stride` bytes apart, as an LLVM vector; see `strided`."""
+    array, offset, stride, last = args
+    four = ir.Constant(ir.VectorType(llvm_type, 4), ir.Undefined)
+    for i in range(4):
+        at = strided(builder, offset, stride, last, i)
+        value = builder.load(address(context, builder, array_type, array, at, llvm_type), align=1)
+        four = builder.insert_element(four, value, I32(i))
+    return four
+
+
 @intrinsic
-def load_4_float16(typingctx, array, offset, stride):
-    """Load four float16, `stride` bytes apart, as 4 float32."""
+def load_4_halves(typingctx, array, offset, stride, last):
+    """Load four float16, `stride` bytes apart, as 4 float32; see `strided`."""
 
     def codegen(context, builder, signature, args):
-        array, offset, stride = args
-        four = ir.Constant(ir.VectorType(HALF, 4), ir.Undefined)
-        for i in range(4):
-            at = builder.add(offset, builder.mul(stride, ir.Constant(stride.type, i)))
-            value = builder.load(address(context, builder, signature.args[0], array, at, HALF), align=1)
-            four = builder.insert_element(four, value, I32(i))
+        four = load_four(context, builder, signature.args[0], args, HALF)
         return builder.fpext(four, ir.VectorType(F32, 4))
 
-    return Vector("f32", 4)(array, types.intp, types.intp), codegen
+    return Vector("f32", 4)(array, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def load_4_pairs(typingctx, array, offset, stride, last):
+    """Load four times two float16, `stride` bytes apart: the first and the second ones as 4 float32 each."""
+    kind = types.UniTuple(Vector("f32", 4), 2)
+
+    def codegen(context, builder, signature, args):
+        four = load_four(context, builder, signature.args[0], args, I32)
+        eight = builder.fpext(builder.bitcast(four, ir.VectorType(HALF, 8)), ir.VectorType(F32, 8))
+        parts = [shuffle(builder, eight, [*range(i, 8, 2)]) for i in range(2)]
+        return context.make_tuple(builder, kind, parts)
+
+    return kind(array, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -517,6 +559,18 @@ def store(typingctx, array, offset, vector):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def store_float(typingctx, array, offset, value):
+    """Store a float32 at byte `offset` of an array."""
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], args[0], args[1], F32)
+        builder.store(args[2], at, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.float32), codegen
 
 
 @intrinsic(prefer_literal=True)

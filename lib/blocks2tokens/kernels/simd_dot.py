@@ -88,7 +88,7 @@ def run_rows(rows, x, w, isa):
     """Multiply by one of the loops over rows."""
     fmt, name = SIMD_FORMATS[w.format.name], w.format.name
     order = ORDERS.get(name, activations.NATURAL)
-    a = activations.quantize(x, w.format.block_size, group_of(fmt), order)
+    a = activations.quantize(x, w.format.block_size, group_of(fmt), order, tile=(1, fmt.span))
     out = np.empty((x.shape[0], w.shape[0]), np.float32)
     n_threads = get_num_threads()
     if n_threads == 1 or out.size * x.shape[1] < SERIAL_BELOW:

@@ -7,7 +7,14 @@ llama.attention.head_count_kv   n_kv_heads    keys and values; n_heads / n_kv_he
 llama.rope.dimension_count      head_dim      width of a head
 llama.feed_forward_length       ffn_dim
 llama.rope.freq_base            rope_theta
+llama.rope.scaling.*            rope_scaling
 llama.context_length            context_length
+
+Another architecture has the same keys with its own name in front:
+
+llama     adjacent pairs
+qwen2     halves            biases of Q, K and V
+qwen3     halves            Q and K of each head normalized
 """
 
 from collections.abc import Mapping
@@ -15,9 +22,25 @@ from dataclasses import dataclass
 
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.gguf_file import GGUFFile
+from blocks2tokens.model.rope import RopeScaling
 
-ARCHITECTURES = ("llama",)
 MAX_SETTING = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What sets a family apart: which pairs RoPE rotates, biases of Q, K, V, norms of each head's Q and K."""
+
+    rope_pairs: str
+    qkv_biases: bool = False
+    head_norms: bool = False
+
+
+ARCHITECTURES = {
+    "llama": Architecture("adjacent"),
+    "qwen2": Architecture("halves", qkv_biases=True),
+    "qwen3": Architecture("halves", head_norms=True),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +58,13 @@ class ModelConfig:
     vocab_size: int
     context_length: int
     rope_theta: float
+    rope_scaling: RopeScaling
     norm_eps: float
+
+    @property
+    def family(self) -> Architecture:
+        """What the architecture's name stands for."""
+        return ARCHITECTURES[self.architecture]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> "ModelConfig":
@@ -70,6 +99,7 @@ class ModelConfig:
             vocab_size=_vocab_size(file),
             context_length=settings.whole("context_length"),
             rope_theta=settings.number("rope.freq_base", 10_000.0),
+            rope_scaling=_rope_scaling(settings),
             norm_eps=settings.number("attention.layer_norm_rms_epsilon"),
         )
 
@@ -88,9 +118,14 @@ def _check_supported(settings: "_Settings", head_dim: int) -> None:
     expected = {
         "attention.value_length": head_dim,
         "rope.dimension_count": head_dim,
-        "rope.scaling.type": "none",
-        "rope.scaling.factor": 1.0,  # llama.cpp scales by it even where no type is given
-        "rope.scale_linear": 1.0,  # its name in older files
+        "rope.scaling.yarn_ext_factor": 1.0,  # llama.cpp leaves these five out of account
+        "rope.scaling.yarn_attn_factor": 1.0,
+        "rope.scaling.yarn_beta_fast": 32.0,
+        "rope.scaling.yarn_beta_slow": 1.0,
+        "rope.scaling.yarn_log_multiplier": 0.0,
+        "attention.sliding_window": 0,
+        "attention.scale": 0.0,
+        "attention.causal": True,
         "expert_count": 0,
     }
     for key, value in expected.items():
@@ -99,6 +134,27 @@ def _check_supported(settings: "_Settings", head_dim: int) -> None:
             raise UnsupportedError(
                 f"{settings.file.path}: {settings.key(key)} = {found!r}, expected {value!r}"
             )
+
+
+def _rope_scaling(settings: "_Settings") -> RopeScaling:
+    """Read how positions are stretched. A factor without a type scales linearly, as in llama.cpp."""
+    kind = settings.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        key = settings.key("rope.scaling.type")
+        raise UnsupportedError(f"{settings.file.path}: {key} = {kind!r}, supported: none, linear, yarn")
+    factor = settings.number("rope.scaling.factor", settings.number("rope.scale_linear", 1.0))
+    if kind == "none" or (kind == "linear" and factor == 1):
+        return RopeScaling(attn_factor=settings.number("rope.scaling.attn_factor", 1.0))
+    if kind == "yarn" and settings.number("rope.freq_base", 10_000.0) <= 1:
+        raise settings.error("rope.freq_base", "yarn needs more than 1")
+    return RopeScaling(
+        kind=kind,
+        factor=factor,
+        original_context=settings.whole(
+            "rope.scaling.original_context_length", settings.whole("context_length")
+        ),
+        attn_factor=settings.number("rope.scaling.attn_factor", 1.0),
+    )
 
 
 class _Settings:

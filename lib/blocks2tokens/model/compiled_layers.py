@@ -1,0 +1,182 @@
+"""The small parts of a layer, compiled, in place: what `layers`, `rope` and `attention` define.
+
+normalize       x / rms(x) * weight
+rotate          pairs by their angles; adjacent or halves
+silu_times      silu(gate) * up
+attend_head     one query of one head over its keys and values: scores, softmax, weighted sum
+
+Keys and values may be float32, or float16 kept as uint16: `as_float` and `store` know both.
+Compiled code checks nothing: `Transformer` has checked all sizes.
+"""
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from blocks2tokens.formats.compiled import bits_to_float, float_to_half, half_to_float
+
+IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
+LOG2_E = np.float32(1.442695041)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2
+
+
+@njit(cache=True)
+def exp(x):
+    """Return e to the x, float32, within two units in the last place; x at most 88, below -87 about 0.
+
+    A vector loop may hold it: no branch, no call. x = n ln 2 + r, and e^r is a polynomial.
+    Source of the polynomial: Cephes `expf`.
+    """
+    x = min(max(x, np.float32(-87)), np.float32(88))
+    n = np.floor(x * LOG2_E + np.float32(0.5))
+    r = x - n * LN2_HIGH - n * LN2_LOW
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1)
+    return p * bits_to_float(np.uint32(np.int32(np.int32(n) + np.int32(127))) << np.uint32(23))
+
+
+@njit(cache=True, fastmath=IN_ANY_ORDER)
+def normalize(x, weight, eps, out):
+    """out = x / rms(x) * weight, float32 [n]; out may be x."""
+    total = np.float32(0)
+    for i in range(x.size):
+        total += x[i] * x[i]
+    scale = np.float32(1) / np.sqrt(total / np.float32(x.size) + eps)
+    for i in range(x.size):
+        out[i] = x[i] * scale * weight[i]
+
+
+@njit(cache=True)
+def add(x, more):
+    """x += more, float32 [n]."""
+    for i in range(x.size):
+        x[i] += more[i]
+
+
+@njit(cache=True, fastmath=IN_ANY_ORDER)
+def rotate(x, cos, sin, halves):
+    """Rotate the pairs of one head in place; x float32 [head_dim], cos and sin [head_dim / 2]."""
+    half = cos.size
+    if halves:
+        for i in range(half):
+            a, b = x[i], x[half + i]
+            x[i], x[half + i] = a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]
+    else:
+        for i in range(half):
+            a, b = x[2 * i], x[2 * i + 1]
+            x[2 * i], x[2 * i + 1] = a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]
+
+
+@njit(cache=True)
+def fill_angles(position, frequencies, magnitude, cos, sin):
+    """Fill cos and sin, float32 [head_dim / 2], for one position."""
+    for i in range(frequencies.size):
+        angle = position * frequencies[i]
+        cos[i], sin[i] = np.float32(np.cos(angle) * magnitude), np.float32(np.sin(angle) * magnitude)
+
+
+@njit(cache=True, error_model="numpy")
+def silu_times(gate, up, out):
+    """out = silu(gate) * up, float32 [n]; out may be one of them."""
+    for i in range(gate.size):
+        out[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]
+
+
+# --- Numbers in a cache -----------------------------------------------------------------------------------
+
+
+def as_float(value):
+    """Return a number of a cache as float32: a float32, or the bits of a float16."""
+
+
+@overload(as_float)
+def choose_as_float(value):
+    if value == types.uint16:
+        return lambda value: half_to_float(value)
+    return lambda value: value
+
+
+def store(numbers, i, value):
+    """Set numbers[i] to a float32."""
+
+
+@overload(store)
+def choose_store(numbers, i, value):
+    if numbers.dtype == types.uint16:
+
+        def store_half(numbers, i, value):
+            numbers[i] = float_to_half(value)
+
+        return store_half
+
+    def store_float(numbers, i, value):
+        numbers[i] = value
+
+    return store_float
+
+
+@njit(cache=True)
+def store_all(x, numbers):
+    """Store x, float32 [n], in a row of a cache."""
+    for i in range(x.size):
+        store(numbers, i, x[i])
+
+
+# --- Attention --------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, fastmath=IN_ANY_ORDER)
+def dot_key(q, key):
+    total = np.float32(0)
+    for i in range(q.size):
+        total += q[i] * as_float(key[i])
+    return total
+
+
+@njit(cache=True, fastmath=IN_ANY_ORDER)
+def softmax_parts(scores):
+    """Turn scores, float32 [n], into exp(score - largest); return the sum of these."""
+    largest = scores[0]
+    for s in range(1, scores.size):
+        largest = max(largest, scores[s])
+    total = np.float32(0)
+    for s in range(scores.size):
+        scores[s] = exp(scores[s] - largest)
+        total += scores[s]
+    return total
+
+
+@njit(cache=True, fastmath=IN_ANY_ORDER)
+def add_values(weights, values, out):
+    """out += the weighted sum of values, [n, head_dim]; four at a time, for fewer turns through memory."""
+    n = weights.size // 4 * 4
+    for s in range(0, n, 4):
+        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
+        for i in range(out.size):
+            out[i] += (w0 * as_float(v0[i]) + w1 * as_float(v1[i])) + (
+                w2 * as_float(v2[i]) + w3 * as_float(v3[i])
+            )
+    for s in range(n, weights.size):
+        for i in range(out.size):
+            out[i] += weights[s] * as_float(values[s, i])
+
+
+@njit(cache=True)
+def attend_head(q, keys, values, scale, scores, out):
+    """Fill out, float32 [head_dim], with the attended values of one query.
+
+    q float32 [head_dim]; keys and values [n, head_dim], all of which the query sees; scores: room for n.
+    """
+    for s in range(keys.shape[0]):
+        scores[s] = dot_key(q, keys[s]) * scale
+    total = softmax_parts(scores[: keys.shape[0]])
+    out[:] = 0
+    add_values(scores[: keys.shape[0]], values, out)
+    for i in range(out.size):
+        out[i] /= total

@@ -1,0 +1,478 @@
+"""Decoding: one token through all layers, in one parallel region.
+
+    stage       jobs                          what a job does
+    HEADS       n_heads + 2 n_kv_heads        the rows of one head of Q, K or V; bias, norm, rotation;
+                                              K and V go into the cache
+    ATTENTION   n_heads                       one query over the keys and values so far
+    OUTPUT      rows of attn_output           x += attn_output @ attended
+    GATE_UP     rows of ffn_gate, ffn_up      hidden = silu(gate) * up
+    DOWN        rows of ffn_down              x += ffn_down @ hidden
+    ... for each layer, and then
+    LOGITS      rows of output                logits = output @ normalized x
+
+A worker normalizes and rounds the input of a stage for itself, into memory of its own: that costs less than
+to wait for somebody who does it for all. All memory is there before the first token (`Decoder`), so a token
+allocates nothing. The weights are the mapped file and a table of where each matrix begins.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import config as numba_config
+from numba import get_num_threads, njit, prange
+
+from blocks2tokens import kernels
+from blocks2tokens.kernels import row_jobs, simd
+from blocks2tokens.kernels.activations import LONGEST_SPAN, quantize_row
+from blocks2tokens.kernels.team import count_done, is_open, new_tickets, take_job, wait_for
+from blocks2tokens.model.compiled_layers import (
+    add,
+    attend_head,
+    fill_angles,
+    normalize,
+    rotate,
+    silu_times,
+    store_all,
+)
+from blocks2tokens.model.config import ModelConfig
+from blocks2tokens.model.kv_cache import KVCache
+from blocks2tokens.model.rope import magnitude
+from blocks2tokens.model.weights import Weights
+
+HEADS, ATTENTION, OUTPUT, GATE_UP, DOWN, STAGES = range(6)
+Q, K, V, O, GATE, UP, MATRIX_DOWN, MATRICES = range(8)  # noqa: E741
+AT, ROW_BYTES, ROWS, COLUMNS, FUNCTION, BLOCK, GROUP, PADDED, ORDER, SLOT, PREPARES, FIELDS = range(12)
+FLOATS_ONLY = 0  # BLOCK of a matrix whose job takes x as it is
+SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
+N_FUNCTIONS = 8
+JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
+JOBS = 8  # of a stage for each core, at the most
+
+
+class Model(NamedTuple):
+    """What does not change from token to token.
+
+    table       int64 [n_layers * MATRICES + 1, FIELDS]    where each matrix begins, and how to multiply by it
+    orders      int64 [*, 8]                               orders of codes; -1 behind the end
+    norms       float32 [n_layers, 2, dim]                 attn_norm, ffn_norm
+    biases      float32 [n_layers, q_dim + 2 kv_dim], or [n_layers, 0]
+    head_norms  float32 [n_layers, 2, head_dim], or [n_layers, 2, 0]
+    """
+
+    data: np.ndarray
+    table: np.ndarray
+    orders: np.ndarray
+    norms: np.ndarray
+    biases: np.ndarray
+    head_norms: np.ndarray
+    output_norm: np.ndarray
+    frequencies: np.ndarray
+
+
+class Shared(NamedTuple):
+    """What all workers read and write, each element by one of them in a stage; float32 but for tickets."""
+
+    x: np.ndarray
+    qkv: np.ndarray
+    attended: np.ndarray
+    more: np.ndarray
+    gate: np.ndarray
+    up: np.ndarray
+    logits: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
+    tickets: np.ndarray
+
+
+class Own(NamedTuple):
+    """What each worker has for itself; the first dimension says whose it is."""
+
+    h: np.ndarray  # float32, the normalized input
+    codes: np.ndarray  # int8 [workers, SLOTS, columns]
+    d: np.ndarray
+    sums: np.ndarray
+    span: np.ndarray  # int8 [workers, 256]
+    row: np.ndarray  # float32, a decoded row
+    scores: np.ndarray  # float32 [workers, capacity]
+
+
+class Shape(NamedTuple):
+    """The numbers that the stages need."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    halves: bool
+    eps: np.float32
+    scale: np.float32
+    magnitude: float
+
+
+# --- Products ---------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def order_of(model, i):
+    """Return one of the orders of codes, without the -1 behind its end."""
+    n = 0
+    while n < model.orders.shape[1] and model.orders[i, n] >= 0:
+        n += 1
+    return model.orders[i, :n]
+
+
+@njit(cache=True)
+def round_input(model, own, w, first, last, x):
+    """Round x for matrices `first` to `last` - 1 of the table, once for each way of rounding."""
+    for i in range(first, last):
+        t = model.table[i]
+        if t[PREPARES]:
+            n, slot = t[COLUMNS], t[SLOT]
+            codes, d, sums = own.codes[w, slot, : t[PADDED]], own.d[w, slot], own.sums[w, slot]
+            codes[n:], d[n // t[BLOCK] :], sums[n // t[GROUP] :] = 0, 0, 0
+            order = order_of(model, t[ORDER])
+            quantize_row(x[:n], t[BLOCK], t[GROUP], order, own.span[w], codes, d, sums)
+
+
+@njit(cache=True)
+def multiply_rows(functions, model, own, w, i, first, last, x, out):
+    """Fill out[first : last] with these rows of matrix i times x, which `round_input` has seen."""
+    t = model.table[i]
+    n, slot = t[PADDED], t[SLOT]
+    n_blocks, n_groups = 1, 1
+    if t[BLOCK] != FLOATS_ONLY:
+        n_blocks, n_groups = n // t[BLOCK], n // t[GROUP]
+    functions[t[FUNCTION]](
+        model.data,
+        t[AT],
+        t[ROW_BYTES],
+        first,
+        last,
+        x[: t[COLUMNS]],
+        own.codes[w, slot, :n].reshape(1, n),
+        own.d[w, slot, :n_blocks].reshape(1, n_blocks),
+        own.sums[w, slot, :n_groups].reshape(1, n_groups),
+        own.row[w],
+        out,
+    )
+
+
+@njit(cache=True)
+def rows_of_a_job(model, i, n_workers):
+    """Return how many rows of matrix i make a job: a multiple of 16, a cache line of results."""
+    t = model.table[i]
+    share, least = -(-t[ROWS] // (JOBS * n_workers)), -(-JOB_BYTES // t[ROW_BYTES])
+    return -(-max(share, least) // 16) * 16
+
+
+# --- Stages -----------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def do_head(functions, model, shared, own, keys, values, shape, layer, position, w, job):
+    """Make one head of Q, K or V: jobs are numbered in this order."""
+    head, matrix = job, Q
+    if job >= shape.n_heads + shape.n_kv_heads:
+        head, matrix = job - shape.n_heads - shape.n_kv_heads, V
+    elif job >= shape.n_heads:
+        head, matrix = job - shape.n_heads, K
+    size, start = shape.head_dim, (job - head) * shape.head_dim
+    part = shared.qkv[start : start + model.table[MATRICES * layer + matrix, ROWS]]
+    first, last = head * size, (head + 1) * size
+    multiply_rows(functions, model, own, w, MATRICES * layer + matrix, first, last, own.h[w], part)
+    made = part[first:last]
+    if model.biases.shape[1]:
+        add(made, model.biases[layer, start + first : start + last])
+    if matrix != V:
+        if model.head_norms.shape[2]:
+            normalize(made, model.head_norms[layer, matrix], shape.eps, made)
+        rotate(made, shared.cos, shared.sin, shape.halves)
+    if matrix == K:
+        store_all(made, keys[layer, head, position])
+    elif matrix == V:
+        store_all(made, values[layer, head, position])
+
+
+@njit(cache=True)
+def heads_stage(functions, model, shared, own, keys, values, shape, layer, position, w, stage):
+    n_jobs = shape.n_heads + 2 * shape.n_kv_heads
+    if is_open(shared.tickets, stage, n_jobs):
+        normalize(shared.x, model.norms[layer, 0], shape.eps, own.h[w])
+        round_input(model, own, w, MATRICES * layer + Q, MATRICES * layer + O, own.h[w])
+        job = take_job(shared.tickets, stage)
+        while job < n_jobs:
+            do_head(functions, model, shared, own, keys, values, shape, layer, position, w, job)
+            count_done(shared.tickets, stage)
+            job = take_job(shared.tickets, stage)
+    wait_for(shared.tickets, stage, n_jobs)
+
+
+@njit(cache=True)
+def attention_stage(shared, own, keys, values, shape, layer, position, w, stage):
+    size, group = shape.head_dim, shape.n_heads // shape.n_kv_heads
+    job = take_job(shared.tickets, stage)
+    while job < shape.n_heads:
+        part = slice(job * size, (job + 1) * size)
+        seen_keys = keys[layer, job // group, : position + 1]
+        seen_values = values[layer, job // group, : position + 1]
+        attend_head(
+            shared.qkv[part], seen_keys, seen_values, shape.scale, own.scores[w], shared.attended[part]
+        )
+        count_done(shared.tickets, stage)
+        job = take_job(shared.tickets, stage)
+    wait_for(shared.tickets, stage, shape.n_heads)
+
+
+@njit(cache=True)
+def add_product_stage(functions, model, shared, own, i, x, w, n_workers, stage):
+    """x += matrix i @ x."""
+    n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
+    n_jobs = -(-n_rows // step)
+    if is_open(shared.tickets, stage, n_jobs):
+        round_input(model, own, w, i, i + 1, x)
+        job = take_job(shared.tickets, stage)
+        while job < n_jobs:
+            first, last = job * step, min(n_rows, (job + 1) * step)
+            multiply_rows(functions, model, own, w, i, first, last, x, shared.more)
+            add(shared.x[first:last], shared.more[first:last])
+            count_done(shared.tickets, stage)
+            job = take_job(shared.tickets, stage)
+    wait_for(shared.tickets, stage, n_jobs)
+
+
+@njit(cache=True)
+def gate_up_stage(functions, model, shared, own, shape, layer, w, n_workers, stage):
+    gate, up = MATRICES * layer + GATE, MATRICES * layer + UP
+    n_rows, step = model.table[gate, ROWS], rows_of_a_job(model, gate, n_workers)
+    n_jobs = -(-n_rows // step)
+    if is_open(shared.tickets, stage, n_jobs):
+        normalize(shared.x, model.norms[layer, 1], shape.eps, own.h[w])
+        round_input(model, own, w, gate, up + 1, own.h[w])
+        job = take_job(shared.tickets, stage)
+        while job < n_jobs:
+            first, last = job * step, min(n_rows, (job + 1) * step)
+            multiply_rows(functions, model, own, w, gate, first, last, own.h[w], shared.gate)
+            multiply_rows(functions, model, own, w, up, first, last, own.h[w], shared.up)
+            silu_times(shared.gate[first:last], shared.up[first:last], shared.gate[first:last])
+            count_done(shared.tickets, stage)
+            job = take_job(shared.tickets, stage)
+    wait_for(shared.tickets, stage, n_jobs)
+
+
+@njit(cache=True)
+def logits_stage(functions, model, shared, own, shape, w, n_workers, stage):
+    i = MATRICES * shape.n_layers
+    n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
+    n_jobs = -(-n_rows // step)
+    if is_open(shared.tickets, stage, n_jobs):
+        normalize(shared.x, model.output_norm, shape.eps, own.h[w])
+        round_input(model, own, w, i, i + 1, own.h[w])
+        job = take_job(shared.tickets, stage)
+        while job < n_jobs:
+            first, last = job * step, min(n_rows, (job + 1) * step)
+            multiply_rows(functions, model, own, w, i, first, last, own.h[w], shared.logits)
+            count_done(shared.tickets, stage)
+            job = take_job(shared.tickets, stage)
+    wait_for(shared.tickets, stage, n_jobs)
+
+
+@njit(cache=True)
+def work(functions, model, shared, own, keys, values, shape, position, with_logits, w, n_workers):
+    """Go through all stages as worker w."""
+    for layer in range(shape.n_layers):
+        stage, first = STAGES * layer, MATRICES * layer
+        heads_stage(functions, model, shared, own, keys, values, shape, layer, position, w, stage + HEADS)
+        attention_stage(shared, own, keys, values, shape, layer, position, w, stage + ATTENTION)
+        add_product_stage(
+            functions, model, shared, own, first + O, shared.attended, w, n_workers, stage + OUTPUT
+        )
+        gate_up_stage(functions, model, shared, own, shape, layer, w, n_workers, stage + GATE_UP)
+        add_product_stage(
+            functions, model, shared, own, first + MATRIX_DOWN, shared.gate, w, n_workers, stage + DOWN
+        )
+    if with_logits:
+        logits_stage(functions, model, shared, own, shape, w, n_workers, STAGES * shape.n_layers)
+
+
+@njit(parallel=True, cache=True)
+def decode_token(
+    decode_row, row, functions, model, shared, own, keys, values, shape, position, with_logits, n_workers
+):
+    """Run one token, whose encoded embedding is `row`, behind `position` others."""
+    decode_row(row, shared.x)
+    fill_angles(position, model.frequencies, shape.magnitude, shared.cos, shared.sin)
+    shared.tickets[:] = 0
+    for w in prange(n_workers):
+        work(functions, model, shared, own, keys, values, shape, position, with_logits, w, n_workers)
+
+
+# --- Memory -----------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """All that decoding needs besides the cache, made once: `step` allocates nothing."""
+
+    def __init__(self, data: np.ndarray, weights: Weights, c: ModelConfig, cache: KVCache):
+        """Prepare to decode into this cache; data, uint8, is the file that the weights are views of."""
+        self.cache, self.token_embd = cache, weights.token_embd
+        self.functions, self.model = _model(data, weights)
+        self.shape = Shape(
+            c.n_layers,
+            c.n_heads,
+            c.n_kv_heads,
+            c.head_dim,
+            c.family.rope_pairs == "halves",
+            np.float32(c.norm_eps),
+            np.float32(c.head_dim**-0.5),
+            magnitude(c.rope_scaling),
+        )
+        self.shared, self.own = _shared(c), _own(c, cache.capacity)
+        self.keys, self.values = (
+            part.view(np.uint16) if part.dtype == np.float16 else part for part in (cache.keys, cache.values)
+        )
+
+    def step(self, token: int, with_logits: bool) -> None:
+        """Run one token behind those in the cache; results are in `x` and, if asked for, `logits`."""
+        decode_token(
+            self.token_embd.format.row_decoder,
+            self.token_embd.raw[token],
+            self.functions,
+            self.model,
+            self.shared,
+            self.own,
+            self.keys,
+            self.values,
+            self.shape,
+            self.cache.length,
+            with_logits,
+            get_num_threads(),
+        )
+        self.cache.advance(1)
+
+    @property
+    def x(self) -> np.ndarray:
+        """The final stream of the last token, float32 [dim]; the next step overwrites it."""
+        return self.shared.x
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The logits of the last token, float32 [vocab]; the next step overwrites them."""
+        return self.shared.logits
+
+
+def _shared(c: ModelConfig) -> Shared:
+    qkv_dim = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
+    sizes = {
+        "x": c.dim,
+        "qkv": qkv_dim,
+        "attended": c.n_heads * c.head_dim,
+        "more": c.dim,
+        "gate": c.ffn_dim,
+        "up": c.ffn_dim,
+        "logits": c.vocab_size,
+        "cos": c.head_dim // 2,
+        "sin": c.head_dim // 2,
+    }
+    floats = {name: np.empty(size, np.float32) for name, size in sizes.items()}
+    return Shared(**floats, tickets=new_tickets(STAGES * c.n_layers + 1))
+
+
+def _own(c: ModelConfig, capacity: int) -> Own:
+    workers, widest = numba_config.NUMBA_NUM_THREADS, max(c.dim, c.n_heads * c.head_dim, c.ffn_dim)
+    padded = widest + LONGEST_SPAN
+    return Own(
+        h=np.empty((workers, c.dim), np.float32),
+        codes=np.empty((workers, SLOTS, padded), np.int8),
+        d=np.empty((workers, SLOTS, padded // 32), np.float32),
+        sums=np.empty((workers, SLOTS, padded // 16), np.float32),
+        span=np.empty((workers, LONGEST_SPAN), np.int8),
+        row=np.empty((workers, widest), np.float32),
+        scores=np.empty((workers, capacity), np.float32),
+    )
+
+
+def _model(data: np.ndarray, weights: Weights) -> tuple[tuple, Model]:
+    """Return the functions that multiply rows, and the tables."""
+    layers = weights.layers
+    groups = [
+        group
+        for layer in layers
+        for group in (
+            (layer.attn_q, layer.attn_k, layer.attn_v),
+            (layer.attn_output,),
+            (layer.ffn_gate, layer.ffn_up),
+            (layer.ffn_down,),
+        )
+    ]
+    functions, orders, rows = [], [], []
+    for group in [*groups, (weights.output,)]:
+        rows += _table_rows(data, group, functions, orders)
+    model = Model(
+        data=data,
+        table=np.array(rows, np.int64),
+        orders=np.array([[*order, *[-1] * (8 - len(order))] for order in orders or [(0,)]], np.int64),
+        norms=np.array([[layer.attn_norm, layer.ffn_norm] for layer in layers]),
+        biases=_biases(layers),
+        head_norms=_head_norms(layers),
+        output_norm=weights.output_norm,
+        frequencies=weights.rope_frequencies,
+    )
+    padding = [functions[0]] * (N_FUNCTIONS - len(functions))  # one type of tuple for every model
+    return (*functions, *padding), model
+
+
+def _table_rows(data, group, functions, orders):
+    """Yield the rows of the table for the matrices of one stage, which have their input in common."""
+    slots = []
+    for w in group:
+        integer = any(kernel.rounds_activations for kernel in kernels.candidates(w.format).values())
+        integer = integer and simd.chosen() != "plain"
+        if integer:
+            function = row_jobs.integer_rows(w.format.name, simd.chosen())
+            kind = row_jobs.activation_kind(w.format)
+        else:
+            function, kind = row_jobs.float_rows(w.format), (FLOATS_ONLY, 0, 1, (0,))
+        block, n_codes, span, order = kind
+        fresh = integer and kind not in slots
+        if kind not in slots:
+            slots.append(kind)
+        at = w.raw.ctypes.data - data.ctypes.data
+        yield (
+            at,
+            w.raw.shape[1],
+            *w.shape,
+            _index(functions, function),
+            block,
+            n_codes,
+            -(-w.shape[1] // span) * span,
+            _index(orders, order),
+            slots.index(kind),
+            fresh,
+        )
+
+
+def _index(known: list, item) -> int:
+    """Return the place of an item in a list, to which it is appended if it is new."""
+    if item not in known:
+        known.append(item)
+    return known.index(item)
+
+
+def _biases(layers) -> np.ndarray:
+    """Join the biases of Q, K and V, one row a layer; rows of nothing if no layer has any."""
+    names = ("attn_q", "attn_k", "attn_v")
+    if all(getattr(layer, f"{name}_bias") is None for layer in layers for name in names):
+        return np.zeros((len(layers), 0), np.float32)
+
+    def bias(layer, name):
+        found = getattr(layer, f"{name}_bias")
+        return np.zeros(getattr(layer, name).shape[0], np.float32) if found is None else found
+
+    return np.array([np.concatenate([bias(layer, name) for name in names]) for layer in layers])
+
+
+def _head_norms(layers) -> np.ndarray:
+    """Join the norms of Q and K, [n_layers, 2, head_dim]; [n_layers, 2, 0] where the family has none."""
+    if layers[0].attn_q_norm is None:
+        return np.zeros((len(layers), 2, 0), np.float32)
+    return np.array([[layer.attn_q_norm, layer.attn_k_norm] for layer in layers])
