@@ -7,7 +7,8 @@
 With blocks of 256 this is what Q8_K holds (but for its sign: Q8_K makes the largest value -127), with
 blocks of 32 what Q8_0 holds (but for d, which is not rounded to float16). In a dot product over vectors the
 codes are wanted in the order in which the weights' codes come out of their bytes: `order` gives, for each
-16 codes of a span, which 16 of the natural order they are. Magnitudes below 2**-100 count as 0; a row with NaN or infinity gives NaN.
+16 codes of a span, which 16 of the natural order they are. Magnitudes below 2**-100 count as 0; a row with
+NaN or infinity gives NaN.
 Source: ggml `quantize_row_q8_K_ref`, `quantize_row_q8_0_ref`.
 """
 
@@ -70,9 +71,11 @@ def reorder(codes, order, room):
     """Put the codes of each whole span, int8 [16 * order.size], into another order; room for one span."""
     n = 16 * order.size
     for at in range(0, codes.size - n + 1, n):
-        room[:n] = codes[at : at + n]
+        for i in range(n):
+            room[i] = codes[at + i]
         for i in range(order.size):
-            codes[at + 16 * i : at + 16 * i + 16] = room[16 * order[i] : 16 * order[i] + 16]
+            for j in range(16):
+                codes[at + 16 * i + j] = room[16 * order[i] + j]
 
 
 @njit(cache=True)

@@ -1,42 +1,35 @@
 """Rows of any matrix against one row of x: the piece of work that a decoding core takes at a time.
 
-    data      uint8 [file]         the whole mapped file; row n of a matrix is at byte `at` + n * row_bytes
-    x         float32 [K]
-    codes, d, sums                 x as 8-bit activations, [1, K], [1, K / block], [1, K / group], with zeros
-                                   behind the end up to whole units of the weights
-    row       float32 [>= K]       room to decode a row in
-    out       float32 [N]          out[n] for first <= n < last
+    weights, row_bytes    address of row 0 of a matrix; row n is n * row_bytes behind it
+    first, last           out[n] is filled for first <= n < last
+    x, K                  address of float32 [K]
+    codes, d, sums        addresses of x as 8-bit activations, see `simd_rows.Rounded`: `units` whole units,
+                          zeros behind the end of x
+    row                   address of room for K float32, to decode a row in
+    out                   address of float32 [N]
 
-All formats have the same signature, so that a model of mixed formats is one loop with a call for each job.
-Formats with vector code dot integers, as `simd_dot` does; the others decode a row into `row` and dot
-floats, as `fused_rows` does.
+All formats have the same signature, twelve whole numbers, so that a model of mixed formats is one loop with
+a call for each job. Formats with vector code dot integers, as `simd_dot` does; the others decode a row and
+dot floats, as `fused_rows` does.
 """
 
 from functools import cache
 
-from numba import types
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 from blocks2tokens.formats import Format
-from blocks2tokens.formats.compiled import BYTES, pointer
+from blocks2tokens.formats.compiled import pointer
 from blocks2tokens.kernels import simd
 from blocks2tokens.kernels.fused_rows import dot
-from blocks2tokens.kernels.simd import address_of
-from blocks2tokens.kernels.simd_dot import FLOATS_2D, group_of, named
-from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, one, rounded
+from blocks2tokens.kernels.simd import store_float
+from blocks2tokens.kernels.simd_dot import group_of, named
+from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, Rounded, one
 
-SIGNATURE = types.void(
-    BYTES,  # data
-    types.int64,  # at
-    types.int64,  # row_bytes
-    types.int64,  # first
-    types.int64,  # last
-    types.float32[::1],  # x
-    types.int8[:, ::1],  # codes
-    FLOATS_2D,  # d
-    FLOATS_2D,  # sums
-    types.float32[::1],  # row
-    types.float32[::1],  # out
-)
+N_ARGUMENTS = 12
+SIGNATURE = types.void(*[types.int64] * N_ARGUMENTS)
 
 
 @cache
@@ -44,10 +37,10 @@ def integer_rows(name: str, isa_name: str):
     """Return the job for a format with vector code, as a function pointer."""
     fmt, isa = SIMD_FORMATS[name], simd.INSTRUCTION_SETS[isa_name]
 
-    def rows(data, at, row_bytes, first, last, x, codes, d, sums, row, out):
-        a, weights = rounded(fmt, codes, d, sums), address_of(data) + at
+    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, units, row, out):
+        a = Rounded(codes, d, sums, units)
         for n in range(first, last):
-            out[n] = one(fmt, isa, weights, n * row_bytes, row_bytes, a, 0)
+            store_float(out, 4 * n, one(fmt, isa, weights, n * row_bytes, row_bytes, a, 0))
 
     return pointer(named(rows, f"integer_rows_{name}_{isa_name}".lower()), SIGNATURE)
 
@@ -57,10 +50,11 @@ def float_rows(fmt: Format):
     """Return the job for any format, by way of float32, as a function pointer."""
     decode_row = fmt.module.decode_row
 
-    def rows(data, at, row_bytes, first, last, x, codes, d, sums, row, out):
+    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, units, row, out):
+        inputs, decoded = floats_at(x, K), floats_at(row, K)
         for n in range(first, last):
-            decode_row(data[at + n * row_bytes : at + (n + 1) * row_bytes], row[: x.size])
-            out[n] = dot(x, row[: x.size])
+            decode_row(bytes_at(weights + n * row_bytes, row_bytes), decoded)
+            store_float(out, 4 * n, dot(inputs, decoded))
 
     return pointer(named(rows, f"float_rows_{fmt.name}".lower()), SIGNATURE)
 
@@ -69,3 +63,49 @@ def activation_kind(fmt: Format) -> tuple[int, int, int, tuple[int, ...]]:
     """Return how x is rounded for a format with vector code: block, group, unit, order of the codes."""
     unit = SIMD_FORMATS[fmt.name]
     return fmt.block_size, group_of(unit), unit.span, ORDERS.get(fmt.name, (0,))
+
+
+# --- Addresses --------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def call_rows(typingctx, function, arguments):
+    """Call a job, given the address of its code and a tuple of its twelve arguments."""
+
+    def codegen(context, builder, signature, args):
+        i64 = ir.IntType(64)
+        code = ir.FunctionType(ir.VoidType(), [i64] * N_ARGUMENTS).as_pointer()
+        values = [builder.extract_value(args[1], i) for i in range(N_ARGUMENTS)]
+        builder.call(builder.inttoptr(args[0], code), values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, N_ARGUMENTS)), codegen
+
+
+def pointer_intrinsic(name, dtype):
+    """Make an intrinsic that turns an address into a pointer to numbers."""
+
+    def at(typingctx, address):
+        def codegen(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(dtype)(types.int64), codegen
+
+    at.__name__ = name
+    return intrinsic(at)
+
+
+byte_pointer = pointer_intrinsic("byte_pointer", types.uint8)
+float_pointer = pointer_intrinsic("float_pointer", types.float32)
+
+
+@njit(cache=True)
+def bytes_at(address, n):
+    """Return the n bytes at an address as an array; it does not keep them alive."""
+    return carray(byte_pointer(address), n, np.uint8)
+
+
+@njit(cache=True)
+def floats_at(address, n):
+    """Return the n float32 at an address as an array; it does not keep them alive."""
+    return carray(float_pointer(address), n, np.float32)

@@ -176,7 +176,8 @@ def attend_head(q, keys, values, scale, scores, out):
     for s in range(keys.shape[0]):
         scores[s] = dot_key(q, keys[s]) * scale
     total = softmax_parts(scores[: keys.shape[0]])
-    out[:] = 0
+    for i in range(out.size):
+        out[i] = 0
     add_values(scores[: keys.shape[0]], values, out)
     for i in range(out.size):
         out[i] /= total

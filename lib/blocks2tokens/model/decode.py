@@ -24,6 +24,8 @@ from numba import get_num_threads, njit, prange
 from blocks2tokens import kernels
 from blocks2tokens.kernels import row_jobs, simd
 from blocks2tokens.kernels.activations import LONGEST_SPAN, quantize_row
+from blocks2tokens.kernels.row_jobs import call_rows
+from blocks2tokens.kernels.simd import address_of
 from blocks2tokens.kernels.team import count_done, is_open, new_tickets, take_job, wait_for
 from blocks2tokens.model.compiled_layers import (
     add,
@@ -40,11 +42,10 @@ from blocks2tokens.model.rope import magnitude
 from blocks2tokens.model.weights import Weights
 
 HEADS, ATTENTION, OUTPUT, GATE_UP, DOWN, STAGES = range(6)
-Q, K, V, O, GATE, UP, MATRIX_DOWN, MATRICES = range(8)  # noqa: E741
-AT, ROW_BYTES, ROWS, COLUMNS, FUNCTION, BLOCK, GROUP, PADDED, ORDER, SLOT, PREPARES, FIELDS = range(12)
+Q, K, V, O, GATE, UP, MATRIX_DOWN, MATRICES = range(8)
+AT, ROW_BYTES, ROWS, COLUMNS, FUNCTION, BLOCK, GROUP, UNITS, SPAN, ORDER, SLOT, PREPARES, FIELDS = range(13)
 FLOATS_ONLY = 0  # BLOCK of a matrix whose job takes x as it is
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
-N_FUNCTIONS = 8
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
 JOBS = 8  # of a stage for each core, at the most
 
@@ -52,6 +53,7 @@ JOBS = 8  # of a stage for each core, at the most
 class Model(NamedTuple):
     """What does not change from token to token.
 
+    data        the address of the mapped file
     table       int64 [n_layers * MATRICES + 1, FIELDS]    where each matrix begins, and how to multiply by it
     orders      int64 [*, 8]                               orders of codes; -1 behind the end
     norms       float32 [n_layers, 2, dim]                 attn_norm, ffn_norm
@@ -59,7 +61,7 @@ class Model(NamedTuple):
     head_norms  float32 [n_layers, 2, head_dim], or [n_layers, 2, 0]
     """
 
-    data: np.ndarray
+    data: int
     table: np.ndarray
     orders: np.ndarray
     norms: np.ndarray
@@ -122,38 +124,48 @@ def order_of(model, i):
 
 
 @njit(cache=True)
+def clear(numbers, first):
+    """Set all numbers from `first` on to 0."""
+    for i in range(first, numbers.size):
+        numbers[i] = 0
+
+
+@njit(cache=True)
 def round_input(model, own, w, first, last, x):
     """Round x for matrices `first` to `last` - 1 of the table, once for each way of rounding."""
     for i in range(first, last):
         t = model.table[i]
         if t[PREPARES]:
             n, slot = t[COLUMNS], t[SLOT]
-            codes, d, sums = own.codes[w, slot, : t[PADDED]], own.d[w, slot], own.sums[w, slot]
-            codes[n:], d[n // t[BLOCK] :], sums[n // t[GROUP] :] = 0, 0, 0
+            codes, d, sums = own.codes[w, slot, : t[UNITS] * t[SPAN]], own.d[w, slot], own.sums[w, slot]
+            clear(codes, n)
+            clear(d, n // t[BLOCK])
+            clear(sums, n // t[GROUP])
             order = order_of(model, t[ORDER])
             quantize_row(x[:n], t[BLOCK], t[GROUP], order, own.span[w], codes, d, sums)
 
 
 @njit(cache=True)
-def multiply_rows(functions, model, own, w, i, first, last, x, out):
+def multiply_rows(model, own, w, i, first, last, x, out):
     """Fill out[first : last] with these rows of matrix i times x, which `round_input` has seen."""
     t = model.table[i]
-    n, slot = t[PADDED], t[SLOT]
-    n_blocks, n_groups = 1, 1
-    if t[BLOCK] != FLOATS_ONLY:
-        n_blocks, n_groups = n // t[BLOCK], n // t[GROUP]
-    functions[t[FUNCTION]](
-        model.data,
-        t[AT],
-        t[ROW_BYTES],
-        first,
-        last,
-        x[: t[COLUMNS]],
-        own.codes[w, slot, :n].reshape(1, n),
-        own.d[w, slot, :n_blocks].reshape(1, n_blocks),
-        own.sums[w, slot, :n_groups].reshape(1, n_groups),
-        own.row[w],
-        out,
+    slot = t[SLOT]
+    call_rows(
+        t[FUNCTION],
+        (
+            model.data + t[AT],
+            t[ROW_BYTES],
+            first,
+            last,
+            address_of(x),
+            t[COLUMNS],
+            address_of(own.codes[w, slot]),
+            address_of(own.d[w, slot]),
+            address_of(own.sums[w, slot]),
+            t[UNITS],
+            address_of(own.row[w]),
+            address_of(out),
+        ),
     )
 
 
@@ -169,7 +181,7 @@ def rows_of_a_job(model, i, n_workers):
 
 
 @njit(cache=True)
-def do_head(functions, model, shared, own, keys, values, shape, layer, position, w, job):
+def do_head(model, shared, own, keys, values, shape, layer, position, w, job):
     """Make one head of Q, K or V: jobs are numbered in this order."""
     head, matrix = job, Q
     if job >= shape.n_heads + shape.n_kv_heads:
@@ -179,7 +191,7 @@ def do_head(functions, model, shared, own, keys, values, shape, layer, position,
     size, start = shape.head_dim, (job - head) * shape.head_dim
     part = shared.qkv[start : start + model.table[MATRICES * layer + matrix, ROWS]]
     first, last = head * size, (head + 1) * size
-    multiply_rows(functions, model, own, w, MATRICES * layer + matrix, first, last, own.h[w], part)
+    multiply_rows(model, own, w, MATRICES * layer + matrix, first, last, own.h[w], part)
     made = part[first:last]
     if model.biases.shape[1]:
         add(made, model.biases[layer, start + first : start + last])
@@ -194,14 +206,14 @@ def do_head(functions, model, shared, own, keys, values, shape, layer, position,
 
 
 @njit(cache=True)
-def heads_stage(functions, model, shared, own, keys, values, shape, layer, position, w, stage):
+def heads_stage(model, shared, own, keys, values, shape, layer, position, w, stage):
     n_jobs = shape.n_heads + 2 * shape.n_kv_heads
     if is_open(shared.tickets, stage, n_jobs):
         normalize(shared.x, model.norms[layer, 0], shape.eps, own.h[w])
         round_input(model, own, w, MATRICES * layer + Q, MATRICES * layer + O, own.h[w])
         job = take_job(shared.tickets, stage)
         while job < n_jobs:
-            do_head(functions, model, shared, own, keys, values, shape, layer, position, w, job)
+            do_head(model, shared, own, keys, values, shape, layer, position, w, job)
             count_done(shared.tickets, stage)
             job = take_job(shared.tickets, stage)
     wait_for(shared.tickets, stage, n_jobs)
@@ -224,7 +236,7 @@ def attention_stage(shared, own, keys, values, shape, layer, position, w, stage)
 
 
 @njit(cache=True)
-def add_product_stage(functions, model, shared, own, i, x, w, n_workers, stage):
+def add_product_stage(model, shared, own, i, x, w, n_workers, stage):
     """x += matrix i @ x."""
     n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
     n_jobs = -(-n_rows // step)
@@ -233,7 +245,7 @@ def add_product_stage(functions, model, shared, own, i, x, w, n_workers, stage):
         job = take_job(shared.tickets, stage)
         while job < n_jobs:
             first, last = job * step, min(n_rows, (job + 1) * step)
-            multiply_rows(functions, model, own, w, i, first, last, x, shared.more)
+            multiply_rows(model, own, w, i, first, last, x, shared.more)
             add(shared.x[first:last], shared.more[first:last])
             count_done(shared.tickets, stage)
             job = take_job(shared.tickets, stage)
@@ -241,7 +253,7 @@ def add_product_stage(functions, model, shared, own, i, x, w, n_workers, stage):
 
 
 @njit(cache=True)
-def gate_up_stage(functions, model, shared, own, shape, layer, w, n_workers, stage):
+def gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage):
     gate, up = MATRICES * layer + GATE, MATRICES * layer + UP
     n_rows, step = model.table[gate, ROWS], rows_of_a_job(model, gate, n_workers)
     n_jobs = -(-n_rows // step)
@@ -251,8 +263,8 @@ def gate_up_stage(functions, model, shared, own, shape, layer, w, n_workers, sta
         job = take_job(shared.tickets, stage)
         while job < n_jobs:
             first, last = job * step, min(n_rows, (job + 1) * step)
-            multiply_rows(functions, model, own, w, gate, first, last, own.h[w], shared.gate)
-            multiply_rows(functions, model, own, w, up, first, last, own.h[w], shared.up)
+            multiply_rows(model, own, w, gate, first, last, own.h[w], shared.gate)
+            multiply_rows(model, own, w, up, first, last, own.h[w], shared.up)
             silu_times(shared.gate[first:last], shared.up[first:last], shared.gate[first:last])
             count_done(shared.tickets, stage)
             job = take_job(shared.tickets, stage)
@@ -260,7 +272,7 @@ def gate_up_stage(functions, model, shared, own, shape, layer, w, n_workers, sta
 
 
 @njit(cache=True)
-def logits_stage(functions, model, shared, own, shape, w, n_workers, stage):
+def logits_stage(model, shared, own, shape, w, n_workers, stage):
     i = MATRICES * shape.n_layers
     n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
     n_jobs = -(-n_rows // step)
@@ -270,40 +282,35 @@ def logits_stage(functions, model, shared, own, shape, w, n_workers, stage):
         job = take_job(shared.tickets, stage)
         while job < n_jobs:
             first, last = job * step, min(n_rows, (job + 1) * step)
-            multiply_rows(functions, model, own, w, i, first, last, own.h[w], shared.logits)
+            multiply_rows(model, own, w, i, first, last, own.h[w], shared.logits)
             count_done(shared.tickets, stage)
             job = take_job(shared.tickets, stage)
     wait_for(shared.tickets, stage, n_jobs)
 
 
 @njit(cache=True)
-def work(functions, model, shared, own, keys, values, shape, position, with_logits, w, n_workers):
+def work(model, shared, own, keys, values, shape, position, with_logits, w, n_workers):
     """Go through all stages as worker w."""
     for layer in range(shape.n_layers):
         stage, first = STAGES * layer, MATRICES * layer
-        heads_stage(functions, model, shared, own, keys, values, shape, layer, position, w, stage + HEADS)
+        heads_stage(model, shared, own, keys, values, shape, layer, position, w, stage + HEADS)
         attention_stage(shared, own, keys, values, shape, layer, position, w, stage + ATTENTION)
-        add_product_stage(
-            functions, model, shared, own, first + O, shared.attended, w, n_workers, stage + OUTPUT
-        )
-        gate_up_stage(functions, model, shared, own, shape, layer, w, n_workers, stage + GATE_UP)
-        add_product_stage(
-            functions, model, shared, own, first + MATRIX_DOWN, shared.gate, w, n_workers, stage + DOWN
-        )
+        add_product_stage(model, shared, own, first + O, shared.attended, w, n_workers, stage + OUTPUT)
+        gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage + GATE_UP)
+        add_product_stage(model, shared, own, first + MATRIX_DOWN, shared.gate, w, n_workers, stage + DOWN)
     if with_logits:
-        logits_stage(functions, model, shared, own, shape, w, n_workers, STAGES * shape.n_layers)
+        logits_stage(model, shared, own, shape, w, n_workers, STAGES * shape.n_layers)
 
 
 @njit(parallel=True, cache=True)
-def decode_token(
-    decode_row, row, functions, model, shared, own, keys, values, shape, position, with_logits, n_workers
-):
+def decode_token(decode_row, row, model, shared, own, keys, values, shape, position, with_logits, n_workers):
     """Run one token, whose encoded embedding is `row`, behind `position` others."""
     decode_row(row, shared.x)
     fill_angles(position, model.frequencies, shape.magnitude, shared.cos, shared.sin)
-    shared.tickets[:] = 0
+    clear(shared.tickets, 0)
     for w in prange(n_workers):
-        work(functions, model, shared, own, keys, values, shape, position, with_logits, w, n_workers)
+        # prange counts without a sign: one type, or all of `work` would be compiled twice
+        work(model, shared, own, keys, values, shape, position, with_logits, np.int64(w), n_workers)
 
 
 # --- Memory -----------------------------------------------------------------------------------------------
@@ -315,7 +322,7 @@ class Decoder:
     def __init__(self, data: np.ndarray, weights: Weights, c: ModelConfig, cache: KVCache):
         """Prepare to decode into this cache; data, uint8, is the file that the weights are views of."""
         self.cache, self.token_embd = cache, weights.token_embd
-        self.functions, self.model = _model(data, weights)
+        self.model = _model(data, weights)
         self.shape = Shape(
             c.n_layers,
             c.n_heads,
@@ -336,7 +343,6 @@ class Decoder:
         decode_token(
             self.token_embd.format.row_decoder,
             self.token_embd.raw[token],
-            self.functions,
             self.model,
             self.shared,
             self.own,
@@ -391,64 +397,52 @@ def _own(c: ModelConfig, capacity: int) -> Own:
     )
 
 
-def _model(data: np.ndarray, weights: Weights) -> tuple[tuple, Model]:
-    """Return the functions that multiply rows, and the tables."""
+def _model(data: np.ndarray, weights: Weights) -> Model:
+    """Return the table of matrices and what else stays the same."""
     layers = weights.layers
-    groups = [
-        group
+    stages = [
+        matrices
         for layer in layers
-        for group in (
+        for matrices in (
             (layer.attn_q, layer.attn_k, layer.attn_v),
             (layer.attn_output,),
             (layer.ffn_gate, layer.ffn_up),
             (layer.ffn_down,),
         )
     ]
-    functions, orders, rows = [], [], []
-    for group in [*groups, (weights.output,)]:
-        rows += _table_rows(data, group, functions, orders)
-    model = Model(
-        data=data,
+    orders = [(0,)]
+    rows = [row for stage in [*stages, (weights.output,)] for row in _table_rows(data, stage, orders)]
+    return Model(
+        data=data.ctypes.data,
         table=np.array(rows, np.int64),
-        orders=np.array([[*order, *[-1] * (8 - len(order))] for order in orders or [(0,)]], np.int64),
+        orders=np.array([[*order, *[-1] * (8 - len(order))] for order in orders], np.int64),
         norms=np.array([[layer.attn_norm, layer.ffn_norm] for layer in layers]),
         biases=_biases(layers),
         head_norms=_head_norms(layers),
         output_norm=weights.output_norm,
         frequencies=weights.rope_frequencies,
     )
-    padding = [functions[0]] * (N_FUNCTIONS - len(functions))  # one type of tuple for every model
-    return (*functions, *padding), model
 
 
-def _table_rows(data, group, functions, orders):
+def _table_rows(data, matrices, orders):
     """Yield the rows of the table for the matrices of one stage, which have their input in common."""
     slots = []
-    for w in group:
-        integer = any(kernel.rounds_activations for kernel in kernels.candidates(w.format).values())
-        integer = integer and simd.chosen() != "plain"
-        if integer:
-            function = row_jobs.integer_rows(w.format.name, simd.chosen())
-            kind = row_jobs.activation_kind(w.format)
-        else:
-            function, kind = row_jobs.float_rows(w.format), (FLOATS_ONLY, 0, 1, (0,))
-        block, n_codes, span, order = kind
-        fresh = integer and kind not in slots
-        if kind not in slots:
-            slots.append(kind)
-        at = w.raw.ctypes.data - data.ctypes.data
-        yield (
-            at,
-            w.raw.shape[1],
-            *w.shape,
-            _index(functions, function),
-            block,
-            n_codes,
-            -(-w.shape[1] // span) * span,
-            _index(orders, order),
-            slots.index(kind),
-            fresh,
-        )
+    for w in matrices:
+        function, kind = _job(w.format)
+        block, group, span, order = kind
+        fresh = block != FLOATS_ONLY and kind not in slots
+        at, units = w.raw.ctypes.data - data.ctypes.data, -(-w.shape[1] // span)
+        places = _index(orders, order), _index(slots, kind)
+        yield at, w.raw.shape[1], *w.shape, function.address, block, group, units, span, *places, fresh
+
+
+def _job(fmt):
+    """Return the function that multiplies rows of a format, and how it wants x rounded."""
+    rounds = any(kernel.rounds_activations for kernel in kernels.candidates(fmt).values())
+    isa = simd.chosen()
+    if rounds and isa != "plain":
+        return row_jobs.integer_rows(fmt.name, isa), row_jobs.activation_kind(fmt)
+    return row_jobs.float_rows(fmt), (FLOATS_ONLY, 0, 1, (0,))
 
 
 def _index(known: list, item) -> int:

@@ -79,7 +79,7 @@ def angles(positions: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, 
 
 
 def rotate_adjacent(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """Rotate pairs (2i, 2i + 1) of each head; x float32 [T, heads, head_dim], cos and sin [T, head_dim / 2]."""
+    """Rotate pairs (2i, 2i + 1) of each head, x float32 [T, heads, head_dim]; cos, sin [T, head_dim / 2]."""
     out = np.empty_like(x)
     out[..., ::2], out[..., 1::2] = _rotated(x[..., ::2], x[..., 1::2], cos, sin)
     return out

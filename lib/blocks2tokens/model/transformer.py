@@ -106,7 +106,7 @@ class Transformer:
         return cache.decoder
 
     def _batches(self, ids, cache):
-        """Yield the final stream of each batch, with a line of progress if they take more than two seconds."""
+        """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
         with (
             one_blas_thread(),
             tqdm(total=len(ids), desc="prompt", unit=" tokens", delay=2, leave=False) as bar,

@@ -10,7 +10,7 @@
     blk.i.ffn_down.weight                       [dim, ffn_dim]
     output_norm.weight                          [dim]
     output.weight                               [vocab, dim]      absent: token_embd.weight serves
-    rope_freqs.weight                           [head_dim / 2]    divides the frequencies; llama, may be absent
+    rope_freqs.weight                           [head_dim / 2]    divides the frequencies; some llama files
 
     (1) qwen2 has them, llama and qwen3 may     (2) qwen3 has them
 
