@@ -60,17 +60,38 @@ class LlamaCpp:
             steps.append(Step(reply["tokens"][0], top))
         return steps
 
+    def forced(self, ids: list[int]) -> list[dict[int, float]]:
+        """Return the log-probabilities of the 20 most likely tokens behind each of ids, by id.
+
+        The reply is forced to be "a", whatever is likely, because llama.cpp gives no probabilities with a
+        reply that ends inside a UTF-8 character. The probabilities are those without force.
+        """
+        a = self._post("/tokenize", {"content": "a", "add_special": False})["tokens"][0]
+        body = {"n_predict": 1, "temperature": 0.0, "n_probs": 20, "logit_bias": [[a, 1e6]]}
+        found = []
+        for end in range(1, len(ids) + 1):
+            (step,) = self._post("/completion", body | {"prompt": ids[:end]})["completion_probabilities"]
+            assert step["id"] == a
+            found.append({other["id"]: other["logprob"] for other in step["top_logprobs"]})
+        return found
+
 
 @contextmanager
-def llama_cpp(xllamacpp, path, n_context=1024):
-    """Run llama.cpp on a GGUF file, its cache in float32 as ours is."""
+def llama_cpp(xllamacpp, path, n_context=1024, n_threads=None, **settings):
+    """Run llama.cpp on a GGUF file, its cache in float32 as ours is; `settings` are more of its parameters.
+
+    Its threads wait for each other in loops: on a busy machine a small model is faster with one.
+    """
     params = xllamacpp.CommonParams()
+    for name, value in settings.items():
+        setattr(params, name, value)
     params.model.path = str(path)
     params.n_ctx = n_context
     params.n_parallel = 1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.warmup = False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    params.verbosity = 2  # warnings and errors
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = n_threads or os.cpu_count() or 1
     server = xllamacpp.Server(params)
     try:
         yield LlamaCpp(server)

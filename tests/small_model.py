@@ -1,4 +1,4 @@
-"""Small models from a seed: GGUF files of the llama architecture, written with the `gguf` package.
+"""Small models from a seed: GGUF files of every architecture, written with the `gguf` package.
 
 small_model(...)     a SmallModel: every key and tensor of the file, to be changed by a test
     .metadata        key -> value                        del model.metadata["llama.block_count"]
@@ -22,6 +22,10 @@ from blocks2tokens.formats import FORMATS
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0, 1 and 2
 NORMAL, CONTROL = 1, 3  # token types
+
+# By how much some tensors are larger than such as keep the size of what they multiply. Queries and keys:
+# scores then spread by about 1.5, so that attention chooses. The last norm: logits spread by about 2.
+GAINS = {"attn_q": 1.2, "attn_k": 1.2, "attn_q_norm": 1.2, "attn_k_norm": 1.2, "output_norm": 2.0}
 
 CHATML = """\
 {% for message in messages -%}
@@ -55,13 +59,13 @@ def vocabulary(size: int) -> tuple[list[str], list[str]]:
     return tokens, merges
 
 
-def random_tensor(name: str, shape: tuple[int, ...], rng) -> tuple[str, np.ndarray]:
+def random_tensor(name: str, shape: tuple[int, ...], rng, gain: float = 1.0) -> tuple[str, np.ndarray]:
     """Return (name, raw uint8 [..., row bytes]): blocks of random codes in the format called `name`.
 
-    The weights have a root mean square of about 1 / sqrt(row length), so that products keep their size.
+    The weights have a root mean square of about gain / sqrt(row length): with 1, products keep their size.
     """
     fmt, K = FORMATS[name], shape[-1]
-    size = K**-0.5
+    size = gain * K**-0.5
     if fmt.block_size == 1:
         return name, plain(rng.normal(0, size, shape).astype(np.float32), name)
     n_blocks = int(np.prod(shape)) // fmt.block_size
@@ -122,6 +126,7 @@ def element_type(value) -> V | None:
 
 
 def small_model(
+    architecture: str = "llama",
     *,
     seed: int = 0,
     n_layers: int = 2,
@@ -132,47 +137,63 @@ def small_model(
     head_dim: int | None = None,
     vocab_size: int = 320,
     context_length: int = 64,
+    rope_theta: float = 10000.0,
+    rope_scaling: dict | None = None,
     tied: bool = True,
+    biases: bool | None = None,
     formats: dict[str, str] | None = None,
     default_format: str = "F32",
     chat_template: str | None = CHATML,
     pre: str = "smollm",
 ) -> SmallModel:
-    """Return a model of random weights.
+    """Return a model of random weights: "llama", "qwen2" or "qwen3".
 
     `formats` maps the last part of a tensor's name, as in {"ffn_down": "Q8_0"}, to its format. `head_dim`
-    is stated in the file only if it is given.
+    is stated in the file only if it is given. `rope_scaling` has the keys below `rope.scaling`, or the type
+    "llama3" with those of `llama3_factors`. `biases` are those of Q, K and V: by default, qwen2 has them.
     """
+    biases = architecture == "qwen2" if biases is None else biases
     model = SmallModel()
-    model.metadata = {
-        "general.architecture": "llama",
-        "general.name": "small",
-        "llama.block_count": n_layers,
-        "llama.context_length": context_length,
-        "llama.embedding_length": dim,
-        "llama.feed_forward_length": ffn_dim,
-        "llama.attention.head_count": n_heads,
-        "llama.attention.head_count_kv": n_kv_heads,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.freq_base": 10000.0,
+    settings = {
+        "block_count": n_layers,
+        "context_length": context_length,
+        "embedding_length": dim,
+        "feed_forward_length": ffn_dim,
+        "attention.head_count": n_heads,
+        "attention.head_count_kv": n_kv_heads,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": rope_theta,
     }
     if head_dim is not None:
-        model.metadata["llama.attention.key_length"] = head_dim
-        model.metadata["llama.attention.value_length"] = head_dim
-        model.metadata["llama.rope.dimension_count"] = head_dim
+        settings |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
+        settings["rope.dimension_count"] = head_dim
+    head_dim = head_dim or dim // n_heads
+    scaling = dict(rope_scaling or {})
+    if scaling.get("type") == "llama3":
+        del scaling["type"]
+        factors = llama3_factors(head_dim, rope_theta, **scaling)
+        model.tensors["rope_freqs.weight"] = "F32", plain(factors.astype(np.float32), "F32")
+    else:
+        settings |= {f"rope.scaling.{key}": value for key, value in scaling.items()}
+    model.metadata = {"general.architecture": architecture, "general.name": "small"}
+    model.metadata |= {f"{architecture}.{key}": value for key, value in settings.items()}
     model.metadata |= tokenizer_metadata(vocab_size, pre, chat_template)
 
-    head_dim = head_dim or dim // n_heads
     q_dim, kv_dim = n_heads * head_dim, n_kv_heads * head_dim
     rng = np.random.default_rng(seed)
     formats = formats or {}
 
     def add(name, *shape):
-        if len(shape) == 1:  # a norm: about 1
-            tensor = "F32", plain(rng.uniform(0.5, 1.5, shape).astype(np.float32), "F32")
+        kind = name.split(".")[-1]
+        gain = GAINS.get(kind, 1.0)
+        if len(shape) == 1:  # a norm
+            tensor = "F32", plain(gain * rng.uniform(0.5, 1.5, shape).astype(np.float32), "F32")
         else:
-            tensor = random_tensor(formats.get(name.split(".")[-1], default_format), shape, rng)
+            tensor = random_tensor(formats.get(kind, default_format), shape, rng, gain)
         model.tensors[f"{name}.weight"] = tensor
+
+    def add_bias(name, size):  # as large as what it is added to
+        model.tensors[f"{name}.bias"] = "F32", plain(rng.normal(0, 1, size).astype(np.float32), "F32")
 
     add("token_embd", vocab_size, dim)
     for i in range(n_layers):
@@ -180,6 +201,13 @@ def small_model(
         add(f"blk.{i}.attn_q", q_dim, dim)
         add(f"blk.{i}.attn_k", kv_dim, dim)
         add(f"blk.{i}.attn_v", kv_dim, dim)
+        if biases:
+            add_bias(f"blk.{i}.attn_q", q_dim)
+            add_bias(f"blk.{i}.attn_k", kv_dim)
+            add_bias(f"blk.{i}.attn_v", kv_dim)
+        if architecture == "qwen3":
+            add(f"blk.{i}.attn_q_norm", head_dim)
+            add(f"blk.{i}.attn_k_norm", head_dim)
         add(f"blk.{i}.attn_output", dim, q_dim)
         add(f"blk.{i}.ffn_norm", dim)
         add(f"blk.{i}.ffn_gate", ffn_dim, dim)
@@ -189,6 +217,25 @@ def small_model(
     if not tied:
         add("output", vocab_size, dim)
     return model
+
+
+def llama3_factors(
+    head_dim: int,
+    theta: float,
+    *,
+    factor: float = 8.0,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+    original_context_length: int = 8192,
+) -> np.ndarray:
+    """Return what Llama 3 divides the frequency of each pair by, float64 [head_dim / 2].
+
+    Pairs that turn more than high_freq_factor times in the original context keep their frequency, those
+    that turn less than low_freq_factor times are slowed by `factor`. Source: llama.cpp's conversion script.
+    """
+    turns = original_context_length * theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * np.pi)
+    kept = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
+    return 1 / ((1 - kept) / factor + kept)
 
 
 def tokenizer_metadata(vocab_size: int, pre: str, chat_template: str | None) -> dict:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_model import random_tensor, small_model, vocabulary
+from small_model import plain, random_tensor, small_model, vocabulary
 
 import blocks2tokens as b2t
 from blocks2tokens import GGUFError, UnsupportedError
@@ -25,13 +25,27 @@ def refused(small, path, error, *words):
         assert word in str(raised.value)
 
 
+def logits(small, path):
+    return b2t.load(small.write(path)).logits(list(range(3, 19)))
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "small.gguf"
 
 
-def test_the_model_that_is_spoiled_below_loads(path):
-    assert len(b2t.load(small_model().write(path)).logits([1, 2])) == 2
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 16}
+LLAMA3 = {"type": "llama3", "original_context_length": 16}
+
+
+ARCHITECTURES = ["llama", "qwen2", "qwen3"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_model_that_is_spoiled_below_loads(path, architecture):
+    for options in ({}, {"tied": False, "head_dim": 16}):
+        small = small_model(architecture, n_layers=1, **options)
+        assert len(b2t.load(small.write(path)).logits([1, 2])) == 2
 
 
 # --- Settings ---------------------------------------------------------------------------------------------
@@ -44,11 +58,27 @@ NO_COUNTS = [0, -1, 2.0, "2", True, [2, 2], [2.0], ["2"], 2**31, 2**32 - 1, 2**4
 NO_NUMBERS = [0.0, -1.0, 0, -1, float("nan"), float("inf"), "0.1", True, [0.1]]
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("key", REQUIRED)
-def test_a_missing_setting_is_named(path, key):
-    small = small_model()
-    del small.metadata[f"llama.{key}"]
-    refused(small, path, GGUFError, f"llama.{key}", "missing")
+def test_a_missing_setting_is_named(path, key, architecture):
+    small = small_model(architecture)
+    del small.metadata[f"{architecture}.{key}"]
+    refused(small, path, GGUFError, f"{architecture}.{key}", "missing")
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("key", [*WHOLE, *NUMBERS])
+def test_impossible_settings_of_other_architectures_are_named(path, key, architecture):
+    for value in (0, -2, "2", float("nan")):
+        small = small_model(architecture, head_dim=16)
+        small.metadata[f"{architecture}.{key}"] = value
+        refused(small, path, GGUFError, f"{architecture}.{key}", "expected a positive", str(value))
+
+
+def test_settings_of_another_architecture_do_not_count(path):
+    small = small_model("qwen2")
+    small.metadata |= {"llama.block_count": 2, "general.architecture": "qwen3"}
+    refused(small, path, GGUFError, "qwen3.embedding_length", "missing")
 
 
 @pytest.mark.parametrize("value", NO_COUNTS, ids=str)
@@ -76,38 +106,41 @@ def test_an_architecture_that_is_no_string_is_named(path, value):
     refused(small, path, GGUFError, "general.architecture", "expected a string")
 
 
-@pytest.mark.parametrize("value", ["", "LLAMA", "mamba"])
+@pytest.mark.parametrize("value", ["", "LLAMA", "mamba", "qwen", "qwen2moe", "qwen35", "llama4"])
 def test_an_unknown_architecture_is_named(path, value):
     small = small_model()
     small.metadata["general.architecture"] = value
-    refused(small, path, UnsupportedError, "architecture", repr(value), "llama")
+    refused(small, path, UnsupportedError, "architecture", repr(value), *ARCHITECTURES)
 
 
 IMPOSSIBLE_HEADS = {
-    "shared unevenly": ({"n_heads": 4, "n_kv_heads": 3}, "llama.attention.head_count_kv", "3 does not"),
-    "more shared than there are": (
-        {"n_heads": 2, "n_kv_heads": 4},
-        "llama.attention.head_count_kv",
-        "4 does",
-    ),
-    "width unknown": ({"n_heads": 3, "n_kv_heads": 3}, "llama.attention.key_length", "missing"),
-    "odd width": ({"n_heads": 4, "head_dim": 15}, "llama.attention.key_length", "heads of 15"),
-    "width of one": ({"n_heads": 64, "n_kv_heads": 64}, "llama.attention.key_length", "heads of 1"),
+    "shared unevenly": ({"n_heads": 4, "n_kv_heads": 3}, "attention.head_count_kv", "3 does not"),
+    "more shared than there are": ({"n_heads": 2, "n_kv_heads": 4}, "attention.head_count_kv", "4 does"),
+    "width unknown": ({"n_heads": 3, "n_kv_heads": 3}, "attention.key_length", "missing"),
+    "odd width": ({"n_heads": 4, "head_dim": 15}, "attention.key_length", "heads of 15"),
+    "width of one": ({"n_heads": 64, "n_kv_heads": 64}, "attention.key_length", "heads of 1"),
 }
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("case", IMPOSSIBLE_HEADS)
-def test_heads_that_cannot_be_are_named(path, case):
-    shape, *words = IMPOSSIBLE_HEADS[case]
-    refused(small_model(**shape), path, GGUFError, *words)
+def test_heads_that_cannot_be_are_named(path, case, architecture):
+    shape, key, reason = IMPOSSIBLE_HEADS[case]
+    refused(small_model(architecture, **shape), path, GGUFError, f"{architecture}.{key}", reason)
 
 
 UNSUPPORTED = {
     "attention.value_length": [8, 17, "16", [16, 16]],
+    "attention.scale": [0.5],
+    "attention.sliding_window": [64],
+    "attention.causal": [False],
     "rope.dimension_count": [8, 0, "16", [16, 16]],
-    "rope.scaling.type": ["linear", "yarn", "longrope", "", 0, ["none", "none"]],
-    "rope.scaling.factor": [4.0, 0.5, "1"],
-    "rope.scale_linear": [4.0],
+    "rope.scaling.type": ["longrope", "llama3", "YARN", "", 0, ["none", "none"]],
+    "rope.scaling.yarn_ext_factor": [0.5, 0.0],
+    "rope.scaling.yarn_attn_factor": [1.25],
+    "rope.scaling.yarn_log_multiplier": [0.1],
+    "rope.scaling.yarn_beta_fast": [16.0, "32", float("nan")],
+    "rope.scaling.yarn_beta_slow": [2.0, 0.0],
     "expert_count": [8, 2.0, [0, 0]],
 }
 
@@ -115,28 +148,117 @@ UNSUPPORTED = {
 @pytest.mark.parametrize(
     ("key", "value"), [(key, value) for key in UNSUPPORTED for value in UNSUPPORTED[key]]
 )
-def test_a_variant_that_would_come_out_wrong_is_named(path, key, value):
-    small = small_model(head_dim=16)
-    small.metadata[f"llama.{key}"] = value
-    refused(small, path, UnsupportedError, f"llama.{key}", "expected", str(value)[:4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_variant_that_would_come_out_wrong_is_named(path, key, value, architecture):
+    small = small_model(architecture, head_dim=16, rope_scaling=YARN)
+    small.metadata[f"{architecture}.{key}"] = value
+    wanted = "supported" if key == "rope.scaling.type" else "expected"
+    refused(small, path, UnsupportedError, f"{architecture}.{key}", wanted, str(value)[:4])
 
 
 def test_settings_that_change_nothing_are_taken(path):
     small = small_model(head_dim=16)
-    neutral = {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "expert_count": 0, "vocab_size": 320}
+    neutral = {
+        "rope.scaling.type": "none",
+        "rope.scaling.factor": 1.0,
+        "rope.scaling.finetuned": True,
+        "rope.scaling.yarn_ext_factor": 1.0,
+        "rope.scaling.yarn_beta_fast": 32.0,
+        "attention.sliding_window": 0,
+        "attention.causal": True,
+        "expert_count": 0,
+        "vocab_size": 320,
+    }
     small.metadata |= {f"llama.{key}": value for key, value in neutral.items()}
-    b2t.load(small.write(path))
+    assert np.array_equal(logits(small, path), logits(small_model(head_dim=16), path))
+
+
+# --- RoPE scaling -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"])
+@pytest.mark.parametrize("kind", ["linear", "yarn", None])
+def test_what_is_no_scale_is_named(path, kind, key, value):
+    small = small_model("qwen2", rope_scaling={"type": kind} if kind else {})
+    small.metadata[f"qwen2.{key}"] = value
+    refused(small, path, GGUFError, f"qwen2.{key}", "positive number", str(value)[:3])
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=str)
+def test_what_is_no_original_context_is_named(path, value):
+    key = "rope.scaling.original_context_length"
+    small = small_model("qwen3", rope_scaling=YARN)
+    small.metadata[f"qwen3.{key}"] = value
+    refused(small, path, GGUFError, f"qwen3.{key}", "positive whole number", str(value)[:3])
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_yarn_needs_frequencies_that_fall(path, architecture, theta):
+    small = small_model(architecture, rope_scaling=YARN, rope_theta=theta)
+    refused(small, path, GGUFError, f"{architecture}.rope.freq_base", "yarn")
+
+
+EQUAL_SCALINGS = {
+    "linear, by its old name": ({"type": "linear", "factor": 4.0}, {"rope.scale_linear": 4.0}),
+    "linear, unsaid": ({"type": "linear", "factor": 4.0}, {"rope.scaling.factor": 4.0}),
+    "a whole number": ({"type": "linear", "factor": 4.0}, {"rope.scaling.factor": 4}),
+    "the new name goes first": (
+        {"type": "linear", "factor": 4.0},
+        {"rope.scaling.factor": 4.0, "rope.scale_linear": 2.0},
+    ),
+    "none": (None, {"rope.scaling.type": "none", "rope.scaling.factor": 4.0}),
+    "linear by one": (None, {"rope.scaling.type": "linear", "rope.scaling.factor": 1.0}),
+    "linear by nothing": (None, {"rope.scaling.type": "linear"}),
+    "yarn by one": (None, {"rope.scaling.type": "yarn", "rope.scaling.factor": 1.0}),
+}
+
+
+@pytest.mark.parametrize("case", EQUAL_SCALINGS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_scaling_said_in_another_way_is_the_same(path, architecture, case):
+    scaling, keys = EQUAL_SCALINGS[case]
+    small = small_model(architecture)
+    small.metadata |= {f"{architecture}.{key}": value for key, value in keys.items()}
+    expected = logits(small_model(architecture, rope_scaling=scaling), path)
+    assert np.allclose(logits(small, path), expected, rtol=0, atol=1e-4)
+    assert scaling is None or not np.allclose(expected, logits(small_model(architecture), path), atol=0.1)
+
+
+def test_factors_of_frequencies_must_be_numbers_above_zero(path):
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        small = small_model(rope_scaling=LLAMA3)
+        factors = np.ones(8, np.float32)
+        factors[3] = bad
+        small.tensors["rope_freqs.weight"] = "F32", plain(factors, "F32")
+        refused(small, path, GGUFError, "tensor rope_freqs.weight", "positive")
+
+
+@pytest.mark.parametrize("shape", [(7,), (9,), (16,), (1, 8), (8, 1)], ids=str)
+def test_factors_of_frequencies_are_one_for_each_pair(path, shape):
+    small = small_model(rope_scaling=LLAMA3)
+    put_tensor(small, "rope_freqs.weight", *shape)
+    refused(small, path, GGUFError, "tensor rope_freqs.weight", "expected shape (8,)", str(shape))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_factors_of_frequencies_belong_to_llama(path, architecture):
+    small = small_model(architecture, rope_scaling=LLAMA3)
+    refused(small, path, UnsupportedError, "tensor rope_freqs.weight", "no place")
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------
 
-TENSORS = list(small_model(n_layers=1, tied=False).tensors)
-MATRICES = [name for name in TENSORS if "norm" not in name]
+TENSORS = {name: list(small_model(name, n_layers=1, tied=False).tensors) for name in ARCHITECTURES}
+ALL_TENSORS = [(architecture, name) for architecture in ARCHITECTURES for name in TENSORS[architecture]]
 
 
-@pytest.mark.parametrize("name", [name for name in TENSORS if name != "output.weight"])
-def test_a_missing_tensor_is_named(path, name):
-    small = small_model(n_layers=1, tied=False)
+@pytest.mark.parametrize(
+    ("architecture", "name"), [both for both in ALL_TENSORS if both[1] != "output.weight"]
+)
+def test_a_missing_tensor_is_named(path, architecture, name):
+    small = small_model(architecture, n_layers=1, tied=False)
     del small.tensors[name]
     refused(small, path, GGUFError, f"tensor {name}")
 
@@ -153,13 +275,13 @@ def raw_shape(small, name):
     return (*raw.shape[:-1], raw.shape[-1] // 4)
 
 
-@pytest.mark.parametrize("name", TENSORS)
-def test_a_tensor_of_another_shape_is_named(path, name):
-    shape = raw_shape(small_model(n_layers=1, tied=False), name)
+@pytest.mark.parametrize(("architecture", "name"), ALL_TENSORS)
+def test_a_tensor_of_another_shape_is_named(path, architecture, name):
+    shape = raw_shape(small_model(architecture, n_layers=1, tied=False), name)
     flat = (int(np.prod(shape)),)
     others = {(*shape[:-1], shape[-1] + 32), (shape[-1], 33), (*shape, 1), (1, *shape), flat} - {shape}
     for other in others:
-        small = small_model(n_layers=1, tied=False)
+        small = small_model(architecture, n_layers=1, tied=False)
         put_tensor(small, name, *other)
         # The embedding's rows are the vocabulary's size: other matrices then differ from it.
         refused(small, path, GGUFError, "tensor", "expected", "got")
@@ -186,15 +308,33 @@ def test_a_tensor_of_an_unknown_type_is_named(path, name, kind):
     refused(small, path, UnsupportedError, name, kind)
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "rope_freqs.weight", "blk.2.attn_q.weight", "extra"])
-def test_a_tensor_without_a_place_is_named(path, name):
-    small = small_model(n_layers=2)
-    put_tensor(small, name, 64)
+WITHOUT_PLACE = ["blk.0.attn_output.bias", "blk.0.ffn_down.bias", "output.bias", "blk.0.attn_qkv.weight"]
+WITHOUT_PLACE += ["blk.2.attn_q.weight", "blk.2.attn_q.bias", "attn_q.bias", "extra"]
+HEAD_NORMS = ["blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [(architecture, name) for architecture in ARCHITECTURES for name in WITHOUT_PLACE]
+    + [(architecture, name) for architecture in ("llama", "qwen2") for name in HEAD_NORMS],
+)
+def test_a_tensor_without_a_place_is_named(path, architecture, name):
+    small = small_model(architecture, n_layers=2)
+    put_tensor(small, name, 16)
     refused(small, path, UnsupportedError, f"tensor {name}", "no place")
 
 
+@pytest.mark.parametrize("part", "qkv")
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_bias_that_may_be_there_must_fit(path, architecture, part):
+    small = small_model(architecture)
+    put_tensor(small, f"blk.0.attn_{part}.bias", 65)
+    refused(small, path, GGUFError, f"tensor blk.0.attn_{part}.bias", "expected shape", "(65,)")
+
+
 def test_a_norm_may_be_stored_in_blocks(path):
-    small = small_model()
+    small = small_model("qwen3")
+    put_tensor(small, "blk.1.attn_q_norm.weight", 16, format_name="F16")
     put_tensor(small, "output_norm.weight", 64, format_name="Q8_0")
     assert b2t.load(small.write(path)).transformer.output_norm.shape == (64,)
 

@@ -1,12 +1,12 @@
-"""The forward pass against a float64 one written here from the definition, and generation upon it."""
+"""The forward pass against a float64 one written from the definition, and generation upon it."""
 
 import inspect
 import mmap
 from itertools import accumulate, islice
 
-import gguf
 import numpy as np
 import pytest
+from reference import Reference
 from small_model import small_model
 
 import blocks2tokens as b2t
@@ -64,63 +64,6 @@ def model(path_of):
     return b2t.load(path_of("mixed"))
 
 
-class Reference:
-    """The llama architecture in float64, token by token, from the file as the `gguf` package reads it."""
-
-    def __init__(self, path):
-        reader = gguf.GGUFReader(path)
-        self.weights = {
-            tensor.name.removesuffix(".weight"): gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-            .reshape(tensor.shape[::-1])
-            .astype(np.float64)
-            for tensor in reader.tensors
-        }
-        self.setting = lambda key: reader.fields[f"llama.{key}"].contents()
-        self.dim = self.setting("embedding_length")
-        self.n_heads = self.setting("attention.head_count")
-        self.n_kv_heads = self.setting("attention.head_count_kv")
-        self.head_dim = len(self.weights["blk.0.attn_q"]) // self.n_heads
-
-    def norm(self, x, name):
-        eps = self.setting("attention.layer_norm_rms_epsilon")
-        return x / np.sqrt(x @ x / len(x) + eps) * self.weights[name]
-
-    def rotate(self, vector, position):
-        """Turn each pair of a head by its angle: a product of complex numbers."""
-        pairs = vector[0::2] + 1j * vector[1::2]
-        exponents = np.arange(self.head_dim // 2) * 2 / self.head_dim
-        turned = pairs * np.exp(1j * position / self.setting("rope.freq_base") ** exponents)
-        return np.stack([turned.real, turned.imag], axis=1).reshape(-1)
-
-    def logits(self, ids):
-        """Return float64 [len(ids), vocab]."""
-        W = self.weights
-        seen = [[] for _ in range(self.setting("block_count"))]  # by layer: (keys, values) of each token
-        out = []
-        for position, token in enumerate(ids):
-            x = W["token_embd"][token]
-            for i, past in enumerate(seen):
-                x = x + self.attention(i, self.norm(x, f"blk.{i}.attn_norm"), position, past)
-                h = self.norm(x, f"blk.{i}.ffn_norm")
-                gate = W[f"blk.{i}.ffn_gate"] @ h
-                x = x + W[f"blk.{i}.ffn_down"] @ (gate / (1 + np.exp(-gate)) * (W[f"blk.{i}.ffn_up"] @ h))
-            out.append(W.get("output", W["token_embd"]) @ self.norm(x, "output_norm"))
-        return np.array(out)
-
-    def attention(self, i, h, position, past):
-        W, size = self.weights, self.head_dim
-        q, k, v = ((W[f"blk.{i}.attn_{part}"] @ h).reshape(-1, size) for part in "qkv")
-        past.append(([self.rotate(key, position) for key in k], v))
-        heads = []
-        for head in range(self.n_heads):
-            shared = head * self.n_kv_heads // self.n_heads
-            scores = np.array([self.rotate(q[head], position) @ keys[shared] for keys, _ in past])
-            weights = np.exp((scores - scores.max()) / np.sqrt(size))
-            values = np.array([values[shared] for _, values in past])
-            heads.append(weights @ values / weights.sum())
-        return W[f"blk.{i}.attn_output"] @ np.concatenate(heads)
-
-
 def close(a, b):
     """Equal but for float32: within a few thousandths of a percent of the spread of the logits."""
     return a.shape == b.shape and np.abs(a - b).max() < 3e-5 * np.std(b)
@@ -148,7 +91,7 @@ def test_the_reference_notices_a_difference(path_of):
     model = b2t.load(path_of("mixed"))
     expected = Reference(path_of("mixed")).logits(IDS)
     assert not close(model.logits([*IDS[:5], 4, *IDS[6:]]), expected)
-    object.__setattr__(model.transformer.config, "rope_theta", 10_010.0)
+    model.transformer.weights.rope_frequencies *= 1.001
     assert not close(model.logits(IDS), expected)
 
 
@@ -176,13 +119,13 @@ def test_decoding_through_the_cache_equals_one_pass(model, sizes):
 def test_long_prompts_are_cut_into_passes_that_change_nothing(model, monkeypatch, prefill):
     whole = model.logits(IDS)
     passes = []
-    original = transformer.Transformer._pass
+    original = transformer.run_batch
 
-    def counted(self, ids, cache):
+    def counted(weights, config, ids, cache):
         passes.append(len(ids))
-        return original(self, ids, cache)
+        return original(weights, config, ids, cache)
 
-    monkeypatch.setattr(transformer.Transformer, "_pass", counted)
+    monkeypatch.setattr(transformer, "run_batch", counted)
     monkeypatch.setattr(transformer, "PREFILL", prefill)
     assert close(model.logits(IDS), whole)
     assert sum(passes) == len(IDS) and max(passes) == min(prefill, len(IDS))
@@ -322,13 +265,13 @@ def test_greedy_generation_takes_the_largest_logit_each_time(path_of, name):
 
 def test_generation_streams(model, monkeypatch):
     passes = []
-    original = transformer.Transformer.hidden
+    original = transformer.Transformer.next_logits
 
     def counted(self, ids, cache):
         passes.append(len(ids))
         return original(self, ids, cache)
 
-    monkeypatch.setattr(transformer.Transformer, "hidden", counted)
+    monkeypatch.setattr(transformer.Transformer, "next_logits", counted)
     tokens = model.generate(PROMPT, 40)
     assert inspect.isgenerator(tokens) and passes == []
     next(tokens)

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import blocks2tokens as b2t
-from blocks2tokens.course import bench, models, peer, published, roofline
+from blocks2tokens.course import bench, bench_models, models, peer, published, roofline
 from blocks2tokens.kernels.simd_rows import SIMD_FORMATS
 
 SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
@@ -31,7 +31,7 @@ def main() -> None:
     print_phase0()
     print_formats(ceilings)
     print_errors()
-    print_decoding()
+    bench_models.print_models(ceilings)
     print_report()
 
 
@@ -209,22 +209,6 @@ def matrices(name: str, shape: tuple[int, int], n: int) -> list[b2t.QuantizedMat
     rows = fmt.quantize(rng.standard_normal((64, shape[1]), dtype=np.float32) * np.float32(0.02))
     orders = (rng.integers(0, 64, shape[0]) for _ in range(n))
     return [b2t.QuantizedMatrix(rows[order], fmt, shape) for order in orders]
-
-
-def print_decoding() -> None:
-    """Time greedy decoding of each model that is here, prompt and first token not counted."""
-    print("\nGreedy decoding, tokens per second")
-    for name, path in models.available().items():
-        model = b2t.load(path)
-        ids = model.tokenizer.encode("The first of these was")
-        n_more = sum(1 for _ in model.generate(ids, 17)) - 1
-        lengths = {"first": 1, "all": 1 + n_more}
-        timings = bench.interleaved({key: partial(_generate, model, ids, n) for key, n in lengths.items()}, 5)
-        print(f"  {name:24} {n_more / (timings['all'].median - timings['first'].median):8.1f}")
-
-
-def _generate(model, ids, n_tokens):
-    return list(model.generate(ids, n_tokens))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""The peer for whole models: llama.cpp on the same GGUF file, through its own C functions.
+
+    prefill   a fresh cache, the prompt in batches of up to 512 tokens, logits of its last token alone
+    decode    one token a call of llama_decode, the next by argmax over its logits
+
+What llama.cpp does by default stays so: the file is mapped, weights are repacked for this CPU as they are
+loaded, it decides about flash attention, its cache is float16. Threads and the length of the cache are
+ours to say.
+"""
+
+import ctypes
+import os
+
+import numpy as np
+
+BATCH = 512  # tokens, llama.cpp's own default
+
+
+class PeerModel:
+    """A model that llama.cpp has loaded, with one cache."""
+
+    def __init__(self, path: str | os.PathLike[str], n_threads: int, n_context: int):
+        """Load a GGUF file; ImportError without llama-cpp-python, RuntimeError if it refuses the file."""
+        import llama_cpp as llama  # here, because it is optional
+
+        self.llama = llama
+        llama.llama_log_set(_quiet, None)
+        llama.llama_backend_init()
+        self.model = llama.llama_model_load_from_file(os.fsencode(path), llama.llama_model_default_params())
+        if not self.model:
+            raise RuntimeError(f"{path}: llama.cpp could not load it")
+        settings = llama.llama_context_default_params()
+        settings.n_ctx, settings.n_batch, settings.n_ubatch = n_context, BATCH, BATCH
+        settings.n_threads = settings.n_threads_batch = n_threads
+        self.context = llama.llama_init_from_model(self.model, settings)
+        if not self.context:
+            raise RuntimeError(f"{path}: llama.cpp has no room for a cache of {n_context} tokens")
+        self.vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
+
+    def prefill(self, ids: list[int]) -> np.ndarray:
+        """Run ids on a fresh cache; return the logits of the last, float32 [vocab]."""
+        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+        for i in range(0, len(ids), BATCH):
+            self._run(ids[i : i + BATCH], with_logits=i + BATCH >= len(ids))
+        return self.logits()
+
+    def decode(self, n: int) -> list[int]:
+        """Append n greedy tokens, each run by itself; return them."""
+        ids = []
+        for _ in range(n):
+            ids.append(int(self.logits().argmax()))
+            self._run(ids[-1:], with_logits=True)
+        return ids
+
+    def logits(self) -> np.ndarray:
+        """Return a view of the logits of the last token, float32 [vocab], valid until the next call."""
+        pointer = self.llama.llama_get_logits_ith(self.context, -1)
+        return np.ctypeslib.as_array(pointer, (self.vocab_size,))
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.llama.llama_free(self.context)
+        self.llama.llama_model_free(self.model)
+
+    def _run(self, ids, with_logits):
+        tokens = (self.llama.llama_token * len(ids))(*ids)
+        flags = (ctypes.c_int8 * len(ids))()
+        flags[-1] = with_logits
+        # Positions and sequence are left out: llama.cpp then goes on behind the cache.
+        batch = self.llama.llama_batch(n_tokens=len(ids), token=tokens, logits=flags)
+        if self.llama.llama_decode(self.context, batch) != 0:
+            raise RuntimeError(f"llama.cpp could not run {len(ids)} tokens")
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+def _quiet(level, text, data):
+    pass
