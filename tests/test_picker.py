@@ -1,5 +1,6 @@
 """The picker: the fastest kernel is taken, measured once, and kept where the user's caches are."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -46,6 +47,14 @@ def test_the_fastest_for_that_many_rows_is_picked(cache, crossing):
     kernels, _ = crossing
     picks = {M: picker.choose(b2t.FORMATS["Q4_K"], M, kernels).kernel for M in (0, 1, 4, 8, 15, 16, 999)}
     assert picks == {0: "few", 1: "few", 4: "few", 8: "few", 15: "few", 16: "many", 999: "many"}
+
+
+def test_a_kernel_is_tried_for_the_rows_that_it_is_meant_for(cache, crossing):
+    kernels, calls = crossing
+    kernels["few"] = dataclasses.replace(kernels["few"], rows=range(1, 5))
+    picks = {M: picker.choose(b2t.FORMATS["Q4_K"], M, kernels).kernel for M in (1, 4, 8)}
+    assert picks == {1: "few", 4: "few", 8: "many"}
+    assert calls.count("few") < calls.count("many")
 
 
 def test_it_is_measured_once_and_read_from_the_file_after_that(cache, crossing):

@@ -274,5 +274,11 @@ def count(M, K, N, fmt, cores):
 
 
 KERNEL = Kernel(
-    "integer_gemm", "gguf", "unpack 16 rows, turn them, use them for all rows of x", run, count, True
+    "integer_gemm",
+    "gguf",
+    "unpack 16 rows, turn them, use them for all rows of x",
+    run,
+    count,
+    True,
+    rows=range(4, 2**62),
 )

@@ -40,6 +40,7 @@ class Kernel:
     """A named matrix product; calling it checks its arguments and runs it.
 
     rounds_activations   x is rounded to 8-bit integers first, for the formats that the kernel is made for
+    rows                 for how many rows of x it is a candidate; it can multiply any number
     """
 
     name: str
@@ -48,6 +49,7 @@ class Kernel:
     run: Callable[[np.ndarray, QuantizedMatrix], np.ndarray]
     count: Callable[[int, int, int, Format, int], Cost]
     rounds_activations: bool = False
+    rows: range = range(1, 2**62)
 
     def __call__(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
         """Multiply x, float32 [M, K], by w; ValueError for another dtype, shape or layout."""

@@ -5,7 +5,8 @@
 
 The first product with a format times the kernels on a matrix of its own for each M of ROWS, which takes a
 second or two, and keeps the winners in the user's cache folder; from then on they are looked up. Between two
-measured M the winner of the lower one is taken. The file's name holds all that the choice depends on: the
+measured M the winner of the lower one is taken. Noise decides nothing that is beyond doubt: a kernel takes
+part for the numbers of rows that it is meant for, `Kernel.rows`. The file's name holds all that the choice depends on: the
 processor, the number of threads, the instruction set, and the kernels themselves.
 """
 
@@ -74,27 +75,28 @@ def calibrate(fmt: Format, kernels: tuple) -> dict[int, tuple[str, float]]:
     times = timed(kernels, inputs, w)
     table = {}
     for M in ROWS:
-        best = min(times[kernel.name, M] for kernel in kernels)
-        fastest = next(kernel.name for kernel in kernels if times[kernel.name, M] * MARGIN <= best)
+        candidates = [kernel.name for kernel in kernels if M in kernel.rows]
+        best = min(times[name, M] for name in candidates)
+        fastest = next(name for name in candidates if times[name, M] * MARGIN <= best)
         table[M] = fastest, times[fastest, M]
     return table
 
 
 def timed(kernels, inputs, w):
-    """Return {(kernel's name, M): seconds}, the least of REPEATS.
+    """Return {(kernel's name, M): seconds}, the least of REPEATS, for each kernel that is meant for M rows.
 
     All are run once before any is run again: a neighbour that takes the cores for a while then disturbs
     one repeat of each, and not all repeats of one.
     """
-    times = {(kernel.name, len(x)): float("inf") for x in inputs for kernel in kernels}
+    runs = [(kernel, x) for x in inputs for kernel in kernels if len(x) in kernel.rows]
+    times = {(kernel.name, len(x)): float("inf") for kernel, x in runs}
     for repeat in range(REPEATS + 1):
-        for x in inputs:
-            for kernel in kernels:
-                before = time.perf_counter()
-                kernel.run(x, w)
-                if repeat:  # the first run compiles
-                    key = kernel.name, len(x)
-                    times[key] = min(times[key], time.perf_counter() - before)
+        for kernel, x in runs:
+            before = time.perf_counter()
+            kernel.run(x, w)
+            if repeat:  # the first run compiles
+                key = kernel.name, len(x)
+                times[key] = min(times[key], time.perf_counter() - before)
     return times
 
 

@@ -123,4 +123,6 @@ def count(M, K, N, fmt, cores):
     return count_times(M, M, K, N, fmt)
 
 
-KERNEL = Kernel("simd_dot", "gguf", "the CPU's dot instruction on 64 bytes of codes", run, count, True)
+KERNEL = Kernel(
+    "simd_dot", "gguf", "the CPU's dot instruction on 64 bytes of codes", run, count, True, rows=range(1, 32)
+)

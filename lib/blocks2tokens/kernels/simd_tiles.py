@@ -35,4 +35,12 @@ def count(M, K, N, fmt, cores):
     return count_times(M // 4 + M % 4, M, K, N, fmt)
 
 
-KERNEL = Kernel("simd_tiles", "gguf", "unpack 256 weights, use them for four rows of x", run, count, True)
+KERNEL = Kernel(
+    "simd_tiles",
+    "gguf",
+    "unpack 256 weights, use them for four rows of x",
+    run,
+    count,
+    True,
+    rows=range(2, 64),
+)

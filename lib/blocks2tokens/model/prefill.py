@@ -3,55 +3,121 @@
     x float32 [T, dim]     T tokens behind those in the cache
 
 The products are `kernels.matmul`'s, which takes the kernel that suits T rows. What lies between them is
-compiled and shared by the cores: norms by rows, attention by heads.
+compiled and shared by the cores: norms, rotations and gates by rows, attention by heads.
 """
 
 from contextlib import AbstractContextManager
 from functools import lru_cache
 
 import numpy as np
+from numba import njit, prange
 from threadpoolctl import ThreadpoolController
 
 from blocks2tokens.kernels import matmul
-from blocks2tokens.model import rope
-from blocks2tokens.model.attention import attend
-from blocks2tokens.model.layers import rms_norm, swiglu
+from blocks2tokens.model.batch_attention import attend_batch
+from blocks2tokens.model.compiled_layers import (
+    add,
+    fill_angles,
+    normalize,
+    rotate,
+    silu_times,
+    store_all,
+)
+from blocks2tokens.model.config import ModelConfig
+from blocks2tokens.model.kv_cache import KVCache
+from blocks2tokens.model.rope import magnitude
+from blocks2tokens.model.weights import Layer, Weights
 
-ROTATE = {"adjacent": rope.rotate_adjacent, "halves": rope.rotate_halves}
+NOTHING = np.zeros(0, np.float32)
 
 
-def run_batch(weights, c, ids, cache):
+@njit(parallel=True, cache=True)
+def normalize_rows(x, weight, eps, out):
+    """out = rms_norm(x), float32 [T, dim]."""
+    for t in prange(x.shape[0]):
+        normalize(x[t], weight, eps, out[t])
+
+
+@njit(parallel=True, cache=True)
+def add_rows(x, more):
+    """x += more, float32 [T, dim]."""
+    for t in prange(x.shape[0]):
+        add(x[t], more[t])
+
+
+@njit(parallel=True, cache=True)
+def silu_times_rows(gate, up):
+    """gate = silu(gate) * up, float32 [T, ffn_dim]."""
+    for t in prange(gate.shape[0]):
+        silu_times(gate[t], up[t], gate[t])
+
+
+@njit(parallel=True, cache=True)
+def finish_heads(x, bias, norm, eps, cos, sin, halves):
+    """Add the bias, normalize and rotate each head in place; x float32 [T, heads, head_dim].
+
+    Of bias, float32 [heads * head_dim], norm [head_dim] and cos, sin [T, head_dim / 2] those of no size are
+    left out.
+    """
+    size = x.shape[2]
+    for t in prange(x.shape[0]):
+        for head in range(x.shape[1]):
+            if bias.size:
+                add(x[t, head], bias[head * size : (head + 1) * size])
+            if norm.size:
+                normalize(x[t, head], norm, eps, x[t, head])
+            if cos.size:
+                rotate(x[t, head], cos[t], sin[t], halves)
+
+
+@njit(parallel=True, cache=True)
+def store_rows(x, cache, first):
+    """Store x, float32 [T, heads, head_dim], in a layer of the cache, [heads, capacity, head_dim]."""
+    for t in prange(x.shape[0]):
+        for head in range(x.shape[1]):
+            store_all(x[t, head], cache[head, first + t])
+
+
+@njit(cache=True)
+def all_angles(first, frequencies, magnitude, cos, sin):
+    """Fill cos and sin, float32 [T, head_dim / 2], for positions `first` and on."""
+    for t in range(cos.shape[0]):
+        fill_angles(first + t, frequencies, magnitude, cos[t], sin[t])
+
+
+def run_batch(weights: Weights, c: ModelConfig, ids: np.ndarray, cache: KVCache) -> np.ndarray:
     """Run ids, int64 [T], behind the tokens of the cache; return the final stream, float32 [T, dim]."""
-    positions = np.arange(cache.length, cache.length + len(ids))
-    cos, sin = (
-        rope.magnitude(c.rope_scaling) * part for part in rope.angles(positions, weights.rope_frequencies)
-    )
-    cos, sin = cos.astype(np.float32), sin.astype(np.float32)
+    angles = tuple(np.empty((len(ids), c.head_dim // 2), np.float32) for _ in range(2))
+    all_angles(cache.length, weights.rope_frequencies, magnitude(c.rope_scaling), *angles)
     x = weights.token_embd.rows(ids)
+    h, eps = np.empty_like(x), np.float32(c.norm_eps)
     for i, layer in enumerate(weights.layers):
-        x = x + _attention(layer, c, i, rms_norm(x, layer.attn_norm, c.norm_eps), cos, sin, cache)
-        h = rms_norm(x, layer.ffn_norm, c.norm_eps)
-        x = x + matmul(swiglu(matmul(h, layer.ffn_gate), matmul(h, layer.ffn_up)), layer.ffn_down)
+        normalize_rows(x, layer.attn_norm, eps, h)
+        add_rows(x, _attention(layer, c, i, h, angles, cache))
+        normalize_rows(x, layer.ffn_norm, eps, h)
+        gate = matmul(h, layer.ffn_gate)
+        silu_times_rows(gate, matmul(h, layer.ffn_up))
+        add_rows(x, matmul(gate, layer.ffn_down))
     cache.advance(len(ids))
     return x
 
 
-def _attention(layer, c, i, h, cos, sin, cache):
-    T = len(h)
+def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) -> np.ndarray:
+    T, eps, halves = len(h), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
+    unturned = np.empty((T, 0), np.float32)
 
-    def head_parts(matrix, bias, n):
-        out = matmul(h, matrix)
-        return (out if bias is None else out + bias).reshape(T, n, c.head_dim)
+    def heads(name, n, cos, sin):
+        x = matmul(h, getattr(layer, name)).reshape(T, n, c.head_dim)
+        bias, norm = (getattr(layer, f"{name}_{part}", None) for part in ("bias", "norm"))
+        given = (NOTHING if part is None else part for part in (bias, norm))
+        finish_heads(x, *given, eps, cos, sin, halves)
+        return x
 
-    q = head_parts(layer.attn_q, layer.attn_q_bias, c.n_heads)
-    k = head_parts(layer.attn_k, layer.attn_k_bias, c.n_kv_heads)
-    v = head_parts(layer.attn_v, layer.attn_v_bias, c.n_kv_heads)
-    if layer.attn_q_norm is not None:
-        q, k = rms_norm(q, layer.attn_q_norm, c.norm_eps), rms_norm(k, layer.attn_k_norm, c.norm_eps)
-    rotate = ROTATE[c.family.rope_pairs]
-    cache.put(i, rotate(k, cos, sin), v)
-    keys, values = cache.get(i, cache.length + T)
-    out = attend(rotate(q, cos, sin), keys.astype(np.float32), values.astype(np.float32))
+    keys, values = cache.numbers(i)
+    q = heads("attn_q", c.n_heads, *angles)
+    store_rows(heads("attn_k", c.n_kv_heads, *angles), keys, cache.length)
+    store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)
+    out = attend_batch(q, keys, values, cache.length)
     return matmul(out.reshape(T, -1), layer.attn_output)
 
 

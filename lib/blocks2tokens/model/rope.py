@@ -94,3 +94,6 @@ def rotate_halves(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray
 def _rotated(a, b, cos, sin):
     cos, sin = cos[:, None], sin[:, None]
     return a * cos - b * sin, a * sin + b * cos
+
+
+ROTATE = {"adjacent": rotate_adjacent, "halves": rotate_halves}  # by ModelConfig.family.rope_pairs

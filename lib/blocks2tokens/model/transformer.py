@@ -109,7 +109,14 @@ class Transformer:
         """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
         with (
             one_blas_thread(),
-            tqdm(total=len(ids), desc="prompt", unit=" tokens", delay=2, leave=False) as bar,
+            tqdm(
+                total=len(ids),
+                desc="prompt",
+                unit=" tokens",
+                delay=2,
+                leave=False,
+                disable=len(ids) <= PREFILL,
+            ) as bar,
         ):
             for i in range(0, len(ids), PREFILL):
                 batch = ids[i : i + PREFILL]
