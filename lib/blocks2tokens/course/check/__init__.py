@@ -7,10 +7,13 @@ Each lesson has its module here, with its exercises in a list EXERCISES.
 """
 
 from blocks2tokens.course.check import (
+    attention,
     blocks_along_k,
     crossover,
+    full_transformer,
     gguf,
     integer_dots,
+    layers,
     phase0_baseline,
     phase1_naive_fused,
     phase2_optimized_fused,
@@ -23,6 +26,8 @@ from blocks2tokens.course.check import (
     roofline_model,
     scales_and_mins,
     the_verdict,
+    time_goes,
+    tokens,
     why_blocks,
 )
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict
@@ -45,6 +50,11 @@ LESSONS = (
     blocks_along_k,
     integer_dots,
     crossover,
+    tokens,
+    layers,
+    attention,
+    full_transformer,
+    time_goes,
 )
 
 EXERCISES: dict[str, Exercise] = {e.name: e for lesson in LESSONS for e in lesson.EXERCISES}

@@ -1,0 +1,133 @@
+"""The pictures of the lesson on layers.
+
+draw_norms          rows of two numbers, before and after RMSNorm and LayerNorm
+draw_stream         the size of the stream at each norm
+draw_hands          pairs of a head as hands on dials, at a position
+draw_wavelengths    tokens for one turn, pair by pair
+draw_by_position    what a change costs, by the position in the text
+draw_gate           silu beside relu, and what the gate makes of up
+side_by_side        texts in columns
+"""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+from matplotlib.axes import Axes
+
+from blocks2tokens.course import plot
+from blocks2tokens.model import rope
+from blocks2tokens.model.layers import swiglu
+
+DIALS = 8
+TRAIL = 3  # earlier positions shown
+
+
+def draw_norms(points: np.ndarray) -> None:
+    """Draw rows of two numbers, [n, 2], and where RMSNorm and LayerNorm put them."""
+    centred = points - points.mean(axis=1, keepdims=True)
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.9), sharex=True, sharey=True)
+    for ax, rows, name in zip(axes, (points, centred), ("RMSNorm", "LayerNorm"), strict=True):
+        normed = rows / np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
+        ax.plot(*np.stack([points, normed]).transpose(2, 0, 1), color="0.85", lw=0.8)
+        ax.plot(*points.T, "o", color=plot.GREY, ms=3, label="before")
+        ax.plot(*normed.T, "D", color=plot.BLUE, ms=5, label="after")
+        ax.set(title=name, xlabel="x[0]", aspect="equal", xlim=(-4, 4), ylim=(-4, 4))
+    axes[0].set_ylabel("x[1]")
+    axes[1].legend(loc="lower right")
+    figure.suptitle("RMSNorm keeps the direction; LayerNorm, of two numbers, a sign", weight="bold")
+
+
+def draw_stream(before: Sequence[float], after: Sequence[float]) -> Axes:
+    """Draw the size of the stream before and after each norm: two of each layer, then the last."""
+    n_layers = len(before) // 2
+    places = [f"{part} {i}" for i in range(n_layers) for part in ("attn", "ffn")] + ["output"]
+    axes = plt.subplots(figsize=(8, 3.8))[1]
+    axes.plot(places, before, "o-", color=plot.ORANGE, label="the stream, before the norm")
+    axes.plot(places, after, "D-", color=plot.BLUE, label="after it: what the products see")
+    axes.set(yscale="log", ylabel="root mean square", xlabel="norm of layer")
+    axes.set_title("The stream grows from layer to layer, the products see about 1")
+    axes.tick_params(axis="x", rotation=60)
+    axes.legend()
+    return axes
+
+
+def draw_hands(position: int = 3, head_dim: int = 64, theta: float = 10_000.0) -> None:
+    """Draw eight pairs of a head as hands on dials, at a position (blue) and at the few before (grey)."""
+    frequencies = rope.frequencies(head_dim, theta)
+    figure, dials = plt.subplots(1, DIALS, figsize=(10, 2.3))
+    for i, dial in zip(np.linspace(0, len(frequencies) - 1, DIALS).round().astype(int), dials, strict=True):
+        dial.add_patch(plt.Circle((0, 0), 1, color="0.93"))
+        for p in range(max(0, position - TRAIL), position + 1):
+            hand = np.exp(1j * p * frequencies[i])
+            style = {"color": plot.BLUE, "lw": 2.5} if p == position else {"color": "0.6", "lw": 1}
+            dial.plot([0, hand.real], [0, hand.imag], **style)
+        turns = position * frequencies[i] / (2 * np.pi)
+        dial.set_title(f"pair {i}\n{turns:,.2f} turns", size=9, weight="normal", loc="center")
+        dial.set(aspect="equal", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
+        dial.axis("off")
+    round_once = int(np.sum(position * frequencies >= 2 * np.pi))
+    title = f"Position {position:,}: {round_once} of {len(frequencies)} pairs have gone round"
+    figure.suptitle(f"{title} (head_dim {head_dim}, theta {theta:,.0f})", weight="bold")
+    plt.show()
+
+
+def draw_wavelengths(models: Mapping[str, tuple[int, float, int]]) -> Axes:
+    """Draw the tokens for one turn of each pair, for {name: (head_dim, theta, context)}."""
+    axes = plt.subplots(figsize=(8, 3.8))[1]
+    for (name, (head_dim, theta, context)), mark, colour in zip(
+        models.items(), "o^sD", plot.COLOURS, strict=False
+    ):
+        wavelength = 2 * np.pi / rope.frequencies(head_dim, theta)
+        full = int(np.sum(wavelength <= context))
+        label = f"{name}: {full} of {len(wavelength)} go round within the context"
+        axes.plot(wavelength, mark, color=colour, ms=5, label=label)
+        axes.axhline(context, color=colour, ls="--", lw=1)
+        axes.annotate(f"context {context:,}", (0, context), (0, 4), textcoords="offset points", color="0.3")
+    axes.set(yscale="log", xlabel="pair", ylabel="tokens for one turn")
+    axes.set_title("The first hand turns in six tokens, the last in thousands of times that")
+    axes.legend(loc="lower right")
+    return axes
+
+
+def draw_by_position(more: Mapping[str, np.ndarray]) -> Axes:
+    """Draw how much more loss changes cost, {name: nats, [T]}, in bins that double with the position."""
+    n = len(next(iter(more.values())))
+    edges = [0, *(2**p for p in range(n.bit_length()) if 2**p < n), n]
+    bins = list(pairwise(edges))
+    axes = plt.subplots()[1]
+    for (name, values), mark in zip(more.items(), "o^s", strict=False):
+        axes.plot([values[a:b].mean() for a, b in bins], f"{mark}-", label=name)
+    labels = [f"{a}" if b - a == 1 else f"{a}–{b - 1}" for a, b in bins]
+    axes.set_xticks(range(len(bins)), labels, rotation=30)
+    axes.set(xlabel="position in the text", ylabel="more loss than right, nats")
+    axes.legend()
+    return axes
+
+
+def draw_gate() -> None:
+    """Draw silu beside relu, and silu(gate) * up for three values of up."""
+    z = np.linspace(-6, 6, 241, dtype=np.float32)
+    axes = plt.subplots(1, 2, figsize=(9, 3.4))[1]
+    axes[0].plot(z, swiglu(z, np.ones_like(z)), color=plot.BLUE, label="silu")
+    axes[0].plot(z, np.maximum(z, 0), "--", color=plot.ORANGE, label="relu")
+    axes[0].set(title="silu: relu without the corner", xlabel="gate", ylabel="silu(gate)")
+    for up, style in ((2, "-"), (1, "--"), (-1, ":")):
+        axes[1].plot(z, swiglu(z, np.full_like(z, up)), style, color=plot.BLUE, label=f"up = {up}")
+    axes[1].set(title="Shut on the left, a factor on the right", xlabel="gate", ylabel="silu(gate) * up")
+    for ax in axes:
+        ax.legend()
+
+
+def side_by_side(prompt: str, texts: Mapping[str, str]) -> HTML:
+    """Return texts that continue a prompt as a table, one column for each of {heading: text}."""
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap;width:24em"
+    heads = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in texts)
+    lines = [html.escape(re.sub(r"\s*\n\s*", "\n", text.strip())) for text in texts.values()]
+    columns = "".join(f"<td style='{style}'>{text}</td>" for text in lines)
+    table = f"<table><tr>{heads}</tr><tr>{columns}</tr></table>"
+    return HTML(f"<i>{html.escape(prompt)} …</i>{table}")

@@ -1,0 +1,187 @@
+"""The checks of lesson 22: each right answer passes, each mistake, made here in a learner's way, is named."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from blocks2tokens.course.check import time_goes as lesson
+
+NAMES = {e.name: e for e in lesson.EXERCISES}
+
+
+# bytes_moved, in a learner's way: a list of (reads, writes), summed
+
+
+def moved(weights, bits, in_byte=8, zeroes=True, reads=True, writes=True, blocks=True, copied=2, rest=True):
+    block = bits / in_byte if blocks else 0
+    steps = [(0, 4), (block, 4), (0, 4), (4 * (copied - 1), 4), (4, 0)] if rest else [(block, 0)]
+    if not zeroes:
+        steps = [step for step in steps if step[0]]
+    return sum(weights * (reads * read + writes * written) for read, written in steps)
+
+
+# self_times, in a learner's way: a walk with a stack
+
+
+def times(stage, own=True, below=False, adds=True, deep=99, leaves=False):
+    found, waiting = Counter(), [(stage, 0)]
+    while waiting:
+        current, depth = waiting.pop()
+        seconds = current.seconds
+        if own:
+            seconds -= sum(part.seconds for part in current.stages.values())
+        if below:
+            seconds -= sum(all_below(part) for part in current.stages.values())
+        if not leaves or not current.stages:
+            found[current.name] = seconds + (found[current.name] if adds else 0)
+        if depth < deep:
+            waiting += [(part, depth + 1) for part in reversed(current.stages.values())]
+    return dict(found)
+
+
+def all_below(stage):
+    return sum(part.seconds + all_below(part) for part in stage.stages.values())
+
+
+# amdahl, in a learner's way: a second of work, before and after
+
+
+def speedup(share, factor, shrinks=True, rest=True, swapped=False):
+    if swapped:
+        share = 1 - share
+    before = 10.0
+    part, others = before * share, before * (1 - share)
+    after = (part / factor if shrinks else 0) + (others if rest else 0)
+    return before / after if after else float("inf")
+
+
+# lru_hit_rate, in a learner's way: a clock, and for each name when it was used
+
+
+def hit_rate(
+    accesses, sizes, capacity, refresh=True, oldest=True, drops=99, counts=False, refuses=True, result="rate"
+):
+    used, hits = {}, 0
+    for now, name in enumerate(accesses):
+        if name in used:
+            hits += 1
+            if refresh:
+                used[name] = now
+            continue
+        size = {n: 1 if counts else sizes[n] for n in sizes}
+        if refuses and size[name] > capacity:
+            continue
+        for _ in range(drops):
+            if not used or sum(size[n] for n in used) + size[name] <= capacity:
+                break
+            del used[(min if oldest else max)(used, key=used.get)]
+        used[name] = now
+    return {"rate": hits / len(accesses), "hits": hits, "misses": 1 - hits / len(accesses)}[result]
+
+
+def hit_rate_keeping(accesses, sizes, capacity):
+    inside, hits = set(), 0
+    for name in accesses:
+        hits += name in inside
+        if name not in inside and sum(sizes[n] for n in inside) + sizes[name] <= capacity:
+            inside.add(name)
+    return hits / len(accesses)
+
+
+def hit_rate_without_limit(accesses, sizes, capacity):
+    return sum(name in accesses[:i] for i, name in enumerate(accesses)) / len(accesses)
+
+
+def changed(function, **arguments):
+    def mutant(*given):
+        return function(*given, **arguments)
+
+    return mutant
+
+
+MUTANTS = [
+    ("bytes_moved", changed(moved, zeroes=False), "you leave out the zeroes"),
+    ("bytes_moved", changed(moved, writes=False), "you count reads only"),
+    ("bytes_moved", changed(moved, reads=False), "you count writes only"),
+    ("bytes_moved", changed(moved, in_byte=1), "you take bits for bytes"),
+    ("bytes_moved", changed(moved, blocks=False), "the blocks are missing"),
+    ("bytes_moved", changed(moved, copied=1), "one float is missing"),
+    ("bytes_moved", changed(moved, rest=False), "what reading the blocks takes"),
+    ("self_times", changed(times, own=False), "you count time twice"),
+    ("self_times", changed(times, below=True), "you take off too much"),
+    ("self_times", changed(times, adds=False), "a name in two places"),
+    ("self_times", changed(times, deep=1), "you stop one level down"),
+    ("self_times", changed(times, leaves=True), "only stages with nothing in them count"),
+    ("amdahl", changed(speedup, shrinks=False), "you let the share vanish"),
+    ("amdahl", lambda share, factor: 1 / speedup(share, factor), "this is the time that is left"),
+    ("amdahl", lambda share, factor: (1 - share) + share * factor, "you add up factors"),
+    ("amdahl", changed(speedup, rest=False), "you look at the share alone"),
+    ("amdahl", changed(speedup, swapped=True), "you made the rest faster"),
+    ("lru_hit_rate", changed(hit_rate, refresh=False), "you forget to refresh"),
+    ("lru_hit_rate", changed(hit_rate, oldest=False), "you drop the latest used"),
+    ("lru_hit_rate", hit_rate_keeping, "you never drop anything"),
+    ("lru_hit_rate", hit_rate_without_limit, "yours has room for everything"),
+    ("lru_hit_rate", changed(hit_rate, counts=True), "you count things"),
+    ("lru_hit_rate", changed(hit_rate, drops=1), "you drop one at most"),
+    ("lru_hit_rate", changed(hit_rate, refuses=False), "larger than the whole cache"),
+    ("lru_hit_rate", changed(hit_rate, result="hits"), "the number of hits"),
+    ("lru_hit_rate", changed(hit_rate, result="misses"), "the share of misses"),
+]
+RIGHT = {"bytes_moved": moved, "self_times": times, "amdahl": speedup, "lru_hit_rate": hit_rate}
+
+
+@pytest.mark.parametrize(("name", "mutant", "phrase"), MUTANTS, ids=[f"{m[0]}-{m[2]}" for m in MUTANTS])
+def test_mistakes_are_named(name, mutant, phrase):
+    verdict = NAMES[name].judge(mutant)
+    assert verdict.kind == "wrong"
+    assert phrase in verdict.message.split("\n")[0]
+
+
+def test_each_known_mistake_has_its_mutant():
+    """No message is left that no test expects."""
+    for name, exercise in NAMES.items():
+        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
+        for mistake in exercise.mistakes:
+            assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("whose", ["engine", "a learner"])
+def test_right_answers_pass(name, whose):
+    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
+    verdict = NAMES[name].judge(function)
+    assert verdict.kind == "right", verdict.message
+
+
+def answers_ellipsis(*arguments):
+    return ...
+
+
+def answers_none(*arguments):
+    return None
+
+
+def divides_by_zero(*arguments):
+    return 1 // 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_and_raising_answers(name):
+    exercise = NAMES[name]
+    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
+    raised = exercise.judge(divides_by_zero)
+    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_of_another_kind_are_named(name):
+    message = NAMES[name].judge(lambda *given: np.ones((2, 2))).message
+    assert "expected" in message and ("got (2, 2)" in message or "an array of shape (2, 2)" in message)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_shows_the_solution(name):
+    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
+    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
+    assert f"def {name}(" in card
