@@ -25,6 +25,7 @@ LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"perplexity": {"errors", "generate"}}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}}
+LAYERS |= {"command_line": {*ENGINE, TOP}, "__main__": {"command_line"}}
 
 
 def dotted(path):
@@ -88,6 +89,7 @@ def test_the_package_was_found():
         ("kernels.baseline", "import blocks2tokens as b2t"),
         ("model.transformer", "from blocks2tokens.generate import generate"),
         ("__init__", "from blocks2tokens.course import check"),
+        ("generate", "from blocks2tokens.command_line.notice import say"),
         ("somewhere_new", ""),
     ],
 )

@@ -1,0 +1,96 @@
+"""The command line: each command is a few lines over the engine's public API.
+
+arguments   what may be typed, and what --help says
+chat        a conversation at a prompt
+info        what is in a GGUF file
+answer      one answer as it comes, and how long it took; generate and chat share it
+notice      says what one is waiting for
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import blocks2tokens as b2t
+from blocks2tokens.command_line import arguments, chat, info
+from blocks2tokens.command_line.answer import Answer, load, sampler
+from blocks2tokens.command_line.notice import Notice, printable, say
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit code: 0, 1 after an error, 130 after Ctrl-C.
+
+    Raises SystemExit after --help, and with code 2 for arguments that make no sense.
+    """
+    args = arguments.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        say("")
+        return 130
+    except BrokenPipeError:  # whoever reads, `head` for instance, has had enough: there is nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, MemoryError) as error:
+        say(f"error: {printable(reason(error))}")
+        return 1
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message, without the operating system's number or Python's words for bad UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected text in UTF-8, got the byte {error.object[error.start]:#x}"
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return str(error) or type(error).__name__
+
+
+def generate(args) -> None:
+    """Continue a text, or answer it; on stdout there is that text and nothing else."""
+    chosen = sampler(args)
+    text = args.prompt if args.prompt not in (None, "-") else sys.stdin.read().removesuffix("\n")
+    model = load(args.model)
+    if args.chat:
+        text = model.tokenizer.render_chat([{"role": "user", "content": text}])
+    ids = model.tokenizer.encode(text)
+    if not ids:
+        raise ValueError("the prompt is empty")
+    answer = Answer(model, ids, args.max_tokens, chosen)
+    try:
+        answer.speak()
+    finally:
+        print(flush=True)
+        if args.stats:
+            say(f"{answer.prompt_summary()}; {answer.summary()}")
+
+
+def convert(args) -> None:
+    """Quantize a file and print what was written."""
+    if os.path.lexists(args.dst) and not args.force:
+        raise FileExistsError(f"{args.dst} is there already; --force replaces it")
+    with Notice():
+        conversion = b2t.convert(args.src, args.dst, args.format, args.effort)
+    print(conversion)
+
+
+def perplexity(args) -> None:
+    """Print how surprised a model is by a text."""
+    text = Path(args.text).read_text(encoding="utf-8")
+    model = load(args.model)
+    ids = model.tokenizer.encode(text)[: args.tokens]
+    if len(ids) < 2:
+        raise ValueError(f"{args.text}: expected a text of at least 2 tokens, got {len(ids)}")
+    with Notice():
+        result = b2t.perplexity(model, ids, args.window)
+    print(result)
+
+
+COMMANDS = {
+    "chat": chat.run,
+    "generate": generate,
+    "info": info.run,
+    "convert": convert,
+    "perplexity": perplexity,
+}

@@ -1,0 +1,85 @@
+"""Answer: one answer of a model as it comes, and how long it took.
+
+ids --model.generate--> token ids --decode_stream--> text on stdout, piece by piece
+|<---- to_first ---->|<---- each of the others ---->|
+"""
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import blocks2tokens as b2t
+from blocks2tokens.command_line.notice import Notice
+
+
+def load(path: str) -> b2t.Model:
+    """Load a model; say so if that takes a while."""
+    with Notice("loading the model"):
+        return b2t.load(path)
+
+
+def sampler(args) -> b2t.Sampler:
+    """Return the sampler that the arguments ask for; ValueError for a setting that makes no sense."""
+    return b2t.Sampler(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+    )
+
+
+class Answer:
+    """What a model says after `ids`: `text` and the number of `tokens` so far, also if it was stopped."""
+
+    def __init__(self, model: b2t.Model, ids: list[int], max_tokens: int, sampler: b2t.Sampler):
+        """Raises ValueError if the model's context has no room left for an answer."""
+        context = model.config.context_length
+        if len(ids) >= context:
+            raise ValueError(f"the prompt has {len(ids):,} tokens, and the model's context only {context:,}")
+        self.model, self.ids, self.sampler = model, ids, sampler
+        self.room = context - len(ids)
+        self.limit = min(max_tokens, self.room)
+        self.text, self.tokens = "", 0
+        self.to_first = self.after_first = 0.0  # seconds
+
+    def speak(self) -> None:
+        """Print the answer on stdout as it comes, without a newline at its end."""
+        with Notice(f"reading {len(self.ids):,} tokens") as notice:
+            for piece in self.model.tokenizer.decode_stream(self._timed(notice)):
+                self.text += piece
+                print(piece, end="", flush=True)
+
+    def _timed(self, notice: Notice) -> Iterator[int]:
+        start = perf_counter()
+        for i in self.model.generate(self.ids, self.limit, self.sampler):
+            now = perf_counter()
+            if self.tokens == 0:
+                self.to_first = now - start
+            self.after_first = now - start - self.to_first
+            self.tokens += 1
+            notice.beat()
+            yield i
+
+    def prompt_summary(self) -> str:
+        """Return how long the prompt was, and how long it took to read."""
+        wait = f", {self.to_first:.2f} s to the first token" if self.tokens else ""
+        return f"prompt of {counted(len(self.ids))}{wait}"
+
+    def summary(self) -> str:
+        """Return how much was said, how fast, and what cut it short."""
+        parts = [counted(self.tokens)]
+        if self.after_first:
+            parts.append(f"{(self.tokens - 1) / self.after_first:.1f} tokens per second")
+        if self.tokens == self.limit:
+            full = self.limit == self.room
+            parts.append("and then the context was full" if full else "the most that --max-tokens allows")
+        return ", ".join(parts)
+
+
+def counted(n: int, what: str = "token") -> str:
+    """Return a number of things in words.
+
+    >>> counted(1), counted(1024), counted(2, "tensor")
+    ('1 token', '1,024 tokens', '2 tensors')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

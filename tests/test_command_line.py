@@ -1,0 +1,615 @@
+"""The command line says what the engine's API gives, and ends with one line when something is wrong."""
+
+import io
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+
+import gguf
+import pytest
+from numba.core import event
+from small_model import small_model
+
+import blocks2tokens as b2t
+from blocks2tokens.command_line import COMMANDS, chat, main, notice
+from blocks2tokens.command_line.answer import Answer
+
+QUESTIONS = ["Where is the cat?", "And the kettle?"]
+WAIT = 180  # seconds; only a test that has failed waits as long
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A small chat model whose context is soon full."""
+    return small_model(context_length=160).write(tmp_path_factory.mktemp("models") / "small.gguf")
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return b2t.load(path)
+
+
+@pytest.fixture(scope="module")
+def endless_path(tmp_path_factory):
+    """A chat model that knows no token to stop at."""
+    endless = small_model(context_length=200_000)
+    kinds = endless.metadata["tokenizer.ggml.token_type"]
+    endless.metadata["tokenizer.ggml.token_type"] = [1] * len(kinds)
+    del endless.metadata["tokenizer.ggml.eos_token_id"]
+    return endless.write(tmp_path_factory.mktemp("models") / "endless.gguf")
+
+
+class Terminal(io.StringIO):
+    """What a person types; at a terminal there may be a Ctrl-C in it, "\\x03"."""
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        line = super().readline()
+        if "\x03" in line:
+            raise KeyboardInterrupt
+        return line
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process; return its exit code, stdout and stderr."""
+    monkeypatch.setattr(notice, "PATIENCE", WAIT)
+
+    def run(*argv, stdin=""):
+        monkeypatch.setattr(sys, "stdin", stdin if isinstance(stdin, io.IOBase) else io.StringIO(stdin))
+        try:
+            code = main([str(arg) for arg in argv])
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, re.sub(r"[^\n]*\r", "", err)  # as a terminal shows it: progress is written over
+
+    return run
+
+
+def continued(model, prompt, max_tokens, **sampling):
+    """Return what the API makes of a prompt: a text or messages."""
+    tokenizer = model.tokenizer
+    text = prompt if isinstance(prompt, str) else tokenizer.render_chat(prompt)
+    ids = tokenizer.encode(text)
+    return tokenizer.decode(model.generate(ids, max_tokens, b2t.Sampler(**sampling)))
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def one_error(result):
+    """Return the one line that a failed command has printed."""
+    code, out, err = result
+    assert code == 1
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    return err
+
+
+# --- generate ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (["The cat is on", "--max-tokens", 8], ""),
+        (["--max-tokens", 8, "The cat is on"], ""),
+        (["-", "--max-tokens", 8], "The cat is on"),
+        (["--max-tokens", 8, "-"], "The cat is on\n"),
+        (["--max-tokens", 8], "The cat is on\n"),
+    ],
+)
+def test_generate_prints_the_continuation_and_nothing_else(run, path, model, arguments, stdin):
+    expected = continued(model, "The cat is on", 8)
+    assert run("generate", path, *arguments, stdin=stdin) == (0, f"{expected}\n", "")
+
+
+def test_generate_samples_as_it_is_told(run, path, model):
+    sampling = {"temperature": 1.5, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.3, "seed": 4}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in sampling.items()]
+    expected = continued(model, "The cat", 12, **sampling)
+    assert expected != continued(model, "The cat", 12)
+    assert run("generate", path, "The cat", "--max-tokens=12", *options)[1] == f"{expected}\n"
+
+
+def test_generate_wraps_a_question_in_the_chat_format(run, path, model):
+    expected = continued(model, [user(QUESTIONS[0])], 9)
+    assert expected != continued(model, QUESTIONS[0], 9)
+    assert run("generate", path, QUESTIONS[0], "--chat", "--max-tokens", 9)[1] == f"{expected}\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--max-tokens", "100000"]])
+def test_generate_ends_where_the_context_does(run, path, model, options):
+    prompt = "The cat is on the chair."
+    room = model.config.context_length - len(model.tokenizer.encode(prompt))
+    assert run("generate", path, prompt, *options) == (0, f"{continued(model, prompt, room)}\n", "")
+
+
+def test_statistics_go_to_stderr(run, path, model):
+    ids = model.tokenizer.encode("The cat is on")
+    n = len(list(model.generate(ids, 8)))
+    code, out, err = run("generate", path, "The cat is on", "--max-tokens", 8, "--stats")
+    assert (code, out) == (0, continued(model, "The cat is on", 8) + "\n")
+    assert err.startswith(f"prompt of {len(ids)} tokens, ") and f"; {n} tokens, " in err
+    assert "s to the first token" in err and "tokens per second" in err and err.count("\n") == 1
+
+
+def test_an_answer_says_what_cut_it_short(path, model, capsys):
+    ids = model.tokenizer.encode("The cat is on the chair.")
+    short, full = (Answer(model, ids, n, b2t.Sampler(temperature=1, seed=0)) for n in (1, 1000))
+    assert (short.limit, full.limit) == (1, model.config.context_length - len(ids))
+    short.tokens, full.tokens, full.after_first = short.limit, full.limit, 2.0
+    assert short.summary() == "1 token, the most that --max-tokens allows"
+    speed = f"{(full.limit - 1) / 2:.1f} tokens per second"
+    assert full.summary() == f"{full.limit} tokens, {speed}, and then the context was full"
+
+
+# --- chat -------------------------------------------------------------------------------------------------
+
+
+def test_chat_answers_piped_lines_with_all_that_was_said_before(run, path, model):
+    first = continued(model, [user(QUESTIONS[0])], 7, temperature=0.0)
+    history = [user(QUESTIONS[0]), assistant(first), user(QUESTIONS[1])]
+    second = continued(model, history, 7, temperature=0.0)
+    assert second != continued(model, [user(QUESTIONS[1])], 7)
+    stdin = f"{QUESTIONS[0]}\n\n  \n{QUESTIONS[1]}"
+    result = run("chat", path, "--temperature", 0, "--max-tokens", 7, stdin=stdin)
+    assert result == (0, f"{first}\n{second}\n", "")
+
+
+def test_chat_obeys_its_commands(run, path, model):
+    options = ["--temperature", 0, "--max-tokens", 7]
+    answers = [continued(model, [user(question)], 7) for question in QUESTIONS]
+    stdin = f"{QUESTIONS[0]}\n/reset\n{QUESTIONS[1]}\n/help\n/rest\n/quit\n{QUESTIONS[0]}\n"
+    code, out, err = run("chat", path, *options, stdin=stdin)
+    assert (code, out) == (0, "".join(f"{answer}\n" for answer in answers))
+    assert "/reset   " in err and "/quit    " in err and "no command /rest" in err
+
+
+def test_chat_takes_a_system_message_and_its_own_defaults(run, path, model):
+    messages = [{"role": "system", "content": "Be brief."}, user(QUESTIONS[0])]
+    room = model.config.context_length - len(model.tokenizer.encode(model.tokenizer.render_chat(messages)))
+    expected = continued(model, messages, room, temperature=0.7, top_p=0.9, seed=5)
+    result = run("chat", path, "--system", "Be brief.", "--seed", 5, stdin=QUESTIONS[0])
+    assert result == (0, f"{expected}\n", "")
+
+
+def test_a_model_without_a_template_is_sent_to_generate(run, austen_path):
+    assert "the command generate" in one_error(run("chat", austen_path, stdin="Hello"))
+
+
+def test_a_template_that_takes_no_system_message_says_so_at_once(run, tmp_path):
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
+    path = small_model(chat_template=template).write(tmp_path / "strict.gguf")
+    assert "no system role" in one_error(run("chat", path, "--system", "Be brief.", stdin=""))
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_conversation_forgets_its_oldest_turns_and_keeps_the_system_message(model, system):
+    conversation = chat.Conversation(model, system)
+    asked = [f"{i}. {QUESTIONS[i % 2]}" for i in range(12)]
+    forgotten = 0
+    for i, question in enumerate(asked):
+        ids, n = conversation.ask(question)
+        forgotten += n
+        kept = asked[forgotten : i + 1]
+        assert kept and [t["content"] for t in conversation.turns if t["role"] == "user"] == kept
+        head = [{"role": "system", "content": system}] if system else []
+        assert model.tokenizer.decode(ids) == model.tokenizer.render_chat([*head, *conversation.turns])
+        assert len(ids) <= model.config.context_length * 3 / 4
+        conversation.answered("On the chair.")
+    assert forgotten > 3
+
+
+def test_chat_says_what_it_forgets(run, path):
+    stdin = "".join(f"{i}. {QUESTIONS[i % 2]}\n" for i in range(6))
+    code, out, err = run("chat", path, "--seed", 0, "--max-tokens", 16, stdin=stdin)
+    assert code == 0 and out.count("\n") >= 6
+    assert "the conversation outgrew the context: the oldest question is forgotten\n" in err
+
+
+def test_a_message_too_long_for_the_context_is_refused_and_not_kept(run, path, model):
+    conversation = chat.Conversation(model, None)
+    conversation.ask(QUESTIONS[0])
+    conversation.answered("On the chair.")
+    before = list(conversation.turns)
+    with pytest.raises(ValueError, match=r"too long: .* the model's context is 160"):
+        conversation.ask("kettle " * 300)
+    assert conversation.turns == before
+    assert "too long" in one_error(run("chat", path, stdin="kettle " * 300))
+
+
+def test_at_a_prompt_the_conversation_goes_on_after_a_refusal(run, path, model):
+    stdin = Terminal("kettle " * 300 + f"\n{QUESTIONS[0]}\n")
+    code, out, err = run("chat", path, "--temperature", 0, "--max-tokens", 5, stdin=stdin)
+    assert code == 0 and f"> {continued(model, [user(QUESTIONS[0])], 5)}\n" in out
+    assert err.startswith("this message is too long") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("typed", "newline"), [("", "\n"), ("\x03\n", "\n"), ("/quit\n", "")])
+def test_a_prompt_ends_politely(run, path, typed, newline):
+    code, out, err = run("chat", path, stdin=Terminal(typed))
+    assert (code, err) == (0, "") and "/help" in out and out.endswith(f"\n\n> {newline}")
+
+
+@pytest.mark.parametrize("n_tokens", [0, 3])
+def test_what_was_said_before_an_interrupt_stays(run, path, model, monkeypatch, n_tokens):
+    words = model.tokenizer.encode("On the chair.")
+    prompts = []
+
+    def interrupted_once(self, ids, max_tokens, sampler):
+        prompts.append(ids)
+        yield from words[:n_tokens]
+        if len(prompts) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(b2t.Model, "generate", interrupted_once)
+    stdin = Terminal("".join(f"{question}\n" for question in QUESTIONS))
+    assert run("chat", path, stdin=stdin)[0] == 0
+    said = [user(QUESTIONS[0]), assistant(model.tokenizer.decode(words[:n_tokens]))]
+    history = [*(said if n_tokens else []), user(QUESTIONS[1])]
+    assert model.tokenizer.decode(prompts[1]) == model.tokenizer.render_chat(history)
+
+
+# --- info -------------------------------------------------------------------------------------------------
+
+
+def table(out):
+    """Return {name: rest of its line} of the lines in two or more columns."""
+    return {line.split("  ")[0]: line.split("  ", 1)[1].strip() for line in out.splitlines() if "  " in line}
+
+
+def test_info_says_what_is_in_the_file(run, tmp_path, path, model):
+    mixed = small_model(formats={"ffn_down": "Q8_0", "attn_q": "Q4_0"}).write(tmp_path / "mixed.gguf")
+    code, out, err = run("info", mixed)
+    facts = table(out)
+    assert (code, err) == (0, "")
+    assert (facts["architecture"], facts["layers"], facts["width"]) == ("llama", "2", "64")
+    assert facts["vocabulary"] == "320 tokens, tokenizer gpt2, pre-tokenizer smollm"
+    assert (facts["chat template"], facts["runs here"]) == ("yes", "yes")
+    cache = b2t.load(mixed).transformer.new_cache(64)
+    whole = cache.keys.nbytes + cache.values.nbytes
+    assert facts["KV cache"] == f"{whole // 64:,} bytes per token, {whole:,} for the whole context"
+    tensors = gguf.GGUFReader(mixed).tensors
+    for name in ("F32", "Q8_0", "Q4_0", "all"):
+        group = [t for t in tensors if name in ("all", t.tensor_type.name)]
+        weights, n_bytes = sum(int(t.n_elements) for t in group), sum(int(t.n_bytes) for t in group)
+        expected = [len(group), weights, n_bytes, 8 * n_bytes / weights]
+        found = [float(number.replace(",", "")) for number in facts[name].split()]
+        assert found == pytest.approx(expected, abs=0.005)
+
+
+def test_info_lists_keys_and_tensors(run, path):
+    reader = gguf.GGUFReader(path)
+    without = run("info", path)[1]
+    listed = run("info", path, "--metadata", "--tensors")[1]
+    assert listed.startswith(without)
+    lines = table(listed.removeprefix(without))
+    for tensor in reader.tensors:
+        shape = " x ".join(str(n) for n in reversed(tensor.shape.tolist()))
+        assert lines[tensor.name].split() == ["F32", *shape.split(), f"{tensor.n_bytes:,}"]
+    keys = {key for key in reader.fields if not key.startswith("GGUF.")}
+    assert keys <= lines.keys() and lines["llama.context_length"] == "160"
+    assert lines["tokenizer.ggml.tokens"].startswith("320 values: '<|endoftext|>', ")
+    assert all(len(lines[key]) <= 64 for key in keys)
+
+
+def test_info_reads_models_that_the_engine_does_not_run(run, tmp_path):
+    other = small_model()
+    settings = {key: value for key, value in other.metadata.items() if key.startswith("llama.")}
+    other.metadata |= {key.replace("llama", "mamba"): value for key, value in settings.items()}
+    other.metadata["general.architecture"] = "mamba"
+    code, out, err = run("info", other.write(tmp_path / "mamba.gguf"))
+    assert (code, err) == (0, "")
+    facts = table(out)
+    assert (facts["architecture"], facts["layers"]) == ("mamba", "2")
+    assert facts["runs here"].startswith("no: architecture 'mamba', supported: ")
+    assert "KV cache" not in facts
+
+
+def test_info_reads_a_file_of_almost_nothing(run, tmp_path):
+    empty = small_model()
+    empty.metadata, empty.tensors = {"general.alignment": 32}, {}
+    code, out, err = run("info", empty.write(tmp_path / "empty.gguf"), "--metadata", "--tensors")
+    assert (code, err) == (0, "")
+    assert "no: general.architecture" in out and "not stated" in out
+
+
+def test_info_does_not_let_a_file_write_on_the_terminal(run, tmp_path):
+    hostile = small_model()
+    hostile.metadata |= {"general.name": "\x1b[2Jgone\nnew line", "general.\x07": ["\x1b]0;title\x07"]}
+    hostile.tensors["odd\x1b[2J"] = hostile.tensors["output_norm.weight"]
+    code, out, err = run("info", hostile.write(tmp_path / "hostile.gguf"), "--metadata", "--tensors")
+    assert (code, err) == (0, "")
+    assert not {"\x1b", "\x07"} & set(out) and r"\x1b[2Jgone\nnew line" in out
+
+
+# --- convert and perplexity -------------------------------------------------------------------------------
+
+
+def test_convert_writes_what_the_api_writes(run, tmp_path, path):
+    expected = b2t.convert(path, tmp_path / "api.gguf", "Q8_0", "best")
+    code, out, _ = run("convert", path, tmp_path / "cli.gguf", "q8_0", "--effort", "best")
+    assert (code, out) == (0, f"{expected}\n")
+    assert (tmp_path / "cli.gguf").read_bytes() == (tmp_path / "api.gguf").read_bytes()
+
+
+def test_convert_replaces_a_file_only_by_force(run, tmp_path, path):
+    dst = tmp_path / "there.gguf"
+    dst.write_bytes(b"mine")
+    assert "--force" in one_error(run("convert", path, dst, "Q8_0"))
+    assert dst.read_bytes() == b"mine"
+    assert run("convert", path, dst, "Q8_0", "--force")[0] == 0
+    assert b2t.load(dst).config.n_layers == 2
+
+
+def test_convert_never_replaces_its_source(run, path):
+    before = path.read_bytes()
+    assert "another file than src" in one_error(run("convert", path, path, "Q8_0", "--force"))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("options", "tokens", "window"), [([], None, None), ([3, 20], 20, 3)])
+def test_perplexity_prints_what_the_api_gives(run, tmp_path, path, model, options, tokens, window):
+    text = tmp_path / "text.txt"
+    text.write_text("The kettle is on the stove, là-bas.\n" * 3, encoding="utf-8")
+    ids = model.tokenizer.encode(text.read_text("utf-8"))[:tokens]
+    named = [f"--{name}={n}" for name, n in zip(("window", "tokens"), options, strict=False)]
+    assert run("perplexity", path, text, *named) == (0, f"{b2t.perplexity(model, ids, window)}\n", "")
+
+
+# --- when something is wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["info", "nowhere.gguf"], "nowhere.gguf: No such file or directory"),
+        (["chat", "nowhere.gguf"], "nowhere.gguf: No such file or directory"),
+        (["info", "."], "not a regular file"),
+        (["generate", "text.txt", "Hello"], "not a GGUF file"),
+        (["generate", "MODEL", ""], "the prompt is empty"),
+        (["generate", "MODEL", "kettle " * 300], "the model's context only 160"),
+        (["generate", "MODEL", "Hello", "--temperature=-1"], "temperature: expected a number >= 0"),
+        (["generate", "MODEL", "Hello", "--top-p=nan"], "top_p: expected"),
+        (["convert", "MODEL", "no/such/folder.gguf", "Q8_0"], "no such folder"),
+        (["convert", "text.txt", "new.gguf", "Q8_0"], "not a GGUF file"),
+        (["perplexity", "MODEL", "nowhere.txt"], "nowhere.txt: No such file or directory"),
+        (["perplexity", "MODEL", "."], "Is a directory"),
+        (["perplexity", "MODEL", "latin.txt"], "expected text in UTF-8, got the byte 0xe9"),
+        (["perplexity", "MODEL", "text.txt", "--window=161"], "window: expected"),
+        (["perplexity", "MODEL", "text.txt", "--tokens=1"], "at least 2 tokens, got 1"),
+    ],
+)
+def test_an_error_is_one_line(run, path, tmp_path, monkeypatch, arguments, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The kettle is on the stove.")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    assert part in one_error(run(*[path if a == "MODEL" else a for a in arguments]))
+
+
+def test_input_that_is_not_utf8_is_one_line(run, path):
+    for command in ("generate", "chat"):
+        stdin = io.TextIOWrapper(io.BytesIO("café\n".encode("latin-1")), encoding="utf-8")
+        expected = "error: expected text in UTF-8, got the byte 0xe9\n"
+        assert one_error(run(command, path, stdin=stdin)) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "a.gguf"), "error: a.gguf: Permission denied\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (MemoryError(), "error: MemoryError\n"),
+        (ValueError("first\nsecond"), "error: first\\nsecond\n"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(run, path, monkeypatch, error, line):
+    def fail(args):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "info", fail)
+    assert run("info", path) == (1, "", line)
+
+
+def test_an_interrupt_ends_with_130(run, path, monkeypatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "info", interrupt)
+    assert run("info", path) == (130, "", "\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["say", "MODEL"], "invalid choice: 'say'"),
+        (["chat"], "MODEL"),
+        (["generate", "MODEL", "Hello", "--max-tokens", "0"], "expected a whole number >= 1, got '0'"),
+        (["generate", "MODEL", "Hello", "--seed", "one"], "expected a whole number >= 0, got 'one'"),
+        (["generate", "MODEL", "Hello", "--temprature", "1"], "unrecognized arguments: --temprature 1"),
+        (["generate", "MODEL", "--stats", "Hello", "again"], "unrecognized arguments: again"),
+        (["info", "MODEL", "--tensor"], "unrecognized arguments: --tensor"),
+        (["convert", "MODEL", "new.gguf", "Q9"], "invalid choice: 'Q9'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_errors_of_usage(run, arguments, part):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and err.startswith("usage: python -m blocks2tokens") and part in err
+
+
+def test_a_prompt_is_asked_for_at_a_terminal(run, path):
+    code, _, err = run("generate", path, stdin=Terminal(""))
+    assert code == 2 and "PROMPT is missing" in err
+
+
+def test_help_explains_every_command_with_an_example(run):
+    code, out, _ = run()
+    assert code == 0 and all(f"\n  {name}  " in out for name in COMMANDS)
+    for name in COMMANDS:
+        code, out, _ = run(name, "--help")
+        assert code == 0 and f"example:\n  python -m blocks2tokens {name} " in out
+
+
+# --- notice -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(notice, "PATIENCE", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("doing", "compiles", "said"),
+    [
+        ("loading", False, "loading ...\n"),
+        ("loading", True, "compiling the kernels, once ...\n"),
+        (None, True, "compiling the kernels, once ...\n"),
+        (None, False, ""),
+    ],
+)
+def test_a_notice_says_what_one_waits_for(impatient, capsys, doing, compiles, said):
+    with notice.Notice(doing) as waiting:
+        if compiles:
+            event.start_event("numba:compile", {})
+        waiting._thread.join()
+    assert capsys.readouterr().err == said
+
+
+def test_a_notice_is_silent_while_something_comes(capsys):
+    with notice.Notice("loading") as waiting:
+        for _ in range(1000):
+            waiting.beat()
+        assert waiting._thread.is_alive()
+    assert not waiting._thread.is_alive()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notice_on_a_terminal_is_wiped_out(impatient, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with notice.Notice("loading") as waiting:
+        waiting._thread.join()
+        assert screen.getvalue() == "\x1b7\x1b[2mloading ...\x1b[0m"
+    assert screen.getvalue().endswith("\x1b8\x1b[J")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert notice.faint("loading") == "loading"
+
+
+# --- as a program of its own ------------------------------------------------------------------------------
+
+# Ctrl-C works even where the tests themselves were started in the background, and so ignore it.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+OWNS_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+RUNS = "import runpy; runpy.run_module('blocks2tokens', run_name='__main__')"
+
+
+@pytest.fixture
+def start():
+    """Start the command line as a process; `code` is Python to run instead of `-m blocks2tokens`."""
+    started = []
+
+    def start(*argv, code=None, **streams):
+        how = ["-c", code] if code else ["-m", "blocks2tokens"]
+        streams.setdefault("env", {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"})
+        started.append(subprocess.Popen([sys.executable, *how, *map(str, argv)], **streams))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_the_program_is_started_with_python_m(start):
+    done = start("--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = done.communicate(timeout=WAIT)
+    assert (done.returncode, err) == (0, "") and out.startswith("usage: python -m blocks2tokens ")
+
+
+def test_ctrl_c_ends_generate(start, endless_path):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    arguments = ["generate", endless_path, "The cat", "--max-tokens", 100_000]
+    process = start(*arguments, code=f"{HEARS_CTRL_C}; {RUNS}", **pipes)
+    assert process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 130
+    assert out.endswith(b"\n") and b"Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way")
+def test_a_reader_that_leaves_is_no_error(start, endless_path):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start("generate", endless_path, "The cat", "--max-tokens", 100_000, **pipes)
+    assert process.stdout.read(20)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=WAIT) == 1
+    assert b"Traceback" not in err and b"Broken" not in err and b"ignored" not in err
+
+
+class Screen:
+    """The other end of a process's terminal."""
+
+    def __init__(self, file):
+        self.file, self.seen = file, ""
+
+    def wait_for(self, text):
+        """Read until a text appears; return all that came before it."""
+        while text not in self.seen:
+            self.read()
+        before, self.seen = self.seen.split(text, 1)
+        return before
+
+    def read(self):
+        """Wait for more, and read it."""
+        ready, _, _ = select.select([self.file], [], [], WAIT)
+        assert ready, f"nothing more came after {self.seen!r}"
+        self.seen += os.read(self.file, 4096).decode("utf-8", "replace")
+
+    def type(self, text):
+        os.write(self.file, text.encode())
+
+
+@pytest.fixture
+def terminal():
+    """A terminal: its screen, and the file that a process reads and writes."""
+    pty = pytest.importorskip("pty")
+    screen, file = pty.openpty()
+    yield Screen(screen), file
+    os.close(screen)
+    os.close(file)
+
+
+def test_ctrl_c_stops_an_answer_and_returns_to_the_prompt(start, endless_path, terminal):
+    screen, file = terminal
+    arguments = ["chat", endless_path, "--max-tokens", 100_000, "--seed", 0]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), file)
+    code = f"{HEARS_CTRL_C}; {OWNS_TERMINAL}; {RUNS}"
+    streams |= {"start_new_session": True, "env": os.environ | {"TERM": "dumb"}}
+    process = start(*arguments, code=code, **streams)
+    screen.wait_for("> ")
+    screen.type("Hello\n")
+    screen.wait_for("Hello\r\n")
+    while len(screen.seen) < 60:
+        screen.read()
+    screen.type("\x03")
+    screen.wait_for("tokens per second")
+    screen.wait_for("> ")
+    screen.type("/quit\n")
+    screen.wait_for("/quit\r\n")
+    assert process.wait(timeout=WAIT) == 0
+    assert "Traceback" not in screen.seen
