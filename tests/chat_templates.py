@@ -7,7 +7,7 @@ SYSTEM = {"role": "system", "content": "  Be brief & kind.\n"}
 QUESTION = {"role": "user", "content": "Is 1 < 2?"}
 THOUGHT = {"role": "assistant", "content": "<think>\nSurely.\n</think>\n\nYes, 1 < 2 & 'so' on."}
 ANSWER = {"role": "assistant", "content": "Yes, 1 < 2 & 'so' on."}
-THANKS = {"role": "user", "content": "Thank you, \"très\" kind 🙂\n"}
+THANKS = {"role": "user", "content": 'Thank you, "très" kind 🙂\n'}
 CHAT = [SYSTEM, QUESTION, ANSWER, THANKS]
 
 # As in Llama 3: the beginning spelled out, names that may be undefined, slices, JSON of what is no string.

@@ -228,6 +228,7 @@ TEXTS = [
     " " * 500 + "x" + "\n" * 500,
     "12345 ٣٤ ½ Ⅻ 1,024 3.14e-10 0x1F x²",
     "it's they'LL 'tis I'M don'T we'Re o'clock 'S ''s 'ſ it’s",
+    "a'sad a'Tin a'REal a'vEto a'mad a'LLama a'dare a're a'l a'v a'L",
     "snake_case camelCase ALLCAPS Mixed123Case $100 50% #1 @x a+b=c",
     "def f(x):\n    if x:\n\treturn -x  # no\n\n\n",
     "https://example.org/a?b=c&d=%20#e ... !!! ?!",

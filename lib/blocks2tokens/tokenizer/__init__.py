@@ -54,7 +54,8 @@ class Tokenizer:
         Special tokens spelled out in the text, such as <|im_start|>, become that token. A beginning-of-
         sequence token comes first and an end-of-sequence token last if the file asks for one; an empty
         text is nothing but these. Lone surrogates, which no UTF-8 text can hold, are replaced by U+FFFD.
-        Where a byte or a character has no token, see the kind's own `encode`.
+        Bytes without a token are left out by byte-level vocabularies; SentencePiece ones have the unknown
+        token for a character that neither has a token nor bytes that have.
         """
         if not isinstance(text, str):
             raise ValueError(f"text: expected str, got {type(text).__name__}")
