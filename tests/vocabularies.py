@@ -44,7 +44,7 @@ Der Kessel steht auf dem Herd, die Katze schläft auf dem Stuhl. Là-bas, l'ét�
 e\u0301e\u0301 o\u0308 ... !!! ??? ---- ====
     four    eight        spaces                and more\t\ttabs\n\n\n\nand newlines\n\n
 """
-ODD = "aZéß1٣½ \t\n\r\u00a0\u2003'’.!-_<|$+中あ한😀\u0301\u200dsTrevLl"  # every pair of these becomes a token
+ODD = "aZéß1٣½ \t\n\r\u00a0\u2003'’.!-_<|$+中あ한😀\u0301\u200dsTmDrevELl"  # each pair is made a token
 
 
 def with_vocabulary(metadata: dict) -> SmallModel:
@@ -103,7 +103,7 @@ def trained_bytes() -> tuple[list[str], list[str]]:
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=4000,
+        vocab_size=5000,
         min_frequency=3,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -163,7 +163,7 @@ def sentencepiece(scores: str) -> dict:
 def bpe_pieces() -> dict[str, float]:
     """Return pieces with their scores, from a BPE of characters over whole lines."""
     trained = Tokenizer(models.BPE())
-    trainer = trainers.BpeTrainer(vocab_size=4000, min_frequency=3, limit_alphabet=120, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=5000, min_frequency=3, limit_alphabet=120, show_progress=False)
     trained.train_from_iterator([line.replace(" ", SPACE) for line in lines()], trainer)
     return {trained.id_to_token(i): -i for i in range(trained.get_vocab_size())}
 
@@ -194,6 +194,7 @@ RANGES = {
     "anything": [(0x0, 0xD7FF), (0xE000, 0x10FFFF)],
     "numbers and spaces": [(0x30, 0x39), (0x660, 0x669), (0x2150, 0x218B), (0x20, 0x20), (0x9, 0xD)],
 }
+CONTRACTIONS = ["s", "T", "m", "D", "re", "rE", "ve", "vE", "ll", "Ll", "LL", "l", "L", "v", "r", "e"]
 TEXTS = [
     "",
     " ",
@@ -228,7 +229,7 @@ TEXTS = [
     " " * 500 + "x" + "\n" * 500,
     "12345 ٣٤ ½ Ⅻ 1,024 3.14e-10 0x1F x²",
     "it's they'LL 'tis I'M don'T we'Re o'clock 'S ''s 'ſ it’s",
-    "a'sad a'Tin a'REal a'vEto a'mad a'LLama a'dare a're a'l a'v a'L",
+    " ".join(f"a'{c}{letter}" for c in CONTRACTIONS for letter in "aZéTrevELlsDmß"),
     "snake_case camelCase ALLCAPS Mixed123Case $100 50% #1 @x a+b=c",
     "def f(x):\n    if x:\n\treturn -x  # no\n\n\n",
     "https://example.org/a?b=c&d=%20#e ... !!! ?!",
