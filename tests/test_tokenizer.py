@@ -2,15 +2,29 @@
 
 import random
 import unicodedata
+from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from chat_templates import CHAT as LONG_CHAT
+from chat_templates import TEMPLATES
 from small_model import SPECIAL, small_model, vocabulary
 from tokenizers import pre_tokenizers
+from vocabularies import (
+    NORMAL,
+    RANGES,
+    SENTENCEPIECE_SPECIAL,
+    TEXTS,
+    byte_level,
+    random_texts,
+    sentencepiece,
+    with_vocabulary,
+)
 
-from blocks2tokens import GGUFFile
+from blocks2tokens import GGUFError, GGUFFile, UnsupportedError
 from blocks2tokens.tokenizer import PRE_TOKENIZERS, Tokenizer, byte_characters
+from blocks2tokens.tokenizer.sentencepiece import merge
 
 TOKENS, MERGES = vocabulary(320)
 RANK = {tuple(merge.split(" ")): i for i, merge in enumerate(MERGES)}
@@ -20,11 +34,14 @@ KEY = "tokenizer.ggml."
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """Return a function that makes a tokenizer; `changes` are keys of the file, None leaves one out."""
+    """Return a function that makes a tokenizer; `changes` are keys of the file, None leaves one out.
+
+    The vocabulary is byte-level and small, unless another is given.
+    """
     folder = tmp_path_factory.mktemp("tokenizers")
 
-    def make(changes=(), **options):
-        small = small_model(n_layers=1, **options)
+    def make(changes=(), vocabulary=None, **options):
+        small = with_vocabulary(vocabulary) if vocabulary else small_model(n_layers=1, **options)
         small.tensors.clear()
         small.metadata |= dict(changes)
         small.metadata = {key: value for key, value in small.metadata.items() if value is not None}
@@ -36,6 +53,12 @@ def make(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer(make):
     return make()
+
+
+@pytest.fixture(scope="module")
+def pieces(make):
+    """A SentencePiece tokenizer."""
+    return make(vocabulary=sentencepiece("ranks"))
 
 
 # --- Bytes ------------------------------------------------------------------------------------------------
@@ -63,34 +86,13 @@ def test_a_token_spelled_with_other_characters_stands_for_their_utf8(make):
 
 
 def test_a_byte_without_a_token_is_left_out(make):
-    tokens = [token if token != CHARACTERS[4] else "no byte" for token in TOKENS]
-    tokenizer = make({f"{KEY}tokens": tokens})
-    assert tokenizer.decode(tokenizer.encode("a\x04b\x05c")) == "ab\x05c"
+    tokenizer = make({f"{KEY}tokens": [token if token != "q" else "no byte" for token in TOKENS]})
+    assert tokenizer.decode(tokenizer.encode("aqbQ")) == "abQ"
+    assert len(tokenizer.encode("he")) == 1
+    assert tokenizer.encode("hqe") == tokenizer.encode("h") + tokenizer.encode("e")  # not joined over it
 
 
 # --- Round trips ------------------------------------------------------------------------------------------
-
-RANGES = {
-    "ASCII": [(0x20, 0x7E)],
-    "control": [(0x00, 0x1F), (0x7F, 0x9F)],
-    "Latin": [(0xA0, 0x24F)],
-    "combining": [(0x61, 0x7A), (0x300, 0x36F)],
-    "Greek to Arabic": [(0x370, 0x6FF)],
-    "Indic": [(0x900, 0xDFF)],
-    "punctuation": [(0x2000, 0x206F), (0xFEFF, 0xFEFF), (0x3000, 0x3003)],
-    "CJK": [(0x4E00, 0x9FFF), (0x3040, 0x30FF), (0xAC00, 0xD7A3)],
-    "private and special": [(0xE000, 0xE0FF), (0xFFF0, 0xFFFF)],
-    "emoji": [(0x1F300, 0x1FAFF), (0x200D, 0x200D), (0xFE0F, 0xFE0F), (0x1F1E6, 0x1F1FF)],
-    "anything": [(0x0, 0xD7FF), (0xE000, 0x10FFFF)],
-    "numbers and spaces": [(0x30, 0x39), (0x660, 0x669), (0x2150, 0x218B), (0x20, 0x20), (0x9, 0xD)],
-}
-
-
-def random_texts(kind, n):
-    chance = random.Random(kind)
-    for _ in range(n):
-        ranges = chance.choices(RANGES[kind], k=chance.randint(1, 40))
-        yield "".join(chr(chance.randint(first, last)) for first, last in ranges)
 
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
@@ -102,30 +104,6 @@ def test_decoding_gives_the_text_back(make, kind, pre):
         for form in ("NFC", "NFD"):
             text = unicodedata.normalize(form, text)
             assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-TEXTS = [
-    "",
-    " ",
-    "   \n\n\t x ",
-    "\0",
-    "a\0b",
-    "\r\n",
-    "\ufeffbyte order mark",
-    "naïve café",
-    "e\u0301\u0323",
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467",
-    "🏳️‍🌈🇩🇪",
-    "ἔστι δὲ",
-    "שלום",
-    "ﷺ",
-    "Ġthe Ċ",
-    "<|im_start|>user\n<|im_end|>",
-    "<|im_start|",
-    "a" * 10_000,
-    "12345 ٣٤ ½ Ⅻ 1,024",
-    "it's they'LL 'tis",
-]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text)[:30])
@@ -207,11 +185,41 @@ def test_special_tokens_are_found_wherever_they_stand(tokenizer):
         assert not set(tokenizer.encode(text)) & {0, 1, 2}
 
 
-@pytest.mark.parametrize(("kind", "whole"), [(1, False), (2, False), (3, True), (4, True), (5, False)])
+@pytest.mark.parametrize(("kind", "whole"), [(1, False), (2, True), (3, True), (4, True), (5, False)])
 def test_the_token_type_says_what_is_special(make, kind, whole):
-    tokenizer = make({f"{KEY}token_type": [kind] + [1] * 319})
-    assert (tokenizer.encode(SPECIAL[0]) == [0]) is whole
-    assert tokenizer.decode(tokenizer.encode(SPECIAL[0])) == SPECIAL[0]
+    tokenizer = make({f"{KEY}token_type": [1, kind] + [1] * 318})
+    assert (tokenizer.encode(SPECIAL[1]) == [1]) is whole
+    assert tokenizer.decode(tokenizer.encode(SPECIAL[1])) == SPECIAL[1]
+
+
+def test_a_token_that_ends_a_text_is_special_whatever_its_type(make):
+    for types in ([NORMAL] * 320, None):
+        tokenizer = make({f"{KEY}token_type": types, f"{KEY}eos_token_id": None})
+        assert tokenizer.encode("<|im_end|><|endoftext|>") == [2, 0] and tokenizer.stop_tokens == {0, 2}
+
+
+def test_an_unused_token_has_no_text(make):
+    tokenizer = make({f"{KEY}token_type": [1] * 300 + [5] * 20})
+    assert tokenizer.decode([299, 300, 319, 298]) == tokenizer.decode([299, 298])
+
+
+def test_an_empty_token_has_a_name(make):
+    tokenizer = make({f"{KEY}tokens": [*TOKENS[:-1], ""], f"{KEY}merges": MERGES[:-1]})
+    assert tokenizer.tokens[319] == tokenizer.decode([319]) == "[EMPTY_319]"
+
+
+def test_the_longest_special_token_is_found_first(make):
+    tokenizer = make(vocabulary=byte_level("gpt-2"))
+    assert [tokenizer.tokens[i] for i in tokenizer.encode("<a><b><long>")][-1:] == ["<b><long>"]
+    assert [tokenizer.tokens[i] for i in tokenizer.encode("<a><b><b><long>")] == ["<a><b>", "<b><long>"]
+
+
+@pytest.mark.parametrize("name", ["Phi-3-mini", "phi3"])
+def test_special_tokens_of_phi_3_swallow_blanks(make, name):
+    phi = make({"general.name": name})
+    assert phi.encode("<|im_end|> \n\t the") == [2, *phi.encode("the")]
+    assert phi.encode("<|im_end|> \u00a0the") == [2, *phi.encode("\u00a0the")]
+    assert phi.encode("<|endoftext|> the") == [0, TOKENS.index("Ġthe")]
 
 
 def test_a_user_defined_token_may_be_any_text(make):
@@ -230,6 +238,18 @@ def test_a_beginning_is_added_if_the_file_asks_for_it(make, tokenizer):
     assert asked.encode("the") == [0, *tokenizer.encode("the")] and asked.encode("") == [0]
     assert tokenizer.bos == 1 and tokenizer.encode("") == []
     assert make({f"{KEY}add_bos_token": None}).encode("") == []
+
+
+def test_an_end_is_added_if_the_file_asks_for_it(make, tokenizer):
+    asked = make({f"{KEY}add_eos_token": True})
+    assert asked.encode("the") == [*tokenizer.encode("the"), 2] and asked.encode("") == [2]
+
+
+def test_llama_3_has_a_beginning_where_the_file_is_silent(make):
+    silent = {f"{KEY}add_bos_token": None}
+    assert make(silent, pre="llama-bpe").encode("") == make(silent, pre="llama3").encode("") == [1]
+    assert make(pre="llama-bpe").encode("") == []
+    assert make(silent | {f"{KEY}bos_token_id": None}, pre="llama-bpe").encode("") == []
 
 
 def test_the_vocabulary_is_as_long_as_it_is(tokenizer):
@@ -273,6 +293,186 @@ def test_a_stream_takes_one_id_at_a_time(tokenizer):
     stream = tokenizer.decode_stream(ids())
     assert taken == [] and next(stream) == "a" and len(taken) == 1
 
+
+# --- SentencePiece ----------------------------------------------------------------------------------------
+
+
+def merge_by_definition(text, ids, scores):
+    """Join the neighbours whose token has the highest score, of equals the leftmost, and again."""
+    parts = list(text)
+    while pairs := [i for i in range(len(parts) - 1) if parts[i] + parts[i + 1] in ids]:
+        at = max(pairs, key=lambda i: scores[ids[parts[i] + parts[i + 1]]])
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+@pytest.mark.parametrize("n_scores", [1, 3, 1000])  # few scores: many equals
+def test_pieces_are_merged_by_score(n_scores):
+    chance = random.Random(n_scores)
+    for _ in range(300):
+        tokens = {"".join(chance.choices("abc", k=chance.randint(1, 5))) for _ in range(60)}
+        ids = {token: i for i, token in enumerate(sorted(tokens))}
+        scores = [float(chance.randint(-n_scores, 0)) for _ in ids]
+        text = "".join(chance.choices("abcd", k=chance.randint(0, 40)))
+        assert merge(text, ids, scores) == merge_by_definition(text, ids, scores)
+
+
+@pytest.mark.parametrize("scores", ["ranks", "ties", "log-probabilities"])
+def test_decoding_pieces_gives_the_text_back(make, scores):
+    tokenizer = make(vocabulary=sentencepiece(scores))
+    texts = [text for kind in RANGES for text in random_texts(kind, 50)]
+    for text in [*texts, *TEXTS]:
+        if not any(token in text for token in SENTENCEPIECE_SPECIAL):
+            first, *ids = tokenizer.encode(text)
+            assert first == 1 and tokenizer.decode(ids) == text.replace("▁", " ")
+
+
+def test_a_space_is_put_in_front_and_taken_away_again(make, pieces):
+    the = pieces.tokens.index("▁the")
+    assert pieces.encode("the") == [1, the] and pieces.decode([the, the]) == "the the"
+    assert pieces.encode("") == [1] and pieces.decode([]) == ""
+    assert pieces.decode([1, the]) == "<s> the"  # what is not in front is no such space
+    plain = make({f"{KEY}add_space_prefix": False}, sentencepiece("ranks"))
+    assert plain.encode(" the") == [1, the] and plain.decode([the, the]) == " the the"
+
+
+def test_a_continuation_keeps_its_space(pieces):
+    the = pieces.tokens.index("▁the")
+    assert list(pieces.decode_stream([the, the])) == [" the", " the"]
+
+
+def test_a_space_is_put_behind_special_tokens_too(pieces):
+    the, turn = pieces.tokens.index("▁the"), SPECIAL_PIECES.index("<|im_start|>")
+    assert pieces.encode("<|im_start|>the<|im_start|><|im_start|>the") == [1, turn, the, turn, turn, the]
+    assert pieces.decode([turn, the]) == "<|im_start|> the"
+
+
+SPECIAL_PIECES = [*SENTENCEPIECE_SPECIAL]
+FIRST_BYTE = len(SPECIAL_PIECES)
+
+
+def test_what_has_no_token_becomes_bytes(pieces):
+    assert "ʤ" not in pieces.tokens
+    ids = pieces.encode("ʤ")[-2:]
+    assert [pieces.tokens[i] for i in ids] == ["<0xCA>", "<0xA4>"] and pieces.decode(ids) == "ʤ"
+    assert [*pieces.decode_stream(ids)] == ["", "ʤ"] and [*pieces.decode_stream(ids[1:])] == ["\ufffd"]
+    assert [pieces.token_bytes(FIRST_BYTE + byte) for byte in range(256)] == [bytes([b]) for b in range(256)]
+
+
+@pytest.mark.parametrize("key", [None, 5])
+def test_what_has_no_token_nor_bytes_is_unknown(make, key):
+    vocabulary = sentencepiece("ranks")
+    for name in ("tokens", "token_type", "scores"):  # all bytes from 0x80 on are taken away
+        del vocabulary[KEY + name][FIRST_BYTE + 128 : FIRST_BYTE + 256]
+    tokenizer = make({f"{KEY}unknown_token_id": key}, vocabulary)
+    assert tokenizer.encode("ʤ\x7fʤ")[-3:] == [key or 0, FIRST_BYTE + 0x7F, key or 0]
+
+
+def test_pieces_have_a_beginning_and_an_end_by_custom(make, pieces):
+    assert (pieces.bos, pieces.eos, pieces.add_bos, pieces.add_eos) == (1, 2, True, False)
+    assert pieces.stop_tokens == {2}
+    told = {"add_bos_token": False, "add_eos_token": True, "eos_token_id": 9, "bos_token_id": 8}
+    tokenizer = make({KEY + key: value for key, value in told.items()}, sentencepiece("ranks"))
+    assert tokenizer.encode("") == [9] and tokenizer.bos == 8 and tokenizer.stop_tokens == {2, 9}
+
+
+def test_a_vocabulary_too_small_for_what_is_customary(make):
+    vocabulary = {
+        f"{KEY}model": "llama",
+        f"{KEY}tokens": ["a"],
+        f"{KEY}scores": [0.0],
+        f"{KEY}add_space_prefix": False,
+    }
+    tokenizer = make(vocabulary=vocabulary)
+    assert tokenizer.bos is tokenizer.eos is None and tokenizer.encode("aba") == [0, 0, 0]
+
+
+def test_a_long_text_is_merged(pieces):
+    text = "the kettle " * 5_000
+    assert pieces.decode(pieces.encode(text)[1:]) == text
+
+
+# --- Broken files -----------------------------------------------------------------------------------------
+
+N_PIECES = len(sentencepiece("ranks")[f"{KEY}tokens"])
+BROKEN_PIECES = {
+    "scores": [
+        (None, "expected an array of numbers"),
+        (["1"] * N_PIECES, "expected an array of numbers"),
+        ([True] * N_PIECES, "expected an array of numbers"),
+        (1.0, "expected an array of numbers"),
+        ([0.0] * (N_PIECES - 1), f"expected {N_PIECES} entries"),
+        ([0.0] * (N_PIECES + 1), f"expected {N_PIECES} entries"),
+        ([0.0] * 7 + [float("nan")] + [0.0] * (N_PIECES - 8), "token 7 "),
+    ],
+    "token_type": [
+        ([1] * 9 + [0] + [1] * (N_PIECES - 10), "token 9 has type 0, expected 1 to 6"),
+        ([1] * 9 + [7] + [1] * (N_PIECES - 10), "token 9 has type 7, expected 1 to 6"),
+        ([1] * 9 + [-1] + [1] * (N_PIECES - 10), "token 9 has type -1, expected 1 to 6"),
+        ([6] * N_PIECES, "token 0 is a byte, expected <0x00> to <0xFF>, got '<unk>'"),
+        ([1.0] * N_PIECES, "expected an array of whole numbers"),
+        ([1] * (N_PIECES + 1), f"expected {N_PIECES} entries"),
+    ],
+    "tokens": [
+        (None, "expected an array of strings"),
+        ([f"{i // 2}" for i in range(N_PIECES)], "'0' appears twice"),
+        ([*map(str, range(N_PIECES - 1)), b"\xff"], "not UTF-8"),
+    ],
+    "add_space_prefix": [(1, "expected a bool"), ("true", "expected a bool")],
+    "add_bos_token": [(1, "expected a bool")],
+    "add_eos_token": [(0, "expected a bool")],
+    "unknown_token_id": [
+        (N_PIECES, f"expected 0 <= id < {N_PIECES}"),
+        (-1, "expected 0 <= id"),
+        ("0", "got '0'"),
+    ],
+    "bos_token_id": [(N_PIECES, f"expected 0 <= id < {N_PIECES}"), (1.0, "got 1.0")],
+    "eom_token_id": [(N_PIECES, f"expected 0 <= id < {N_PIECES}")],
+    "fim_pad_token_id": [(True, "got True")],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [(key, *case) for key, cases in BROKEN_PIECES.items() for case in cases],
+    ids=lambda value: repr(value)[:20],
+)
+def test_broken_pieces_are_named(make, key, value, message):
+    with pytest.raises(GGUFError, match=rf"{KEY}{key}: .*{message}") as caught:
+        make({KEY + key: value}, sentencepiece("ranks"))
+    assert not isinstance(caught.value, UnsupportedError)
+
+
+@pytest.mark.parametrize("merge", ["a", "a ", " a", "", "a b c", "a é", "ʤ a", "a  b"])
+def test_a_merge_that_makes_no_token_is_named(make, merge):
+    with pytest.raises(GGUFError, match=f"{KEY}merges: {merge!r} does not join two tokens to a third"):
+        make({f"{KEY}merges": [*MERGES, merge]})
+
+
+@pytest.mark.parametrize("kind", ["bos", "eos"])
+def test_what_is_added_must_be_known(make, kind):
+    with pytest.raises(GGUFError, match=f"{KEY}{kind}_token_id: missing, and {KEY}add_{kind}_token asks"):
+        make({f"{KEY}add_{kind}_token": True, f"{KEY}{kind}_token_id": None})
+
+
+@pytest.mark.parametrize("model", ["bert", "t5", "rwkv", "none", "gemma4", "LLAMA"])
+def test_another_kind_of_vocabulary_is_unsupported(make, model):
+    with pytest.raises(UnsupportedError, match=f"tokenizer '{model}', supported: gpt2, llama"):
+        make({f"{KEY}model": model})
+
+
+@pytest.mark.parametrize("pre", ["gpt-4o", "tekken", "qwen35", "deepseek-llm", "Llama3"])
+def test_other_rules_are_unsupported(make, pre):
+    with pytest.raises(UnsupportedError, match=f"pre-tokenizer '{pre}', supported: .*llama-bpe.*qwen2"):
+        make({f"{KEY}pre": pre})
+
+
+def test_pieces_have_no_pre_tokenizer(make, pieces):
+    tokenizer = make({f"{KEY}pre": "whatever"}, sentencepiece("ranks"))
+    assert tokenizer.encode("the kettle") == pieces.encode("the kettle")
+
+
+# --- Ids --------------------------------------------------------------------------------------------------
 
 BAD_IDS = [-1, 320, 2**70, 1.0, float("nan"), "1", "a", None, [1], np.float32(1), np.int64(-1)]
 
@@ -324,6 +524,43 @@ def test_a_model_without_a_template_does_not_chat(make, template):
         make(chat_template=template).render_chat(CHAT)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_as_widespread_models_have_them(make, name):
+    template, text = TEMPLATES[name]
+    changes = {f"{KEY}bos_token_id": 0, f"{KEY}add_bos_token": True}  # encode adds it, so the text must not
+    assert make(changes, chat_template=template).render_chat(LONG_CHAT) == text
+
+
+def test_a_beginning_is_taken_away_only_in_front(make):
+    template = "{% for m in messages %}{{ bos_token }}{{ m.content }}{{ eos_token }}{% endfor %}"
+    messages = [{"role": "user", "content": c} for c in "ab"]
+    begin, end = SPECIAL[1], SPECIAL[2]
+    assert make(chat_template=template).render_chat(messages) == f"{begin}a{end}{begin}b{end}"
+    both = make({f"{KEY}add_bos_token": True, f"{KEY}add_eos_token": True}, chat_template=template)
+    assert both.render_chat(messages) == f"a{end}{begin}b"
+
+
+def test_a_template_knows_the_day(make):
+    shown = "%d %b %Y"
+    before = datetime.now().strftime(shown)
+    rendered = make(chat_template="{{ strftime_now('%d %b %Y') }}").render_chat([])
+    assert rendered in (before, datetime.now().strftime(shown))
+
+
+def test_a_template_without_tools_finds_none(make):
+    template = "{% if tools is not none or documents %}tools{% endif %}{{ no_such_name is defined }}"
+    assert make(chat_template=template).render_chat([]) == "False"
+
+
+def test_json_for_a_model_is_not_json_for_a_web_page(make):
+    template = "{{ messages[0] | tojson }}{{ messages[0] | tojson(indent=1, ensure_ascii=true) }}"
+    messages = [{"role": "user", "content": "<é> & '\"\n"}]
+    assert make(chat_template=template).render_chat(messages) == (
+        '{"role": "user", "content": "<é> & \'\\"\\n"}'
+        '{\n "role": "user",\n "content": "<\\u00e9> & \'\\"\\n"\n}'
+    )
+
+
 BROKEN_TEMPLATES = {
     "its own refusal": ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
     "syntax": ("{% for %}", "Expected"),
@@ -335,6 +572,9 @@ BROKEN_TEMPLATES = {
     "type": ("{{ 'a' + 1 }}", "concatenate"),
     "call": ("{{ messages() }}", "not callable"),
     "arguments": ("{{ raise_exception() }}", "message"),
+    "JSON": ("{{ raise_exception | tojson }}", "not JSON serializable"),
+    "a date": ("{{ strftime_now(5) }}", "strftime"),
+    "break": ("{% break %}", "break"),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "a file": ("{% include '/etc/passwd' %}", "no loader"),
     "an import": ("{% import 'os' as os %}", "no loader"),
@@ -356,6 +596,7 @@ ESCAPES = [
     "{{ (''|attr('__class__')).__mro__ }}",
     "{{ raise_exception.__globals__['jinja2'] }}",
     "{{ raise_exception.__code__.co_consts }}",
+    "{{ strftime_now.__globals__['datetime'] }}",
     "{{ cycler.__init__.__globals__.os.popen('echo out').read() }}",
     "{{ lipsum.__globals__['os'].popen('echo out').read() }}",
     "{{ self.__init__.__globals__ }}",
