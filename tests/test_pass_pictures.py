@@ -1,0 +1,78 @@
+"""The pictures of the full transformer say what the model's file says."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from small_model import small_model
+
+import blocks2tokens as b2t
+from blocks2tokens.course import pass_pictures
+from blocks2tokens.course.bench import size
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close("all")
+
+
+def texts():
+    return [text.get_text() for axes in plt.gcf().axes for text in axes.texts]
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "own output"])
+def model(request, tmp_path):
+    formats = {"attn_k": "Q8_0", "ffn_down": "Q4_0", "token_embd": "F16"}
+    made = small_model(tied=request.param, formats=formats, n_layers=3)
+    return b2t.load(made.write(tmp_path / "model.gguf"))
+
+
+def test_every_matrix_stands_in_the_pass_with_shape_format_and_bytes(model):
+    pass_pictures.draw_pass(model, T=7)
+    found, t = texts(), model.transformer
+    matrices = {name: w for name, w in vars(t.layers[0]).items() if isinstance(w, b2t.QuantizedMatrix)}
+    tied = " (token_embd again)" if t.output is t.token_embd else ""
+    for name, w in (matrices | {"token_embd": t.token_embd, "output" + tied: t.output}).items():
+        line = f"{w.shape[0]:,} × {w.shape[1]:,}  {w.format.name}  {size(w.nbytes)}"
+        assert line in found and found[found.index(name) + 1] == line
+
+
+def test_the_pass_names_the_arrays_between_the_boxes(model):
+    pass_pictures.draw_pass(model, T=7)
+    found = "\n".join(texts())
+    for part in ("ids [7]", "x [7, 64]", "q [7, 4, 16]", "k [7, 2, 16]", "v [7, 2, 16]", "[7, 96]"):
+        assert part in found
+    assert "logits [7, 320]" in found and "one of 3 layers" in found
+
+
+def test_agreement_draws_every_pair_of_numbers():
+    rng = np.random.default_rng(0)
+    pairs = {name: tuple(-rng.random((2, 4, 20))) for name in ("a", "b")}
+    pass_pictures.draw_agreement(pairs, ("theirs", "ours"))
+    for axes, (name, (theirs, ours)) in zip(plt.gcf().axes, pairs.items(), strict=True):
+        points = axes.lines[-1]
+        assert name in (axes.get_title(loc) for loc in ("left", "center"))
+        assert np.array_equal(points.get_xdata(), theirs.ravel())
+        assert np.array_equal(points.get_ydata(), ours.ravel())
+
+
+def test_the_lens_is_bold_where_the_final_answer_stands():
+    axes = plt.subplots()[1]
+    tokens = [["a", " b"], [" c", " b"], [" c", "\n"]]
+    pass_pictures.draw_lens(axes, ["x", " y"], tokens, np.full((3, 2), 0.5))
+    cells = {text.get_position(): text for text in axes.texts}
+    bold = {place for place, text in cells.items() if text.get_weight() == "bold"}
+    assert bold == {(0, 1), (0, 2), (1, 2)}
+    assert cells[0, 1].get_text() == "␣c\n0.50" and cells[1, 2].get_text() == "↵\n0.50"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "␣y"]
+
+
+def test_choices_draw_both_distributions():
+    axes = plt.subplots()[1]
+    before, after = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.3, 0])
+    pass_pictures.draw_choices(axes, [" a", "b", "c"], before, after)
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == [*before, *after]
