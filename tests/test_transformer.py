@@ -2,6 +2,10 @@
 
 import inspect
 import mmap
+import os
+import signal
+import sys
+import threading
 from itertools import accumulate, islice
 
 import numpy as np
@@ -11,7 +15,9 @@ from small_model import small_model
 
 import blocks2tokens as b2t
 from blocks2tokens import kernels
-from blocks2tokens.model import transformer
+from blocks2tokens.course import bench
+from blocks2tokens.model import prefill, transformer
+from blocks2tokens.model.decode import Decoder
 
 
 @pytest.fixture
@@ -121,9 +127,9 @@ def test_long_prompts_are_cut_into_passes_that_change_nothing(model, monkeypatch
     passes = []
     original = transformer.run_batch
 
-    def counted(weights, config, ids, cache):
+    def counted(weights, config, ids, *more):
         passes.append(len(ids))
-        return original(weights, config, ids, cache)
+        return original(weights, config, ids, *more)
 
     monkeypatch.setattr(transformer, "run_batch", counted)
     monkeypatch.setattr(transformer, "PREFILL", prefill)
@@ -265,21 +271,124 @@ def test_greedy_generation_takes_the_largest_logit_each_time(path_of, name):
 
 def test_generation_streams(model, monkeypatch):
     passes = []
-    original = transformer.Transformer.next_logits
+    original = Decoder.step
 
-    def counted(self, ids, cache):
-        passes.append(len(ids))
-        return original(self, ids, cache)
+    def counted(self, token, with_logits):
+        passes.append(self.cache.length)
+        original(self, token, with_logits)
 
-    monkeypatch.setattr(transformer.Transformer, "next_logits", counted)
+    monkeypatch.setattr(Decoder, "step", counted)
     tokens = model.generate(PROMPT, 40)
     assert inspect.isgenerator(tokens) and passes == []
     next(tokens)
-    assert passes == [len(PROMPT)]
+    assert passes == [len(PROMPT) - 1]  # all but the last went through in one batch
     next(tokens)
-    assert passes == [len(PROMPT), 1]
+    assert passes == [len(PROMPT) - 1, len(PROMPT)]
     tokens.close()
-    assert passes == [len(PROMPT), 1]
+    assert len(passes) == 2
+
+
+def test_a_token_allocates_nothing_after_the_first(model, monkeypatch):
+    cache = model.transformer.new_cache(9)
+    model.transformer.next_logits(PROMPT, cache)  # makes all that decoding needs
+    found = bench.allocations(lambda: model.transformer.step(5, cache))
+    assert (found.count, found.nbytes) == (0, 0)
+    found = bench.allocations(lambda: model.transformer.hidden([5], cache))
+    assert found.count > 0 and found.nbytes > 256  # it is counted
+    monkeypatch.setattr(model.tokenizer, "stop_tokens", frozenset())
+    tokens = model.generate(PROMPT, 30)
+    next(tokens)
+    assert bench.allocations(lambda: next(tokens)).nbytes <= 16  # the sampler's maximum and its place
+
+
+@pytest.mark.parametrize("name", ["mixed", "K-quants", "groups of three"])
+def test_a_cache_in_float16_changes_logits_a_little(path_of, name):
+    exact, half = (b2t.load(path_of(name), cache).transformer for cache in ("float32", "float16"))
+    for size in (1, 5):  # token by token, and in batches
+        logits = []
+        for one in (exact, half):
+            cache = one.new_cache(len(IDS))
+            parts = [one.hidden(IDS[i : i + size], cache) for i in range(0, len(IDS), size)]
+            logits.append(one.project(np.concatenate(parts)))
+        assert cache.keys.dtype == np.float16 and cache.nbytes == exact.new_cache(len(IDS)).nbytes // 2
+        error = np.sqrt(np.mean((logits[0] - logits[1]) ** 2)) / np.std(logits[0])
+        assert 0 < error < 0.02
+
+
+def test_another_cache_is_refused(path_of):
+    with pytest.raises(ValueError, match="cache: expected one of float32, float16, got 'int8'"):
+        b2t.load(path_of("mixed"), "int8")
+
+
+@pytest.mark.parametrize("token", [-1, 320])
+def test_a_step_checks_its_token(model, token):
+    with pytest.raises(ValueError, match=f"0 <= id < 320, got {token}"):
+        model.transformer.step(token, model.transformer.new_cache(2))
+
+
+def test_a_step_into_a_full_cache_is_refused(model):
+    cache = model.transformer.new_cache(1)
+    model.transformer.step(5, cache)
+    with pytest.raises(ValueError, match="1 more tokens do not fit, 1 of 1 used"):
+        model.transformer.step(5, cache)
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
+def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkeypatch):
+    expected = model.transformer.next_logits(PROMPT, model.transformer.new_cache(8)).copy()
+    original, cache, calls = prefill.attend_batch, model.transformer.new_cache(8), []
+
+    def interrupted(*arguments):
+        interrupt()
+        calls.append(original(*arguments))
+        return calls[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prefill, "attend_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.transformer.next_logits(PROMPT, cache)
+    assert len(calls) == 1 and cache.length == 0  # the layer was finished, the next one not begun
+    assert close(model.transformer.next_logits(PROMPT, cache), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
+def test_an_interrupt_waits_for_the_end_of_a_token(model, monkeypatch):
+    done = []
+    original = Decoder.step
+
+    def interrupted(self, token, with_logits):
+        interrupt()
+        original(self, token, with_logits)
+        done.append(token)
+
+    cache = model.transformer.new_cache(8)
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.transformer.step(5, cache)
+    assert done == [5] and cache.length == 1
+    again = model.transformer.new_cache(8)
+    expected = model.transformer.next_logits([5, 9], again)
+    assert close(model.transformer.step(9, cache), expected)
+
+
+def test_interrupts_are_left_to_the_main_thread(model):
+    handlers = []
+
+    def generate():
+        handlers.append(list(model.generate(PROMPT, 3)))
+
+    thread = threading.Thread(target=generate)
+    thread.start()
+    thread.join()
+    assert handlers == [list(model.generate(PROMPT, 3))]
 
 
 def test_a_stop_token_ends_generation_unseen(model, monkeypatch):

@@ -20,10 +20,10 @@ from blocks2tokens.tokenizer import Tokenizer
 class Model:
     """A loaded model: `config`, `tokenizer`, `transformer`."""
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], cache: str = "float32"):
         file = GGUFFile(path)
         self.config = ModelConfig.from_gguf(file)
-        self.transformer = Transformer(file, self.config)
+        self.transformer = Transformer(file, self.config, cache)
         self.tokenizer = Tokenizer(file)
         if len(self.tokenizer) != self.config.vocab_size:
             raise GGUFError(
@@ -49,8 +49,9 @@ class Model:
         """Yield up to `max_tokens` token ids that continue `ids`, each as soon as it is chosen.
 
         Greedy unless a sampler is given. Ends before `max_tokens` at a stop token, which is not
-        yielded. Raises ValueError, at the call, for an empty prompt, an id outside the vocabulary or a
-        prompt that leaves no room for `max_tokens` in the model's context.
+        yielded. Ctrl-C stops it between two tokens and leaves the model as it was. Raises ValueError, at the
+        call, for an empty prompt, an id outside the vocabulary or a prompt that leaves no room for
+        `max_tokens` in the model's context.
         """
         ids = self.transformer.check_ids(ids)
         if not isinstance(max_tokens, Integral) or max_tokens < 0:
@@ -59,15 +60,18 @@ class Model:
         return self._generate([int(i) for i in ids], max_tokens, sampler or Sampler())
 
     def _generate(self, history: list[int], max_tokens: int, sampler: Sampler) -> Iterator[int]:
+        if not max_tokens:
+            return
         cache = self.transformer.new_cache(len(history) + max_tokens)
-        new = history
-        for _ in range(max_tokens):
-            choice = sampler(self.transformer.next_logits(new, cache), history)
+        logits = self.transformer.next_logits(history, cache)
+        for n_left in range(max_tokens - 1, -1, -1):
+            choice = sampler(logits, history)
             if choice in self.tokenizer.stop_tokens:
                 return
             history.append(choice)
-            new = [choice]
             yield choice
+            if n_left:
+                logits = self.transformer.step(choice, cache)
 
     def _check_length(self, n_tokens: int) -> None:
         if n_tokens > self.config.context_length:
@@ -77,10 +81,11 @@ class Model:
             )
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], cache: str = "float32") -> Model:
     """Open a GGUF file as a Model. Its weights stay quantized, in the mapped file.
 
-    Raises FileNotFoundError; GGUFError for a broken file; UnsupportedError for an architecture, tensor
-    type or tokenizer that this engine does not have.
+    `cache` is the type of the keys and values that it keeps: "float32", or "float16" for half the memory.
+    Raises ValueError for another type; FileNotFoundError; GGUFError for a broken file; UnsupportedError for
+    an architecture, tensor type or tokenizer that this engine does not have.
     """
-    return Model(path)
+    return Model(path, cache)

@@ -32,6 +32,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -188,7 +189,19 @@ def _map(path: Path) -> mmap.mmap:
     if status.st_size == 0:
         raise GGUFError(f"{path}: byte 0: the file is empty")
     with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _ask_for_large_pages(mapped)
+    return mapped
+
+
+def _ask_for_large_pages(mapped: mmap.mmap) -> None:
+    """Have the system read the file in pages of 2 MB where it can: weights then stream faster.
+
+    A page of 4 kB is looked up for every 64 cache lines. What the system holds of the file already stays
+    in the pages that it has.
+    """
+    with suppress(AttributeError, OSError):  # another system, or a kernel without them
+        mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 class _Cursor:

@@ -7,6 +7,7 @@ Temperature 0 is greedy: the largest logit, the first of equal ones.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from numbers import Integral
 
 import numpy as np
@@ -55,7 +56,7 @@ class Sampler:
         +infinity, or none above -infinity.
         """
         logits = np.asarray(logits)
-        if logits.ndim != 1 or not np.isfinite(logits.max(initial=-np.inf)):
+        if logits.ndim != 1 or not isfinite(logits.max(initial=-np.inf)):
             raise ValueError(f"logits: expected one dimension and a finite largest value, got {logits!r}")
         if self.repetition_penalty != 1 and len(history):
             logits = self._penalize(logits, history)

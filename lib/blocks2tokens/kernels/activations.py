@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit, prange
 
 from blocks2tokens.formats.compiled import bits_to_float
+from blocks2tokens.kernels.simd import copy_16_bytes
 
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
@@ -71,11 +72,10 @@ def reorder(codes, order, room):
     """Put the codes of each whole span, int8 [16 * order.size], into another order; room for one span."""
     n = 16 * order.size
     for at in range(0, codes.size - n + 1, n):
-        for i in range(n):
-            room[i] = codes[at + i]
         for i in range(order.size):
-            for j in range(16):
-                codes[at + 16 * i + j] = room[16 * order[i] + j]
+            copy_16_bytes(room, 16 * i, codes, at + 16 * i)
+        for i in range(order.size):
+            copy_16_bytes(codes, at + 16 * i, room, 16 * order[i])
 
 
 @njit(cache=True)

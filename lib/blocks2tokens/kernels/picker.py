@@ -6,8 +6,8 @@
 The first product with a format times the kernels on a matrix of its own for each M of ROWS, which takes a
 second or two, and keeps the winners in the user's cache folder; from then on they are looked up. Between two
 measured M the winner of the lower one is taken. Noise decides nothing that is beyond doubt: a kernel takes
-part for the numbers of rows that it is meant for, `Kernel.rows`. The file's name holds all that the choice depends on: the
-processor, the number of threads, the instruction set, and the kernels themselves.
+part for the numbers of rows that it is meant for, `Kernel.rows`. The file's name holds all that the choice
+depends on: the processor, the number of threads, the instruction set, and the kernels themselves.
 """
 
 import hashlib

@@ -28,8 +28,8 @@ from blocks2tokens.kernels.simd import store_float
 from blocks2tokens.kernels.simd_dot import group_of, named
 from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, Rounded, one
 
-N_ARGUMENTS = 12
-SIGNATURE = types.void(*[types.int64] * N_ARGUMENTS)
+SIGNATURE = types.void(*[types.int64] * 12)
+DECODER = types.void(*[types.int64] * 3)
 
 
 @cache
@@ -59,6 +59,17 @@ def float_rows(fmt: Format):
     return pointer(named(rows, f"float_rows_{fmt.name}".lower()), SIGNATURE)
 
 
+@cache
+def row_decoder(fmt: Format):
+    """Return the decoder of a row, as a function pointer: addresses of the row and of out, and K."""
+    decode_row, size, weights = fmt.module.decode_row, fmt.bytes_per_block, fmt.block_size
+
+    def decode(row, out, K):
+        decode_row(bytes_at(row, K // weights * size), floats_at(out, K))
+
+    return pointer(named(decode, f"row_decoder_{fmt.name}".lower()), DECODER)
+
+
 def activation_kind(fmt: Format) -> tuple[int, int, int, tuple[int, ...]]:
     """Return how x is rounded for a format with vector code: block, group, unit, order of the codes."""
     unit = SIMD_FORMATS[fmt.name]
@@ -69,17 +80,17 @@ def activation_kind(fmt: Format) -> tuple[int, int, int, tuple[int, ...]]:
 
 
 @intrinsic
-def call_rows(typingctx, function, arguments):
-    """Call a job, given the address of its code and a tuple of its twelve arguments."""
+def call_job(typingctx, function, arguments):
+    """Call a job, given the address of its code and a tuple of its arguments, int64 all."""
 
     def codegen(context, builder, signature, args):
         i64 = ir.IntType(64)
-        code = ir.FunctionType(ir.VoidType(), [i64] * N_ARGUMENTS).as_pointer()
-        values = [builder.extract_value(args[1], i) for i in range(N_ARGUMENTS)]
+        values = [builder.extract_value(args[1], i) for i in range(arguments.count)]
+        code = ir.FunctionType(ir.VoidType(), [i64] * arguments.count).as_pointer()
         builder.call(builder.inttoptr(args[0], code), values)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.UniTuple(types.int64, N_ARGUMENTS)), codegen
+    return types.void(types.int64, types.UniTuple(types.int64, arguments.count)), codegen
 
 
 def pointer_intrinsic(name, dtype):
@@ -96,16 +107,41 @@ def pointer_intrinsic(name, dtype):
 
 
 byte_pointer = pointer_intrinsic("byte_pointer", types.uint8)
+signed_byte_pointer = pointer_intrinsic("signed_byte_pointer", types.int8)
+half_pointer = pointer_intrinsic("half_pointer", types.uint16)
 float_pointer = pointer_intrinsic("float_pointer", types.float32)
+double_pointer = pointer_intrinsic("double_pointer", types.float64)
+integer_pointer = pointer_intrinsic("integer_pointer", types.int64)
 
 
-@njit(cache=True)
-def bytes_at(address, n):
-    """Return the n bytes at an address as an array; it does not keep them alive."""
-    return carray(byte_pointer(address), n, np.uint8)
+# Arrays on memory that somebody else keeps. `shape` is a number or a tuple.
 
 
-@njit(cache=True)
-def floats_at(address, n):
-    """Return the n float32 at an address as an array; it does not keep them alive."""
-    return carray(float_pointer(address), n, np.float32)
+@njit(cache=True, forceinline=True)
+def bytes_at(address, shape):
+    return carray(byte_pointer(address), shape, np.uint8)
+
+
+@njit(cache=True, forceinline=True)
+def signed_bytes_at(address, shape):
+    return carray(signed_byte_pointer(address), shape, np.int8)
+
+
+@njit(cache=True, forceinline=True)
+def halves_at(address, shape):
+    return carray(half_pointer(address), shape, np.uint16)
+
+
+@njit(cache=True, forceinline=True)
+def floats_at(address, shape):
+    return carray(float_pointer(address), shape, np.float32)
+
+
+@njit(cache=True, forceinline=True)
+def doubles_at(address, shape):
+    return carray(double_pointer(address), shape, np.float64)
+
+
+@njit(cache=True, forceinline=True)
+def integers_at(address, shape):
+    return carray(integer_pointer(address), shape, np.int64)

@@ -26,6 +26,7 @@ from blocks2tokens.kernels.simd import (
     add_quads,
     add_scaled_pairs,
     address_of,
+    ask_ahead,
     bytes_to_floats,
     dot_pairs,
     flip_sign,
@@ -47,7 +48,6 @@ from blocks2tokens.kernels.simd import (
     multiply,
     multiply_add,
     pick_scales,
-    prefetch,
     repeat_16_scales,
     repeat_bytes,
     repeat_float,
@@ -59,7 +59,6 @@ from blocks2tokens.kernels.simd import (
     zeros_like,
 )
 
-AHEAD = 3072  # bytes: by the time that they are needed, memory has sent them
 K_ORDER = (0, 1, 4, 5, 2, 3, 6, 7)  # sub-blocks 0 2 1 3 of a half: low nibbles of 64 bytes, then high ones
 NIBBLE_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # first halves of four blocks, then second halves
 
@@ -311,17 +310,17 @@ def choose_products(fmt, isa, q, s, scale, a, m, u, products):
 # --- Rows -------------------------------------------------------------------------------------------------
 
 
-def ask_for(fmt, raw, at):
-    """Ask for the cache lines of the unit at byte `at`, which may lie behind the end of the array."""
+def ask_for_unit(fmt, raw, at):
+    """Ask for the cache lines of units to come, from the one at byte `at` on."""
 
 
-@overload(ask_for)
-def choose_ask_for(fmt, raw, at):
+@overload(ask_for_unit)
+def choose_ask_for_unit(fmt, raw, at):
     if fmt.instance_class is Q6K:
-        return lambda fmt, raw, at: prefetch(raw, at, 4)
+        return lambda fmt, raw, at: ask_ahead(raw, at, 4)
     if fmt.instance_class in (Q40, Q41):
-        return lambda fmt, raw, at: prefetch(raw, at, 2)
-    return lambda fmt, raw, at: prefetch(raw, at, 3)
+        return lambda fmt, raw, at: ask_ahead(raw, at, 2)
+    return lambda fmt, raw, at: ask_ahead(raw, at, 3)
 
 
 @njit(forceinline=True)
@@ -336,7 +335,7 @@ def one(fmt, isa, raw, at, row_bytes, a, m):
     whole = row_bytes // fmt.n_bytes
     products, offsets = zero_floats(), zeros_like(sums_at(fmt, a, m, 0))
     for u in range(whole):
-        ask_for(fmt, raw, at + fmt.n_bytes * u + AHEAD)
+        ask_for_unit(fmt, raw, at + fmt.n_bytes * u)
         q, s, scale, offset = unit(fmt, raw, at + fmt.n_bytes * u, 3)
         products = add_products(fmt, isa, q, s, scale, a, m, u, products)
         offsets = multiply_add(offset, sums_at(fmt, a, m, u), offsets)

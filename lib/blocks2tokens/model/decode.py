@@ -20,13 +20,21 @@ from typing import NamedTuple
 import numpy as np
 from numba import config as numba_config
 from numba import get_num_threads, njit, prange
+from numba.extending import overload
 
 from blocks2tokens import kernels
 from blocks2tokens.kernels import row_jobs, simd
 from blocks2tokens.kernels.activations import LONGEST_SPAN, quantize_row
-from blocks2tokens.kernels.row_jobs import call_rows
+from blocks2tokens.kernels.row_jobs import (
+    call_job,
+    doubles_at,
+    floats_at,
+    halves_at,
+    integers_at,
+    signed_bytes_at,
+)
 from blocks2tokens.kernels.simd import address_of
-from blocks2tokens.kernels.team import count_done, is_open, new_tickets, take_job, wait_for
+from blocks2tokens.kernels.team import LINE, count_done, is_open, new_tickets, take_job, wait_for
 from blocks2tokens.model.compiled_layers import (
     add,
     attend_head,
@@ -45,70 +53,143 @@ HEADS, ATTENTION, OUTPUT, GATE_UP, DOWN, STAGES = range(6)
 Q, K, V, O, GATE, UP, MATRIX_DOWN, MATRICES = range(8)
 AT, ROW_BYTES, ROWS, COLUMNS, FUNCTION, BLOCK, GROUP, UNITS, SPAN, ORDER, SLOT, PREPARES, FIELDS = range(13)
 FLOATS_ONLY = 0  # BLOCK of a matrix whose job takes x as it is
+LONGEST_ORDER = 8
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
-JOBS = 8  # of a stage for each core, at the most
+JOBS = 4
 
 
 class Model(NamedTuple):
-    """What does not change from token to token.
+    """What does not change from token to token: addresses in Python, arrays in `work`."""
 
-    data        the address of the mapped file
-    table       int64 [n_layers * MATRICES + 1, FIELDS]    where each matrix begins, and how to multiply by it
-    orders      int64 [*, 8]                               orders of codes; -1 behind the end
-    norms       float32 [n_layers, 2, dim]                 attn_norm, ffn_norm
-    biases      float32 [n_layers, q_dim + 2 kv_dim], or [n_layers, 0]
-    head_norms  float32 [n_layers, 2, head_dim], or [n_layers, 2, 0]
-    """
-
-    data: int
-    table: np.ndarray
-    orders: np.ndarray
-    norms: np.ndarray
-    biases: np.ndarray
-    head_norms: np.ndarray
-    output_norm: np.ndarray
-    frequencies: np.ndarray
+    data: int  # the address of the mapped file, in both
+    table: np.ndarray  # int64 [n_layers * MATRICES + 1, FIELDS], where each matrix is and how to multiply
+    orders: np.ndarray  # int64 [*, 8], orders of codes; -1 behind the end
+    norms: np.ndarray  # float32 [n_layers, 2, dim], attn_norm and ffn_norm
+    biases: np.ndarray  # float32 [n_layers, heads * head_dim of Q, K and V]; or [n_layers, 0]
+    head_norms: np.ndarray  # float32 [n_layers, 2, head_dim], of Q and K; or [n_layers, 2, 0]
+    output_norm: np.ndarray  # float32 [dim]
+    frequencies: np.ndarray  # float64 [head_dim / 2]
 
 
 class Shared(NamedTuple):
     """What all workers read and write, each element by one of them in a stage; float32 but for tickets."""
 
-    x: np.ndarray
-    qkv: np.ndarray
-    attended: np.ndarray
-    more: np.ndarray
-    gate: np.ndarray
-    up: np.ndarray
-    logits: np.ndarray
-    cos: np.ndarray
-    sin: np.ndarray
-    tickets: np.ndarray
+    x: np.ndarray  # [dim]
+    qkv: np.ndarray  # [heads * head_dim of Q, K and V]
+    attended: np.ndarray  # [n_heads * head_dim]
+    more: np.ndarray  # [dim]
+    gate: np.ndarray  # [ffn_dim]
+    up: np.ndarray  # [ffn_dim]
+    logits: np.ndarray  # [vocab]
+    cos: np.ndarray  # [head_dim / 2]
+    sin: np.ndarray  # [head_dim / 2]
+    tickets: np.ndarray  # int64, see `team`
 
 
 class Own(NamedTuple):
     """What each worker has for itself; the first dimension says whose it is."""
 
-    h: np.ndarray  # float32, the normalized input
-    codes: np.ndarray  # int8 [workers, SLOTS, columns]
-    d: np.ndarray
-    sums: np.ndarray
-    span: np.ndarray  # int8 [workers, 256]
-    row: np.ndarray  # float32, a decoded row
+    h: np.ndarray  # float32 [workers, dim], the normalized input
+    codes: np.ndarray  # int8 [workers, SLOTS, padded]
+    d: np.ndarray  # float32 [workers, SLOTS, padded / 32]
+    sums: np.ndarray  # float32 [workers, SLOTS, padded / 16]
+    span: np.ndarray  # int8 [workers, LONGEST_SPAN]
+    row: np.ndarray  # float32 [workers, padded], a decoded row
     scores: np.ndarray  # float32 [workers, capacity]
 
 
+class FloatCache(NamedTuple):
+    """Addresses of keys and values in float32; its type says so."""
+
+    keys: int
+    values: int
+
+
+class HalfCache(NamedTuple):
+    """Addresses of keys and values in float16."""
+
+    keys: int
+    values: int
+
+
 class Shape(NamedTuple):
-    """The numbers that the stages need."""
+    """All sizes, and the numbers that the stages need."""
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
     head_dim: int
+    dim: int
+    ffn_dim: int
+    vocab_size: int
+    capacity: int
+    workers: int
+    padded: int
+    n_orders: int
+    bias_dim: int
+    head_norm_dim: int
     halves: bool
     eps: np.float32
     scale: np.float32
     magnitude: float
+
+
+# --- From addresses to arrays -----------------------------------------------------------------------------
+# An array that Python hands over costs an allocation, its header, at each call; a number does not.
+
+
+@njit(cache=True)
+def model_at(at, s):
+    return Model(
+        at.data,
+        integers_at(at.table, (s.n_layers * MATRICES + 1, FIELDS)),
+        integers_at(at.orders, (s.n_orders, LONGEST_ORDER)),
+        floats_at(at.norms, (s.n_layers, 2, s.dim)),
+        floats_at(at.biases, (s.n_layers, s.bias_dim)),
+        floats_at(at.head_norms, (s.n_layers, 2, s.head_norm_dim)),
+        floats_at(at.output_norm, s.dim),
+        doubles_at(at.frequencies, s.head_dim // 2),
+    )
+
+
+@njit(cache=True)
+def shared_at(at, s):
+    return Shared(
+        floats_at(at.x, s.dim),
+        floats_at(at.qkv, (s.n_heads + 2 * s.n_kv_heads) * s.head_dim),
+        floats_at(at.attended, s.n_heads * s.head_dim),
+        floats_at(at.more, s.dim),
+        floats_at(at.gate, s.ffn_dim),
+        floats_at(at.up, s.ffn_dim),
+        floats_at(at.logits, s.vocab_size),
+        floats_at(at.cos, s.head_dim // 2),
+        floats_at(at.sin, s.head_dim // 2),
+        integers_at(at.tickets, (STAGES * s.n_layers + 1) * LINE),
+    )
+
+
+@njit(cache=True)
+def own_at(at, s):
+    return Own(
+        floats_at(at.h, (s.workers, s.dim)),
+        signed_bytes_at(at.codes, (s.workers, SLOTS, s.padded)),
+        floats_at(at.d, (s.workers, SLOTS, s.padded // 32)),
+        floats_at(at.sums, (s.workers, SLOTS, s.padded // 16)),
+        signed_bytes_at(at.span, (s.workers, LONGEST_SPAN)),
+        floats_at(at.row, (s.workers, s.padded)),
+        floats_at(at.scores, (s.workers, s.capacity)),
+    )
+
+
+def numbers_at(cache, address, s):
+    """Return keys or values, [n_layers, n_kv_heads, capacity, head_dim]; float16 as its bits, uint16."""
+
+
+@overload(numbers_at)
+def choose_numbers_at(cache, address, s):
+    kind = halves_at if cache.instance_class is HalfCache else floats_at
+    return lambda cache, address, s: kind(address, (s.n_layers, s.n_kv_heads, s.capacity, s.head_dim))
 
 
 # --- Products ---------------------------------------------------------------------------------------------
@@ -150,7 +231,7 @@ def multiply_rows(model, own, w, i, first, last, x, out):
     """Fill out[first : last] with these rows of matrix i times x, which `round_input` has seen."""
     t = model.table[i]
     slot = t[SLOT]
-    call_rows(
+    call_job(
         t[FUNCTION],
         (
             model.data + t[AT],
@@ -289,8 +370,11 @@ def logits_stage(model, shared, own, shape, w, n_workers, stage):
 
 
 @njit(cache=True)
-def work(model, shared, own, keys, values, shape, position, with_logits, w, n_workers):
+def work(model_addresses, shared_addresses, own_addresses, cache, shape, position, with_logits, w, n_workers):
     """Go through all stages as worker w."""
+    model, shared = model_at(model_addresses, shape), shared_at(shared_addresses, shape)
+    own = own_at(own_addresses, shape)
+    keys, values = numbers_at(cache, cache.keys, shape), numbers_at(cache, cache.values, shape)
     for layer in range(shape.n_layers):
         stage, first = STAGES * layer, MATRICES * layer
         heads_stage(model, shared, own, keys, values, shape, layer, position, w, stage + HEADS)
@@ -302,15 +386,22 @@ def work(model, shared, own, keys, values, shape, position, with_logits, w, n_wo
         logits_stage(model, shared, own, shape, w, n_workers, STAGES * shape.n_layers)
 
 
-@njit(parallel=True, cache=True)
-def decode_token(decode_row, row, model, shared, own, keys, values, shape, position, with_logits, n_workers):
-    """Run one token, whose encoded embedding is `row`, behind `position` others."""
-    decode_row(row, shared.x)
+@njit(cache=True)
+def begin(embedding, decoder, model_addresses, shared_addresses, shape, position):
+    """Put the embedding of a token, whose encoded row is at an address, into x, and prepare its angles."""
+    model, shared = model_at(model_addresses, shape), shared_at(shared_addresses, shape)
+    call_job(decoder, (embedding, shared_addresses.x, shape.dim))
     fill_angles(position, model.frequencies, shape.magnitude, shared.cos, shared.sin)
     clear(shared.tickets, 0)
+
+
+@njit(parallel=True, cache=True)
+def decode_token(embedding, decoder, model, shared, own, cache, shape, position, with_logits, n_workers):
+    """Run one token behind `position` others; everything by address."""
+    begin(embedding, decoder, model, shared, shape, position)
     for w in prange(n_workers):
         # prange counts without a sign: one type, or all of `work` would be compiled twice
-        work(model, shared, own, keys, values, shape, position, with_logits, np.int64(w), n_workers)
+        work(model, shared, own, cache, shape, position, with_logits, np.int64(w), n_workers)
 
 
 # --- Memory -----------------------------------------------------------------------------------------------
@@ -321,38 +412,22 @@ class Decoder:
 
     def __init__(self, data: np.ndarray, weights: Weights, c: ModelConfig, cache: KVCache):
         """Prepare to decode into this cache; data, uint8, is the file that the weights are views of."""
-        self.cache, self.token_embd = cache, weights.token_embd
-        self.model = _model(data, weights)
-        self.shape = Shape(
-            c.n_layers,
-            c.n_heads,
-            c.n_kv_heads,
-            c.head_dim,
-            c.family.rope_pairs == "halves",
-            np.float32(c.norm_eps),
-            np.float32(c.head_dim**-0.5),
-            magnitude(c.rope_scaling),
+        self.cache, self.embedding = cache, weights.token_embd.raw
+        self.model, self.shared, self.own = _model(data, weights), _shared(c), _own(c, cache.capacity)
+        self.shape = _shape(c, self.model, self.own)
+        kind = HalfCache if cache.keys.dtype == np.float16 else FloatCache
+        self.addresses = (
+            row_jobs.row_decoder(weights.token_embd.format).address,
+            *(_addresses(part) for part in (self.model, self.shared, self.own)),
+            kind(cache.keys.ctypes.data, cache.values.ctypes.data),
+            self.shape,
         )
-        self.shared, self.own = _shared(c), _own(c, cache.capacity)
-        self.keys, self.values = (
-            part.view(np.uint16) if part.dtype == np.float16 else part for part in (cache.keys, cache.values)
-        )
+        self.first_row = self.embedding.ctypes.data
 
     def step(self, token: int, with_logits: bool) -> None:
         """Run one token behind those in the cache; results are in `x` and, if asked for, `logits`."""
-        decode_token(
-            self.token_embd.format.row_decoder,
-            self.token_embd.raw[token],
-            self.model,
-            self.shared,
-            self.own,
-            self.keys,
-            self.values,
-            self.shape,
-            self.cache.length,
-            with_logits,
-            get_num_threads(),
-        )
+        row = self.first_row + int(token) * self.embedding.shape[1]
+        decode_token(row, *self.addresses, self.cache.length, with_logits, get_num_threads())
         self.cache.advance(1)
 
     @property
@@ -364,6 +439,33 @@ class Decoder:
     def logits(self) -> np.ndarray:
         """The logits of the last token, float32 [vocab]; the next step overwrites them."""
         return self.shared.logits
+
+
+def _addresses(part: NamedTuple) -> NamedTuple:
+    """Return a tuple like this one with the address of each array in its place."""
+    return type(part)(*(a if isinstance(a, int) else a.ctypes.data for a in part))
+
+
+def _shape(c: ModelConfig, model: Model, own: Own) -> Shape:
+    return Shape(
+        n_layers=c.n_layers,
+        n_heads=c.n_heads,
+        n_kv_heads=c.n_kv_heads,
+        head_dim=c.head_dim,
+        dim=c.dim,
+        ffn_dim=c.ffn_dim,
+        vocab_size=c.vocab_size,
+        capacity=own.scores.shape[1],
+        workers=own.scores.shape[0],
+        padded=own.row.shape[1],
+        n_orders=len(model.orders),
+        bias_dim=model.biases.shape[1],
+        head_norm_dim=model.head_norms.shape[2],
+        halves=c.family.rope_pairs == "halves",
+        eps=np.float32(c.norm_eps),
+        scale=np.float32(c.head_dim**-0.5),
+        magnitude=magnitude(c.rope_scaling),
+    )
 
 
 def _shared(c: ModelConfig) -> Shared:
@@ -385,14 +487,14 @@ def _shared(c: ModelConfig) -> Shared:
 
 def _own(c: ModelConfig, capacity: int) -> Own:
     workers, widest = numba_config.NUMBA_NUM_THREADS, max(c.dim, c.n_heads * c.head_dim, c.ffn_dim)
-    padded = widest + LONGEST_SPAN
+    padded = -(-widest // LONGEST_SPAN) * LONGEST_SPAN  # whole units of any format
     return Own(
         h=np.empty((workers, c.dim), np.float32),
         codes=np.empty((workers, SLOTS, padded), np.int8),
         d=np.empty((workers, SLOTS, padded // 32), np.float32),
         sums=np.empty((workers, SLOTS, padded // 16), np.float32),
         span=np.empty((workers, LONGEST_SPAN), np.int8),
-        row=np.empty((workers, widest), np.float32),
+        row=np.empty((workers, padded), np.float32),
         scores=np.empty((workers, capacity), np.float32),
     )
 
@@ -415,7 +517,7 @@ def _model(data: np.ndarray, weights: Weights) -> Model:
     return Model(
         data=data.ctypes.data,
         table=np.array(rows, np.int64),
-        orders=np.array([[*order, *[-1] * (8 - len(order))] for order in orders], np.int64),
+        orders=np.array([[*order, *[-1] * (LONGEST_ORDER - len(order))] for order in orders], np.int64),
         norms=np.array([[layer.attn_norm, layer.ffn_norm] for layer in layers]),
         biases=_biases(layers),
         head_norms=_head_norms(layers),

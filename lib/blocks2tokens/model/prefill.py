@@ -6,6 +6,7 @@ The products are `kernels.matmul`'s, which takes the kernel that suits T rows. W
 compiled and shared by the cores: norms, rotations and gates by rows, attention by heads.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 
@@ -85,13 +86,19 @@ def all_angles(first, frequencies, magnitude, cos, sin):
         fill_angles(first + t, frequencies, magnitude, cos[t], sin[t])
 
 
-def run_batch(weights: Weights, c: ModelConfig, ids: np.ndarray, cache: KVCache) -> np.ndarray:
-    """Run ids, int64 [T], behind the tokens of the cache; return the final stream, float32 [T, dim]."""
+def run_batch(
+    weights: Weights, c: ModelConfig, ids: np.ndarray, cache: KVCache, between_layers: Callable[[], None]
+) -> np.ndarray:
+    """Run ids, int64 [T], behind the tokens of the cache; return the final stream, float32 [T, dim].
+
+    `between_layers` is called before each layer; what it raises leaves the cache as it was.
+    """
     angles = tuple(np.empty((len(ids), c.head_dim // 2), np.float32) for _ in range(2))
     all_angles(cache.length, weights.rope_frequencies, magnitude(c.rope_scaling), *angles)
     x = weights.token_embd.rows(ids)
     h, eps = np.empty_like(x), np.float32(c.norm_eps)
     for i, layer in enumerate(weights.layers):
+        between_layers()
         normalize_rows(x, layer.attn_norm, eps, h)
         add_rows(x, _attention(layer, c, i, h, angles, cache))
         normalize_rows(x, layer.ffn_norm, eps, h)

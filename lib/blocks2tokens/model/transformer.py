@@ -21,7 +21,8 @@ from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.kernels import matmul
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.decode import Decoder
-from blocks2tokens.model.kv_cache import KVCache
+from blocks2tokens.model.interrupt import interrupts_wait
+from blocks2tokens.model.kv_cache import DTYPES, KVCache
 from blocks2tokens.model.layers import rms_norm
 from blocks2tokens.model.prefill import one_blas_thread, run_batch
 from blocks2tokens.model.weights import Weights
@@ -33,7 +34,12 @@ class Transformer:
     """A model's weights and its forward pass."""
 
     def __init__(self, file: GGUFFile, config: ModelConfig, cache_dtype: str = "float32"):
-        """Find and check every tensor; GGUFError and UnsupportedError as in `Weights`."""
+        """Find and check every tensor; GGUFError and UnsupportedError as in `Weights`.
+
+        `cache_dtype` is that of new caches, "float32" or "float16"; ValueError for another.
+        """
+        if cache_dtype not in DTYPES:
+            raise ValueError(f"cache: expected one of {', '.join(DTYPES)}, got {cache_dtype!r}")
         self.config, self.cache_dtype = config, cache_dtype
         self.data, self.weights = file.data, Weights(file, config)
 
@@ -56,9 +62,8 @@ class Transformer:
         """
         ids = self._checked(ids, cache)
         if len(ids) == 1:
-            decoder = self._decoder(cache)
-            decoder.step(ids[0], with_logits=False)
-            return decoder.x[None].copy()
+            with interrupts_wait():
+                return self._decode(ids[0], cache, with_logits=False).x[None].copy()
         return np.concatenate(list(self._batches(ids, cache)))
 
     def next_logits(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
@@ -67,12 +72,22 @@ class Transformer:
         The next call with this cache overwrites them. Raises ValueError as `hidden` does.
         """
         ids = self._checked(ids, cache)
-        decoder = self._decoder(cache)
         if len(ids) > 1:
             for _ in self._batches(ids[:-1], cache):
                 pass
-        decoder.step(ids[-1], with_logits=True)
-        return decoder.logits
+        return self.step(int(ids[-1]), cache)
+
+    def step(self, token: int, cache: KVCache) -> np.ndarray:
+        """Run one token behind those of the cache; return its logits, float32 [vocab], and allocate nothing.
+
+        The next call with this cache overwrites them. Raises ValueError for an id outside the vocabulary
+        and for a full cache.
+        """
+        if not 0 <= token < self.config.vocab_size:
+            raise ValueError(f"token: expected 0 <= id < {self.config.vocab_size}, got {token}")
+        self._check_room(1, cache)
+        with interrupts_wait():
+            return self._decode(token, cache, with_logits=True).logits
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
@@ -94,21 +109,26 @@ class Transformer:
 
     def _checked(self, ids, cache):
         ids = self.check_ids(ids)
-        if cache.length + len(ids) > cache.capacity:
-            raise ValueError(
-                f"ids: {len(ids)} more tokens do not fit, {cache.length} of {cache.capacity} used"
-            )
+        self._check_room(len(ids), cache)
         return ids
 
-    def _decoder(self, cache) -> Decoder:
+    def _check_room(self, n_tokens, cache):
+        if cache.length + n_tokens > cache.capacity:
+            raise ValueError(
+                f"ids: {n_tokens} more tokens do not fit, {cache.length} of {cache.capacity} used"
+            )
+
+    def _decode(self, token, cache, with_logits) -> Decoder:
         if cache.decoder is None:
             cache.decoder = Decoder(self.data, self.weights, self.config, cache)
+        cache.decoder.step(token, with_logits)
         return cache.decoder
 
     def _batches(self, ids, cache):
         """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
         with (
             one_blas_thread(),
+            interrupts_wait() as let_interrupt_through,
             tqdm(
                 total=len(ids),
                 desc="prompt",
@@ -120,5 +140,5 @@ class Transformer:
         ):
             for i in range(0, len(ids), PREFILL):
                 batch = ids[i : i + PREFILL]
-                yield run_batch(self.weights, self.config, batch, cache)
+                yield run_batch(self.weights, self.config, batch, cache, let_interrupt_through)
                 bar.update(len(batch))
