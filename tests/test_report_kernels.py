@@ -248,21 +248,6 @@ def add_up(one, total, n):
         lock.unlock_write(one)
 
 
-@njit(parallel=True)
-def take_all(counter, taken):
-    for _ in prange(4):
-        job = lock.take(counter)
-        while job < taken.size:
-            taken[job] += 1
-            job = lock.take(counter)
-
-
-def test_jobs_are_taken_once_each():
-    taken = np.zeros(10_000, np.int64)
-    take_all(lock.new_lock(), taken)
-    assert np.all(taken == 1)
-
-
 def test_writers_do_not_lose_each_others_work():
     one, total = lock.new_lock(), np.zeros(1, np.int64)
     add_up(one, total, 100_000)

@@ -1,11 +1,14 @@
 """The forward pass against a float64 one written from the definition, and generation upon it."""
 
+import copy
+import gc
 import inspect
 import mmap
 import os
 import signal
 import sys
 import threading
+import weakref
 from itertools import accumulate, islice
 
 import numpy as np
@@ -16,8 +19,9 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens import kernels
 from blocks2tokens.course import bench
-from blocks2tokens.model import prefill, transformer
+from blocks2tokens.model import KVCache, prefill, transformer
 from blocks2tokens.model.decode import Decoder
+from blocks2tokens.model.interrupt import interrupts_wait
 
 
 @pytest.fixture
@@ -273,9 +277,9 @@ def test_generation_streams(model, monkeypatch):
     passes = []
     original = Decoder.step
 
-    def counted(self, token, with_logits):
-        passes.append(self.cache.length)
-        original(self, token, with_logits)
+    def counted(self, token, position, with_logits):
+        passes.append(position)
+        original(self, token, position, with_logits)
 
     monkeypatch.setattr(Decoder, "step", counted)
     tokens = model.generate(PROMPT, 40)
@@ -320,7 +324,47 @@ def test_another_cache_is_refused(path_of):
         b2t.load(path_of("mixed"), "int8")
 
 
-@pytest.mark.parametrize("token", [-1, 320])
+@pytest.mark.parametrize("sizes", [(1, 2, 16), (2, 1, 16), (2, 2, 8), (3, 2, 16)])
+def test_a_cache_of_another_shape_is_refused(model, sizes):
+    for run in (model.transformer.hidden, model.transformer.next_logits):
+        for ids in ([5], PROMPT):
+            with pytest.raises(ValueError, match="cache: this model's keys have shape"):
+                run(ids, KVCache(*sizes, capacity=8))
+    with pytest.raises(ValueError, match="cache"):
+        model.transformer.step(5, KVCache(*sizes, capacity=8))
+
+
+def test_a_copy_of_a_cache_goes_its_own_way(model):
+    cache = model.transformer.new_cache(8)
+    model.transformer.next_logits(PROMPT, cache)
+    fork = copy.deepcopy(cache)
+    first = model.transformer.step(5, cache).copy()
+    assert (cache.length, fork.length) == (5, 4)
+    assert close(model.transformer.step(5, fork), first)
+    assert fork.length == 5 and not np.shares_memory(cache.keys, fork.keys)
+
+
+def test_a_cache_may_go_to_another_model_of_its_shape(path_of):
+    one, other = b2t.load(path_of("mixed")), b2t.load(path_of("mixed"))
+    other.transformer.weights.output_norm[:] = 0
+    cache = one.transformer.new_cache(4)
+    assert np.any(one.transformer.step(5, cache))
+    assert not np.any(other.transformer.step(5, cache))
+
+
+def test_a_cache_is_freed_with_its_last_user(model):
+    cache = model.transformer.new_cache(4)
+    model.transformer.step(5, cache)
+    there = weakref.ref(cache)
+    gc.disable()
+    try:
+        del cache
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("token", [-1, 320, 1.5])
 def test_a_step_checks_its_token(model, token):
     with pytest.raises(ValueError, match=f"0 <= id < 320, got {token}"):
         model.transformer.step(token, model.transformer.new_cache(2))
@@ -363,9 +407,9 @@ def test_an_interrupt_waits_for_the_end_of_a_token(model, monkeypatch):
     done = []
     original = Decoder.step
 
-    def interrupted(self, token, with_logits):
+    def interrupted(self, token, position, with_logits):
         interrupt()
-        original(self, token, with_logits)
+        original(self, token, position, with_logits)
         done.append(token)
 
     cache = model.transformer.new_cache(8)
@@ -377,6 +421,14 @@ def test_an_interrupt_waits_for_the_end_of_a_token(model, monkeypatch):
     again = model.transformer.new_cache(8)
     expected = model.transformer.next_logits([5, 9], again)
     assert close(model.transformer.step(9, cache), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
+def test_an_interrupt_outlives_an_error():
+    with pytest.raises(KeyboardInterrupt), interrupts_wait():
+        interrupt()
+        raise ValueError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_interrupts_are_left_to_the_main_thread(model):

@@ -23,7 +23,7 @@ class Cost:
     lookups           look-ups in a cache of blocks, one for each multiply-add that makes one
     bytes_read        encoded bytes, each time that a decoder reads them; activations and float32 copies
                       of all weights once for each who reads them, since from then on a cache has them
-    temporary_bytes   float32 copies of weights
+    temporary_bytes   decoded or unpacked copies of weights, over all cores
     multiply_adds     M * K * N
     """
 

@@ -43,15 +43,6 @@ def load(typingctx, lock):
 
 
 @njit(cache=True)
-def take(counter):
-    """Return counter[0] and add one to it, atomically: workers that call it in turn share a list of jobs."""
-    while True:
-        job = load(counter)
-        if compare_and_swap(counter, job, job + 1):
-            return job
-
-
-@njit(cache=True)
 def lock_to_read(lock):
     """Wait until nobody writes, then count as one more reader."""
     while True:

@@ -16,8 +16,8 @@ from blocks2tokens.formats.compiled import BYTES_2D
 from blocks2tokens.kernels import activations, integer_dot, simd
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.lock import new_lock, take
 from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, rows_one_by_one
+from blocks2tokens.kernels.team import new_tickets, take_job
 
 JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
@@ -71,10 +71,10 @@ ROWS = for_each(rows_of)
 def work(fill, raw, codes, d, sums, jobs, step, out):
     """Take `step` rows of weights at a time until none are left."""
     N = raw.shape[0]
-    first = step * take(jobs)
+    first = step * take_job(jobs, 0)
     while first < N:
         fill(raw, codes, d, sums, first, min(N, first + step), out)
-        first = step * take(jobs)
+        first = step * take_job(jobs, 0)
 
 
 @njit(parallel=True, cache=True)
@@ -96,7 +96,7 @@ def run_rows(rows, x, w, isa):
     else:
         fill = pointer(rows[name, isa], types.void(BYTES_2D, *OPERANDS))
         step = -(-w.shape[0] // (JOBS * n_threads))
-        multiply(fill, w.raw, *a, new_lock(), step, n_threads, out)
+        multiply(fill, w.raw, *a, new_tickets(1), step, n_threads, out)
     return out
 
 

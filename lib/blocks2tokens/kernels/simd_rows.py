@@ -325,7 +325,7 @@ def choose_ask_for_unit(fmt, raw, at):
 
 @njit(forceinline=True)
 def last_block(fmt, row_bytes, u):
-    """Return the number of the last block of unit u of a row."""
+    """Return the number of the last block of unit u of a row; units of one block take no notice of it."""
     return min(4, (row_bytes - fmt.n_bytes * u) // (fmt.n_bytes // 4)) - 1
 
 

@@ -42,7 +42,7 @@ class Room(NamedTuple):
 
     q: np.ndarray  # [R, D]
     keys: np.ndarray  # [TILE, D]
-    turned: np.ndarray  # [TILE / 16, D, 16]
+    turned: np.ndarray  # [TILE * D], as [TILE / 16, D, 16]
     values: np.ndarray  # [TILE, D]
     scores: np.ndarray  # [R, TILE]
     out: np.ndarray  # [R, D]
@@ -68,7 +68,7 @@ def new_room(n_rows, padded):
 def multiply_tile(a, a_row, b, b_row, b_vector, n, c, c_row):
     """Add to 4 rows by 2 vectors of c the product of 4 rows of a, n long, and n rows of b; all by address.
 
-    x_row says how many bytes a row of x has; b_vector how far apart b's two vectors of a row are.
+    a_row, b_row, c_row: bytes from one row to the next; b_vector: from the first vector of b to the second.
     """
     c0, c1 = load_floats(c, 0), load_floats(c, VECTOR)
     c2, c3 = load_floats(c, c_row), load_floats(c, c_row + VECTOR)

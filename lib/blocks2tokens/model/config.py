@@ -4,11 +4,13 @@ llama.embedding_length          dim           width of the stream between the la
 llama.block_count               n_layers
 llama.attention.head_count      n_heads       queries
 llama.attention.head_count_kv   n_kv_heads    keys and values; n_heads / n_kv_heads queries share one
-llama.rope.dimension_count      head_dim      width of a head
+llama.attention.key_length      head_dim      width of a head; absent: dim / n_heads. RoPE turns all of it
 llama.feed_forward_length       ffn_dim
 llama.rope.freq_base            rope_theta
 llama.rope.scaling.*            rope_scaling
 llama.context_length            context_length
+llama.attention.layer_norm_rms_epsilon        norm_eps
+rows of token_embd.weight       vocab_size
 
 Another architecture has the same keys with its own name in front:
 

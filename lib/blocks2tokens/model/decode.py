@@ -12,7 +12,7 @@
 
 A worker normalizes and rounds the input of a stage for itself, into memory of its own: that costs less than
 to wait for somebody who does it for all. All memory is there before the first token (`Decoder`), so a token
-allocates nothing. The weights are the mapped file and a table of where each matrix begins.
+allocates no array. The weights are the mapped file and a table of where each matrix begins.
 """
 
 from typing import NamedTuple
@@ -56,13 +56,16 @@ FLOATS_ONLY = 0  # BLOCK of a matrix whose job takes x as it is
 LONGEST_ORDER = 8
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
-JOBS = 4
+JOBS = 4  # of a stage for each core, at the most
 
 
 class Model(NamedTuple):
-    """What does not change from token to token: addresses in Python, arrays in `work`."""
+    """What does not change from token to token; on the way to `work` each array as its address.
 
-    data: int  # the address of the mapped file, in both
+    data is the address of the mapped file, here as there.
+    """
+
+    data: int
     table: np.ndarray  # int64 [n_layers * MATRICES + 1, FIELDS], where each matrix is and how to multiply
     orders: np.ndarray  # int64 [*, 8], orders of codes; -1 behind the end
     norms: np.ndarray  # float32 [n_layers, 2, dim], attn_norm and ffn_norm
@@ -252,7 +255,7 @@ def multiply_rows(model, own, w, i, first, last, x, out):
 
 @njit(cache=True)
 def rows_of_a_job(model, i, n_workers):
-    """Return how many rows of matrix i make a job: a multiple of 16, a cache line of results."""
+    """Return how many rows of matrix i make a job: a multiple of 16, so that jobs hardly share lines."""
     t = model.table[i]
     share, least = -(-t[ROWS] // (JOBS * n_workers)), -(-JOB_BYTES // t[ROW_BYTES])
     return -(-max(share, least) // 16) * 16
@@ -318,7 +321,7 @@ def attention_stage(shared, own, keys, values, shape, layer, position, w, stage)
 
 @njit(cache=True)
 def add_product_stage(model, shared, own, i, x, w, n_workers, stage):
-    """x += matrix i @ x."""
+    """shared.x += matrix i @ x; x is what the stages before made of it."""
     n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
     n_jobs = -(-n_rows // step)
     if is_open(shared.tickets, stage, n_jobs):
@@ -408,11 +411,11 @@ def decode_token(embedding, decoder, model, shared, own, cache, shape, position,
 
 
 class Decoder:
-    """All that decoding needs besides the cache, made once: `step` allocates nothing."""
+    """All that decoding needs besides the cache, made once: `step` allocates no array."""
 
     def __init__(self, data: np.ndarray, weights: Weights, c: ModelConfig, cache: KVCache):
         """Prepare to decode into this cache; data, uint8, is the file that the weights are views of."""
-        self.cache, self.embedding = cache, weights.token_embd.raw
+        self.weights, self.embedding = weights, weights.token_embd.raw
         self.model, self.shared, self.own = _model(data, weights), _shared(c), _own(c, cache.capacity)
         self.shape = _shape(c, self.model, self.own)
         kind = HalfCache if cache.keys.dtype == np.float16 else FloatCache
@@ -424,11 +427,10 @@ class Decoder:
         )
         self.first_row = self.embedding.ctypes.data
 
-    def step(self, token: int, with_logits: bool) -> None:
-        """Run one token behind those in the cache; results are in `x` and, if asked for, `logits`."""
+    def step(self, token: int, position: int, with_logits: bool) -> None:
+        """Run one token behind `position` others; results are in `x` and, if asked for, `logits`."""
         row = self.first_row + int(token) * self.embedding.shape[1]
-        decode_token(row, *self.addresses, self.cache.length, with_logits, get_num_threads())
-        self.cache.advance(1)
+        decode_token(row, *self.addresses, position, with_logits, get_num_threads())
 
     @property
     def x(self) -> np.ndarray:

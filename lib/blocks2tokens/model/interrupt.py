@@ -37,4 +37,4 @@ def interrupts_wait() -> Iterator[Callable[[], None]]:
         yield let_through
     finally:
         signal.signal(signal.SIGINT, usual)
-    let_through()
+        let_through()

@@ -21,7 +21,14 @@ class KVCache:
         self.length = 0
         self.decoder = None  # memory to decode into this cache, made by the transformer at the first token
         shape = (n_layers, n_kv_heads, capacity, head_dim)
-        self.keys, self.values = np.zeros(shape, DTYPES[dtype]), np.zeros(shape, DTYPES[dtype])
+        self._keys, self._values = np.zeros(shape, DTYPES[dtype]), np.zeros(shape, DTYPES[dtype])
+
+    # Read-only: a decoder knows where they lie. A copy of a cache therefore begins without one.
+    keys = property(lambda self: self._keys)
+    values = property(lambda self: self._values)
+
+    def __getstate__(self):
+        return self.__dict__ | {"decoder": None}
 
     @property
     def nbytes(self) -> int:
@@ -31,6 +38,7 @@ class KVCache:
     def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
         """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
 
+        For passes written in NumPy; the engine's own write to `numbers`.
         Raises ValueError for more than there is room for.
         """
         end = self.length + len(keys)

@@ -57,8 +57,8 @@ def silu_times_rows(gate, up):
 def finish_heads(x, bias, norm, eps, cos, sin, halves):
     """Add the bias, normalize and rotate each head in place; x float32 [T, heads, head_dim].
 
-    Of bias, float32 [heads * head_dim], norm [head_dim] and cos, sin [T, head_dim / 2] those of no size are
-    left out.
+    bias float32 [heads * head_dim], norm [head_dim], cos and sin [T, head_dim / 2]; an empty one leaves its
+    step out.
     """
     size = x.shape[2]
     for t in prange(x.shape[0]):

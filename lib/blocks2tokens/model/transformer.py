@@ -14,6 +14,8 @@ Several tokens go through it in batches, `prefill`; a single one in one parallel
 compute the same; weights are views of the mapped file, and nothing is decoded before a kernel needs it.
 """
 
+from numbers import Integral
+
 import numpy as np
 from tqdm import tqdm
 
@@ -78,13 +80,15 @@ class Transformer:
         return self.step(int(ids[-1]), cache)
 
     def step(self, token: int, cache: KVCache) -> np.ndarray:
-        """Run one token behind those of the cache; return its logits, float32 [vocab], and allocate nothing.
+        """Run one token behind those of the cache; return its logits, float32 [vocab]; no array is allocated.
 
         The next call with this cache overwrites them. Raises ValueError for an id outside the vocabulary
         and for a full cache.
         """
-        if not 0 <= token < self.config.vocab_size:
-            raise ValueError(f"token: expected 0 <= id < {self.config.vocab_size}, got {token}")
+        if not isinstance(token, Integral) or not 0 <= token < self.config.vocab_size:
+            raise ValueError(
+                f"token: expected a whole number, 0 <= id < {self.config.vocab_size}, got {token}"
+            )
         self._check_room(1, cache)
         with interrupts_wait():
             return self._decode(token, cache, with_logits=True).logits
@@ -113,15 +117,20 @@ class Transformer:
         return ids
 
     def _check_room(self, n_tokens, cache):
-        if cache.length + n_tokens > cache.capacity:
+        c = self.config
+        expected = (c.n_layers, c.n_kv_heads, cache.capacity, c.head_dim)
+        if cache.keys.shape != expected:
+            raise ValueError(f"cache: this model's keys have shape {expected}, got {cache.keys.shape}")
+        if not 0 <= cache.length <= cache.capacity - n_tokens:
             raise ValueError(
                 f"ids: {n_tokens} more tokens do not fit, {cache.length} of {cache.capacity} used"
             )
 
     def _decode(self, token, cache, with_logits) -> Decoder:
-        if cache.decoder is None:
+        if cache.decoder is None or cache.decoder.weights is not self.weights:
             cache.decoder = Decoder(self.data, self.weights, self.config, cache)
-        cache.decoder.step(token, with_logits)
+        cache.decoder.step(token, cache.length, with_logits)
+        cache.advance(1)
         return cache.decoder
 
     def _batches(self, ids, cache):
