@@ -823,16 +823,22 @@ def draw_hit_rates(sizes: Mapping[str, int], tokens: int, share: float, title: s
     return axes
 
 
+def rate(seconds: float) -> str:
+    """Return how many tokens a second that is, three digits or a whole number."""
+    per_second = 1 / seconds
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
 def waterfalls(times: Mapping[frozenset | str, float], title: str) -> Figure:
     """Draw the way from SlowEngine to ours along both orders, tokens a second behind each step."""
     figure, rows = plt.subplots(len(ORDERS), 1, figsize=(9, 3.3 * len(ORDERS)), sharex=True)
     for axes, (name, order) in zip(rows, ORDERS.items(), strict=True):
         after = [times[made] for made in made_along(order)[1:]] + [times["ours"]]
         labelled = [
-            (f"{label}: {1 / seconds:.3g}", factor)
+            (f"{label}: {rate(seconds)}", factor)
             for (label, factor), seconds in zip(steps(times, order), after, strict=True)
         ]
-        ends = f"SlowEngine: {1 / times[frozenset()]:.3g} tokens/s", "ours"
+        ends = f"SlowEngine: {rate(times[frozenset()])} tokens/s", "ours"
         ablation.waterfall(labelled, f"{title}, {name}", ends, axes)
     rows[0].set_xlabel("")
     return figure
