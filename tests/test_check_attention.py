@@ -101,7 +101,7 @@ def upwards(best, new):
 
 
 def size(heads=lambda c: c.n_kv_heads, values=True, bit=8, layers=None, tokens=None, extra=0):
-    def cache_bytes(c, n_tokens, bits):
+    def kv_bytes(c, n_tokens, bits):
         total = 0
         for _ in range(c.n_layers if layers is None else layers):
             for _ in ("key", "value")[: 2 if values else 1]:
@@ -109,7 +109,7 @@ def size(heads=lambda c: c.n_kv_heads, values=True, bit=8, layers=None, tokens=N
             total += extra * heads(c) * c.head_dim
         return total * (n_tokens if tokens is None else tokens) * bits / bit
 
-    return cache_bytes
+    return kv_bytes
 
 
 def place(kv_head=lambda h, group, n: h // group, axes=None, unit=1, shape=None):
@@ -166,14 +166,14 @@ MUTANTS = [
     ("absorb", take(weigh=lambda score, best, new: np.exp(score - best)), "against the old best"),
     ("absorb", take(times=False), "the value is added as it is"),
     ("absorb", take(divided=True), "once, after the last"),
-    ("cache_bytes", size(lambda c: c.n_heads), "you count the queries' heads"),
-    ("cache_bytes", size(values=False), "half of it"),
-    ("cache_bytes", size(bit=1), "a byte has 8"),
-    ("cache_bytes", size(layers=1), "this is one layer's"),
-    ("cache_bytes", size(extra=1), "used once and forgotten"),
-    ("cache_bytes", size(lambda c: c.n_heads // c.n_kv_heads), "the queries of a group"),
-    ("cache_bytes", size(tokens=1), "this is one token's"),
-    ("cache_bytes", size(lambda c: 1), "this is one head's"),
+    ("kv_bytes", size(lambda c: c.n_heads), "you count the queries' heads"),
+    ("kv_bytes", size(values=False), "half of it"),
+    ("kv_bytes", size(bit=1), "a byte has 8"),
+    ("kv_bytes", size(layers=1), "this is one layer's"),
+    ("kv_bytes", size(extra=1), "used once and forgotten"),
+    ("kv_bytes", size(lambda c: c.n_heads // c.n_kv_heads), "the queries of a group"),
+    ("kv_bytes", size(tokens=1), "this is one token's"),
+    ("kv_bytes", size(lambda c: 1), "this is one head's"),
     ("offset_of", place(lambda h, group, n: h), "the query's head as it is"),
     ("offset_of", place(lambda h, group, n: h % n), "like cards"),
     ("offset_of", place(lambda h, group, n: h % group), "place in its group"),
@@ -214,7 +214,7 @@ RIGHT = {
     "attend_one": one(),
     "causal_weights": causal(),
     "absorb": take(),
-    "cache_bytes": size(),
+    "kv_bytes": size(),
     "offset_of": place(),
 }
 
@@ -300,7 +300,7 @@ def test_bytes_are_those_of_the_engine_s_cache():
     cache = KVCache(n_layers=3, n_kv_heads=2, head_dim=8, capacity=5)
     shape = lesson.HeadShape(n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8)
     bits = 8 * cache.keys.itemsize
-    assert lesson.cache_bytes(shape, 5, bits) == cache.keys.nbytes + cache.values.nbytes
+    assert lesson.kv_bytes(shape, 5, bits) == cache.keys.nbytes + cache.values.nbytes
 
 
 def test_the_engine_s_cache_has_the_head_layout():

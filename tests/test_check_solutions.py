@@ -13,3 +13,9 @@ def test_the_solution_is_right(exercise):
     solution = exercise.solution or exercise.engine
     verdict = exercise.judge(getattr(solution, "py_func", solution))
     assert verdict.kind == "right", verdict
+
+
+def test_each_exercise_has_a_name_of_its_own():
+    """A lesson asks for its exercises by name; of two with one name it could get the other's."""
+    names = [exercise.name for lesson in check.LESSONS for exercise in lesson.EXERCISES]
+    assert len(names) == len(set(names)) == len(check.EXERCISES)

@@ -3,7 +3,7 @@
 attend_one        q, k, v of one head            -> what one query finds
 causal_weights    scores [T, S]                  -> weights [T, S], none on the future
 absorb            best, total, out, one more     -> best, total, out
-cache_bytes       a model's shape, tokens, bits  -> bytes of its cache
+kv_bytes          a model's shape, tokens, bits  -> bytes of its cache
 offset_of         layout, head, token, i, shape  -> place in the flat array of keys
 """
 
@@ -373,7 +373,7 @@ ABSORB = Exercise(
 )
 
 
-# cache_bytes: shape, tokens, bits -> bytes
+# kv_bytes: shape, tokens, bits -> bytes
 
 
 @dataclass(frozen=True)
@@ -386,7 +386,7 @@ class HeadShape:
     head_dim: int
 
 
-def cache_bytes(c, n_tokens, bits):
+def kv_bytes(c, n_tokens, bits):
     """Return the bytes of a cache that holds n_tokens of a model; c has n_layers, n_heads, n_kv_heads,
     head_dim; bits are those of one number."""
     keys = c.n_layers * c.n_kv_heads * c.head_dim * n_tokens
@@ -411,8 +411,8 @@ def bytes_with(
 
 
 CACHE_BYTES = Exercise(
-    name="cache_bytes",
-    engine=cache_bytes,
+    name="kv_bytes",
+    engine=kv_bytes,
     cases=shape_cases,
     mistakes=(
         Mistake(
@@ -434,7 +434,7 @@ CACHE_BYTES = Exercise(
             "you count the queries of a group: what is kept are n_kv_heads heads",
         ),
         Mistake(
-            lambda c, n_tokens, bits: cache_bytes(c, 1, bits),
+            lambda c, n_tokens, bits: kv_bytes(c, 1, bits),
             "this is one token's: multiply by n_tokens",
         ),
         Mistake(
