@@ -19,6 +19,7 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens import kernels
 from blocks2tokens.course import bench
+from blocks2tokens.kernels import simd
 from blocks2tokens.model import KVCache, prefill, transformer
 from blocks2tokens.model.decode import Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
@@ -93,6 +94,16 @@ def test_logits_are_those_of_the_definition(path_of, name):
 @pytest.mark.parametrize("name", ["Q8_0", "mixed", "K-quants"])
 def test_rounding_activations_changes_logits_a_little(path_of, name):
     out, expected = b2t.load(path_of(name)).logits(IDS), Reference(path_of(name)).logits(IDS)
+    assert np.sqrt(np.mean((out - expected) ** 2)) < 0.05 * np.std(expected)
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "mixed", "K-quants"])
+@pytest.mark.parametrize("isa", simd.available())
+def test_decoding_is_right_with_every_instruction_set(path_of, monkeypatch, isa, name):
+    monkeypatch.setenv("BLOCKS2TOKENS_SIMD", isa)
+    t = b2t.load(path_of(name)).transformer
+    cache = t.new_cache(len(IDS))
+    out, expected = np.array([t.step(i, cache).copy() for i in IDS]), Reference(path_of(name)).logits(IDS)
     assert np.sqrt(np.mean((out - expected) ** 2)) < 0.05 * np.std(expected)
 
 
