@@ -724,7 +724,6 @@ def engine_tokens(model: Model, ids: Sequence[int], n_tokens: int) -> Callable[[
     return run
 
 
-ALONE = tuple(frozenset([fix]) for fix in FIXES)
 ORDERS = {  # groups of fixes, one after the other
     "suspects first": (SUSPECTS, *((fix,) for fix in CULPRITS)),
     "suspects last": (*((fix,) for fix in CULPRITS[::-1]), SUSPECTS),

@@ -327,12 +327,6 @@ def repeat_float(typingctx, value, vector):
     return vector(types.float32, vector), codegen
 
 
-@intrinsic
-def repeat_int(typingctx, value):
-    """Repeat an int32 in 16 lanes."""
-    return INTS(types.int32), lambda context, builder, signature, args: splat(builder, args[0], 16)
-
-
 # --- Bits -------------------------------------------------------------------------------------------------
 
 
