@@ -1,4 +1,4 @@
-"""Data flows one way, formats -> matrix -> kernels -> model -> generate, and imports follow it."""
+"""Data flows one way, jit -> formats -> matrix -> kernels -> model -> generate, and imports follow it."""
 
 import ast
 from pathlib import Path
@@ -12,13 +12,14 @@ TOP = "blocks2tokens"  # the package itself: what a learner imports
 LAYERS = {
     "errors": set(),
     "compiled_code": set(),
-    "formats": {"errors"},
+    "jit": {"errors"},
+    "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
     "convert": {"errors", "formats", "gguf_file"},
     "matrix": {"errors", "formats"},
-    "kernels": {"errors", "formats", "matrix"},
+    "kernels": {"errors", "jit", "formats", "matrix"},
     "tokenizer": {"errors", "gguf_file"},
-    "model": {"errors", "formats", "gguf_file", "matrix", "kernels"},
+    "model": {"errors", "jit", "formats", "gguf_file", "matrix", "kernels"},
     "sampler": {"errors", "model"},
 }
 LAYERS |= {"generate": set(LAYERS)}

@@ -42,6 +42,7 @@ from blocks2tokens.kernels.unpack import PACKED, Packed
 
 VECTOR = 64  # bytes
 LINE = 64  # bytes that memory delivers at a time
+LOCALITY = 2  # into the second-level cache: a panel ahead may be more than the first one holds
 ARGUMENTS = {
     "rows": ("weights", "row_bytes", "blocks", "codes", "d", "sums", "out", "ahead"),
     "fill": ("weights", "row_bytes", "blocks", "panel", "ahead"),
@@ -281,7 +282,7 @@ def prefetch(builder, packed, weights, block, ahead):
     )
     for line in range(-(-size // LINE)):
         at = pointer(builder, start, LINE * line, I8)
-        builder.call(asked, [at, I32(0), I32(3), I32(1)])
+        builder.call(asked, [at, I32(0), I32(LOCALITY), I32(1)])
 
 
 def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2"):

@@ -1,0 +1,73 @@
+"""The machine code of a vector kernel for any CPU, made here: what would an Apple M1, a Zen 2 run?
+
+    format, CPU  --panels.module_of-->  LLVM's language  --optimized for that CPU-->  assembly  --> its loop
+
+LLVM comes with all its back ends, so no such CPU is needed. Nothing is run.
+"""
+
+import re
+from functools import cache
+
+import llvmlite.binding as llvm
+
+from blocks2tokens.jit.cpu import UNWANTED
+from blocks2tokens.kernels import panels
+from blocks2tokens.kernels.unpack import PACKED
+
+X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+CPUS = {  # LLVM's name: the instruction set that it would use
+    "haswell": "avx2",
+    "skylake": "avx2",
+    "skylake-avx512": "avx2",
+    "alderlake": "avx2",
+    "znver1": "avx2",
+    "znver2": "avx2",
+    "znver3": "avx2",
+    "znver4": "avx512",
+    "znver5": "avx512",
+    "icelake-server": "avx512",
+    "sapphirerapids": "avx512",
+    "cortex-a76": "neon",
+    "neoverse-n1": "neon",
+    "neoverse-v1": "neon",
+    "apple-m1": "neon",
+}
+DOTS = {"avx512": "vpdpbusd", "avx2": "vpmaddubsw", "neon": "sdot"}
+_JUMP, _LABEL = re.compile(r"(j[a-z]+|b\.\w+|b|cbn?z)\s"), re.compile(r"\.?\w+:")
+
+
+def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[str]:
+    """Return the instructions of the loop over blocks of a format, on a CPU of CPUS."""
+    lines = assembly(name, cpu, kind, n_rows)
+    at = {line.split(":")[0]: i for i, line in enumerate(lines) if _LABEL.match(line)}
+    jumps = [(at.get(line.split()[-1], i), i) for i, line in enumerate(lines) if _JUMP.match(line)]
+    start, end = max(jumps, key=lambda jump: jump[1] - jump[0])
+    return [line for line in lines[start : end + 1] if line[0] not in ".#/" and not _LABEL.match(line)]
+
+
+def per_256(name: str, count: float) -> float:
+    """Return a count for the blocks of 16 rows as one for 256 weights of one row."""
+    return count * 256 / PACKED[name].weights / panels.ROWS
+
+
+@cache
+def assembly(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[str]:
+    """Return the assembly of a function of `panels`, line by line."""
+    isa = CPUS[cpu]
+    machine = target_machine(cpu, isa)
+    module = panels.module_of(((kind, n_rows),), name, isa)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(parsed, builder)
+    return [line.strip() for line in machine.emit_assembly(parsed).splitlines() if line.strip()]
+
+
+def target_machine(cpu, isa):
+    """Return LLVM's picture of a CPU, with the features that Numba would compile for there."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    triple = ARM if isa == "neon" else X86
+    features = "+dotprod" if isa == "neon" else ",".join(f"-{name}" for name in UNWANTED)
+    return llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)

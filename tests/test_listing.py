@@ -1,0 +1,82 @@
+"""The code of the vector kernels for CPUs that are not here: the dot instruction, no bad ones, not too many."""
+
+import re
+
+import pytest
+
+from blocks2tokens.jit.cpu import NEEDS
+from blocks2tokens.jit.lanes import ISAS
+from blocks2tokens.kernels import listing
+from blocks2tokens.kernels.unpack import PACKED
+
+# Signs that a vector was taken apart, that a call is left in the loop, or that the CPU stalls.
+BAD = re.compile(r"(extrq|insertq|movnts\w|v?p?gather\w*|call\w*|blr?|v?pextr\w|v?pinsr\w|[us]mov|ins)\b")
+# Instructions for 256 weights and one row of x on the worst CPU of each set, when this was written.
+MOST = {
+    "avx2": {
+        "Q4_K": 77, "Q5_K": 130, "Q6_K": 135, "Q2_K": 75, "Q3_K": 122, "IQ4_XS": 115, "Q8_0": 114,
+        "Q4_0": 82, "Q4_1": 86, "Q5_0": 131, "Q5_1": 132, "IQ4_NL": 117, "MXFP4": 100, "F32": 222,
+        "F16": 266, "BF16": 182,
+    },
+    "avx512": {
+        "Q4_K": 33, "Q5_K": 50, "Q6_K": 55, "Q2_K": 32, "Q3_K": 45, "IQ4_XS": 39, "Q8_0": 62, "Q4_0":
+        48, "Q4_1": 48, "Q5_0": 65, "Q5_1": 66, "IQ4_NL": 52, "MXFP4": 53, "F32": 148, "F16": 124,
+        "BF16": 100,
+    },
+    "neon": {
+        "Q4_K": 130, "Q5_K": 210, "Q6_K": 235, "Q2_K": 130, "Q3_K": 208, "IQ4_XS": 134, "Q8_0": 142,
+        "Q4_0": 134, "Q4_1": 142, "Q5_0": 228, "Q5_1": 228, "IQ4_NL": 145, "MXFP4": 154, "F32": 381,
+        "F16": 362, "BF16": 306,
+    },
+}  # fmt: skip
+SPARE = 1.1  # what LLVM's next version, or a small change, may add
+A_FEW = ("haswell", "znver3", "sapphirerapids", "apple-m1")  # where all kinds of loop are looked at
+
+
+def bytes_dotted(lines, isa):
+    """Return how many bytes of codes the dot instructions of a loop multiply."""
+    dots = [line for line in lines if line.startswith(listing.DOTS[isa])]
+    return sum(64 if "zmm" in line else 32 if "ymm" in line else 16 for line in dots)
+
+
+def assert_no_bad_signs(lines):
+    found = [line for line in lines if BAD.match(line)]
+    found += [line for line in lines if "xmm" in line and not line.startswith("v")]  # no VEX form
+    assert not found
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("cpu", listing.CPUS)
+def test_decoding_on_every_cpu(cpu, name):
+    isa, lines = listing.CPUS[cpu], listing.loop_of(name, cpu)
+    assert_no_bad_signs(lines)
+    if not PACKED[name].is_float:
+        assert bytes_dotted(lines, isa) == 16 * PACKED[name].weights
+    assert listing.per_256(name, len(lines)) <= SPARE * MOST[isa][name]
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("cpu", A_FEW)
+def test_prefill_on_some_cpus(cpu, name):
+    isa = listing.CPUS[cpu]
+    for kind, n_rows in (("rows", 4), ("tile", ISAS[isa].tile)):
+        lines = listing.loop_of(name, cpu, kind, n_rows)
+        assert_no_bad_signs(lines)
+        if not PACKED[name].is_float:
+            assert bytes_dotted(lines, isa) == 16 * PACKED[name].weights * n_rows
+        assert listing.per_256(name, len(lines)) / n_rows < listing.per_256(
+            name, len(listing.loop_of(name, cpu))
+        )
+    assert_no_bad_signs(listing.loop_of(name, cpu, "fill"))
+
+
+def test_the_table_has_every_instruction_set():
+    assert {*listing.CPUS.values(), "plain"} == set(NEEDS)
+
+
+@pytest.mark.parametrize(
+    "line", ["extrq $8, $16, %xmm1", "callq memcpy", "vpgatherdd (%rax)", "movaps %xmm0, %xmm1"]
+)
+def test_bad_signs_are_seen(line):
+    with pytest.raises(AssertionError):
+        assert_no_bad_signs([line])
