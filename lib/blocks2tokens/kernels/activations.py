@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit, prange
 
 from blocks2tokens.formats.compiled import bits_to_float
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels.simd import copy_16_bytes
 
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
@@ -95,6 +96,7 @@ def quantize_in_turn(x, block, group, order, codes, d, sums):
         quantize_row(x[m], block, group, order, room, codes[m], d[m], sums[m])
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def quantize_at_once(x, block, group, order, codes, d, sums):
     for m in prange(x.shape[0]):

@@ -23,6 +23,7 @@ from numba import get_num_threads, njit, prange
 from numba.extending import overload
 
 from blocks2tokens import kernels
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import row_jobs, simd
 from blocks2tokens.kernels.activations import LONGEST_SPAN, quantize_row
 from blocks2tokens.kernels.row_jobs import (
@@ -398,6 +399,7 @@ def begin(embedding, decoder, model_addresses, shared_addresses, shape, position
     clear(shared.tickets, 0)
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def decode_token(embedding, decoder, model, shared, own, cache, shape, position, with_logits, n_workers):
     """Run one token behind `position` others; everything by address."""
