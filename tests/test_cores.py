@@ -16,7 +16,7 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens.command_line import main
 from blocks2tokens.jit import cores
-from blocks2tokens.kernels import picker
+from blocks2tokens.kernels import kernel, picker
 from blocks2tokens.model import decode, transformer
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -254,7 +254,9 @@ W = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
 prompts = [[3, 1, 4, 1, 5], [2, 7, 1, 8], [6, 6, 6]]
 
 def work(k, got):
-    got[k] = list(model.generate(prompts[k], 16)), bytes(b2t.FORMATS["Q8_0"].quantize(W * k))
+    w = b2t.QuantizedMatrix.quantize(W * k, "Q8_0", layout="report")
+    product = b2t.KERNELS["phase2_optimized_fused"](W[:8], w)
+    got[k] = list(model.generate(prompts[k], 16)), bytes(w.raw), bytes(product)
 
 def all_work(at_once):
     got = {}
@@ -297,19 +299,31 @@ def test_with_a_pool_for_all_nobody_waits(monkeypatch):
         double(4)
 
 
-def modules():
-    """Yield all modules of the package that are more than a command."""
+def engine():
+    """Yield the modules of the engine, without those of kernels: whoever multiplies goes through `Kernel`."""
     for found in pkgutil.walk_packages(b2t.__path__, "blocks2tokens."):
-        if not found.name.endswith("__main__"):
-            yield importlib.import_module(found.name)
+        if not found.name.startswith(("blocks2tokens.course", "blocks2tokens.__main__")):
+            module = importlib.import_module(found.name)
+            if not hasattr(module, "KERNEL"):
+                yield module
 
 
 def test_whoever_starts_threads_takes_turns():
-    compiled = [
-        (module.__name__, name, value)
-        for module in modules()
+    compiled = {
+        f"{module.__name__}.{name}": value
+        for module in engine()
         for name, value in vars(module).items()
         if getattr(value, "targetoptions", {}).get("parallel")
-    ]
-    assert len(compiled) > 15
-    assert [(module, name) for module, name, value in compiled if isinstance(value, CPUDispatcher)] == []
+    }
+    assert len(compiled) >= 12
+    assert [name for name, value in compiled.items() if isinstance(value, CPUDispatcher)] == []
+
+
+def test_products_take_turns(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernel, "in_turn", lambda run, x, w: asked.append(run) or run(x, w))
+    x, w = np.ones((1, 32), np.float32), b2t.QuantizedMatrix.quantize(np.ones((4, 32), np.float32), "Q8_0")
+    b2t.KERNELS["fused_rows"](x, w)
+    picker.timed([b2t.KERNELS["fused_rows"]], [x], w)
+    b2t.matmul(x, w)
+    assert len(asked) >= 1 + (1 + picker.REPEATS) + 1

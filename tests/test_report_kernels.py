@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numba import njit, prange
+from numba.core.registry import CPUDispatcher
 from small_model import random_tensor
 
 from blocks2tokens import FORMATS, QuantizedMatrix
@@ -129,7 +130,7 @@ def as_python(monkeypatch, module, stand_ins):
     for name, value in list(vars(module).items()):
         if name in stand_ins:
             monkeypatch.setattr(module, name, stand_ins[name])
-        elif hasattr(value, "py_func"):  # compiled, perhaps with a wrapper around it
+        elif isinstance(value, CPUDispatcher):
             monkeypatch.setattr(module, name, value.py_func)
 
 

@@ -33,7 +33,6 @@ from blocks2tokens.course import bench, plot
 from blocks2tokens.formats import compiled, q5_k
 from blocks2tokens.formats.compiled import read_half
 from blocks2tokens.formats.q4_k import scale_min
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import fused_rows, phase0_baseline, phase1_naive_fused
 from blocks2tokens.kernels.report_decoders import local_floats, q5_k_element, scalar
 from blocks2tokens.matrix import QuantizedMatrix
@@ -200,7 +199,6 @@ def multiply_columns_with_simd(a, raw, first, last, out):
             out[i, j] = reassociated_dot(a[i], column)
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(simd, inline, rare, along_k, call_element, call_code, reuse, a, raw, n_workers, out):
     N = out.shape[1]

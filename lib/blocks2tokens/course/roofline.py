@@ -19,7 +19,6 @@ from numba import njit, prange
 from threadpoolctl import threadpool_limits
 
 from blocks2tokens.course import bench
-from blocks2tokens.jit.cores import takes_turns
 
 REPEATS = 5
 GEMM_SIZE = 1536
@@ -73,7 +72,6 @@ def _total(chunk):
     return total
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def _read(data, sums):
     """Sum each chunk of data, float64 [n], into sums, float64 [n / CHUNK]: every byte is read once.

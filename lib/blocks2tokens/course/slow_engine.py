@@ -47,7 +47,6 @@ from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.compiled import read_half
 from blocks2tokens.generate import Model
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import fused_rows, phase0_baseline, report_decoders
 from blocks2tokens.kernels.report_decoders import scalar
 from blocks2tokens.model import rope
@@ -145,7 +144,6 @@ def multiply_with_simd(x, rows, first, last, out):
             out[t, n] = fused_rows.dot(x[t], rows[n])
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply_on_all_cores(x, rows, n_workers, out):
     """Fill out, float32 [T, N], from x, float32 [T, K], and rows, float32 [N, K], shared by the cores."""

@@ -178,21 +178,21 @@ def using(threads: int | None) -> Iterator[None]:
 # --- Who may start threads --------------------------------------------------------------------------------
 
 
-def takes_turns(compiled: Callable) -> Callable:
-    """Make calls of a function with a parallel region wait for each other, where Numba needs that.
+def in_turn(function: Callable, *args):
+    """Call a function that starts threads, after whoever does so now, where Numba needs that.
 
     Numba's own pool, the "workqueue" that it has where there is neither OpenMP nor TBB, ends the process
     when two Python threads use it at once. With the others nobody waits.
     """
+    if not one_at_a_time():
+        return function(*args)
+    with TURN:
+        return function(*args)
 
-    @wraps(compiled)
-    def run(*args):
-        if not one_at_a_time():
-            return compiled(*args)
-        with TURN:
-            return compiled(*args)
 
-    return run
+def takes_turns(compiled: Callable) -> Callable:
+    """Make a compiled function with a parallel region one that is called `in_turn`."""
+    return wraps(compiled)(lambda *args: in_turn(compiled, *args))
 
 
 @cache

@@ -8,7 +8,6 @@ No float32 copy of the matrix: K floats per core are all. The cores share the ro
 import numpy as np
 from numba import njit, prange
 
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels.kernel import Cost, Kernel
 
 ROWS_AT_ONCE = 16  # rows of w that a core takes at a time
@@ -22,7 +21,6 @@ def dot(a, b):
     return total
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(decode_row, x, raw, out):
     """Fill out, float32 [M, N], from x, float32 [M, K], and raw, uint8 [N, row bytes]."""

@@ -17,7 +17,6 @@ from numba import njit, prange, types
 from blocks2tokens.formats import compiled
 from blocks2tokens.formats.compiled import BYTES, read_half
 from blocks2tokens.formats.q4_k import scale_min
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import activations, fused_rows
 from blocks2tokens.kernels.kernel import Cost, Kernel
 
@@ -125,7 +124,6 @@ def dot(q, c):
     return np.float32(total)
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(codes_of, group, raw, codes, d, sums, out):
     """Fill out, float32 [M, N], from raw, uint8 [N, row bytes], and activations."""

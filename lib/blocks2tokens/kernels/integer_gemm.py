@@ -17,7 +17,6 @@ from numba import njit, prange, types
 from numba.extending import overload
 
 from blocks2tokens.formats.compiled import BYTES_2D
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import activations, simd_tiles
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
@@ -241,7 +240,6 @@ PANELS = for_each(panels_of)
 SIGNATURE = types.void(BYTES_2D, *OPERANDS)
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def share_panels(fill, raw, codes, d, sums, out):
     """Fill out, float32 [M, N], the panels shared by the cores."""

@@ -12,7 +12,6 @@ each. Products of at most 2**20 multiply-adds skip the transpose and run the tex
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.report_decoders import block_decoder
 
@@ -66,7 +65,6 @@ def multiply_rows(a, Bt, first, last, out):
             out[i, j] = dot(a[i], Bt[j])
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply_transposed(a, Bt, n_workers, out):
     """Fill out, float32 [M, N], from a, float32 [M, K], and Bt, float32 [N, K]."""

@@ -10,7 +10,6 @@ decoded weights.
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import phase1_naive_fused as phase1
 from blocks2tokens.kernels.kernel import Kernel
 from blocks2tokens.kernels.report_decoders import element_decoder
@@ -25,7 +24,6 @@ def workers(M, cores):
     return min(cores, M) if M >= SPLIT_FROM else 1
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(decode_element, a, raw, n_workers, out):
     """Fill out, float32 [M, N], from a, float32 [M, K], and raw, uint8 [bytes]."""

@@ -16,7 +16,6 @@ import numpy as np
 from numba import get_num_threads, njit, prange, types
 from numba.typed import Dict
 
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.lock import lock_to_read, lock_to_write, new_lock, unlock_read, unlock_write
 from blocks2tokens.kernels.phase2_optimized_fused import workers
@@ -58,7 +57,6 @@ def multiply_rows(decode_blocks, a, raw, size, n_bytes, first, last, out):
             out[i, j] = total
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(decode_blocks, a, raw, size, n_bytes, n_workers, out):
     """Fill out, float32 [M, N], from a, float32 [M, K], and raw, uint8 [bytes], blocks of `size` weights."""

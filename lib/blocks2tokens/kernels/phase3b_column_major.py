@@ -12,7 +12,6 @@ Rows of `a` are split as in Phase 2; each worker has one buffer, empty at the st
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.phase2_optimized_fused import workers
 from blocks2tokens.kernels.report_decoders import block_decoder
@@ -36,7 +35,6 @@ def multiply_rows(decode_blocks, a, raw, size, n_bytes, first, last, out):
             out[i, j] = total
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(decode_blocks, a, raw, size, n_bytes, n_workers, out):
     """Fill out, float32 [M, N], from a, float32 [M, K], and raw, uint8 [bytes], blocks of `size` weights."""

@@ -13,7 +13,6 @@ import numpy as np
 from numba import get_num_threads, njit, prange, types
 
 from blocks2tokens.formats.compiled import BYTES_2D
-from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import activations, integer_dot, simd
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
@@ -78,7 +77,6 @@ def work(fill, raw, codes, d, sums, jobs, step, out):
         first = step * take_job(jobs, 0)
 
 
-@takes_turns
 @njit(parallel=True, cache=True)
 def multiply(fill, raw, codes, d, sums, jobs, step, n_workers, out):
     """Fill out, float32 [M, N]. The cores take rows as they get done: one that is disturbed takes fewer."""
