@@ -24,6 +24,7 @@ LAYERS = {
 }
 LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"perplexity": {"errors", "generate"}}
+LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}}
 LAYERS |= {"command_line": {*ENGINE, TOP}, "__main__": {"command_line"}}

@@ -1,4 +1,4 @@
-"""The code of the vector kernels for CPUs that are not here: the dot instruction, no bad ones, not too many."""
+"""The vector kernels' code for CPUs that are not here: the dot instruction, no bad ones, not too many."""
 
 import re
 

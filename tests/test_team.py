@@ -1,5 +1,8 @@
 """Workers that go through stages together: every job is done once, whoever comes, and however late."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from numba import njit, prange
@@ -53,3 +56,26 @@ def test_who_comes_late_finds_nothing_to_do():
     for _ in range(2):
         go_through(tickets, done, np.zeros((STAGES, JOBS)))
     assert np.all(done == 1) and not team.is_open(tickets, 0, JOBS)
+
+
+@njit(nogil=True)
+def wait(tickets):
+    team.wait_for(tickets, 0, 1)
+
+
+@pytest.mark.skipif(not team.HAS_SLEEP, reason="this system has no call for it")
+def test_who_waits_long_leaves_the_core_to_others():
+    tickets, used = team.new_tickets(1), []
+    wait(np.ones_like(tickets))  # compiles
+
+    def waits():
+        before = time.thread_time()
+        wait(tickets)
+        used.append(time.thread_time() - before)
+
+    thread = threading.Thread(target=waits)
+    thread.start()
+    time.sleep(0.5)
+    team.count_done(tickets, 0)
+    thread.join()
+    assert used[0] < 0.4  # of 0.5 seconds

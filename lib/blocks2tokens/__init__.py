@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import blocks2tokens.compiled_code
+import blocks2tokens.jit.cores
 import blocks2tokens.jit.cpu  # noqa: F401  importing it says what Numba compiles for
 from blocks2tokens.convert import convert
 from blocks2tokens.errors import GGUFError, UnsupportedError

@@ -20,10 +20,10 @@ from blocks2tokens.tokenizer import Tokenizer
 class Model:
     """A loaded model: `config`, `tokenizer`, `transformer`."""
 
-    def __init__(self, path: str | os.PathLike[str], cache: str = "float32"):
+    def __init__(self, path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None):
         file = GGUFFile(path)
         self.config = ModelConfig.from_gguf(file)
-        self.transformer = Transformer(file, self.config, cache)
+        self.transformer = Transformer(file, self.config, cache, threads)
         self.tokenizer = Tokenizer(file)
         if len(self.tokenizer) != self.config.vocab_size:
             raise GGUFError(
@@ -81,11 +81,13 @@ class Model:
             )
 
 
-def load(path: str | os.PathLike[str], cache: str = "float32") -> Model:
+def load(path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None) -> Model:
     """Open a GGUF file as a Model. Its weights stay quantized, in the mapped file.
 
     `cache` is the type of the keys and values that it keeps: "float32", or "float16" for half the memory.
-    Raises ValueError for another type; FileNotFoundError; GGUFError for a broken file; UnsupportedError for
-    an architecture, tensor type or tokenizer that this engine does not have.
+    `threads` is how many threads it computes on; None: one for each core to be had, or as many as
+    BLOCKS2TOKENS_THREADS says. Raises ValueError for another type, or for a number of threads that there are
+    not; FileNotFoundError; GGUFError for a broken file; UnsupportedError for an architecture, tensor type or
+    tokenizer that this engine does not have.
     """
-    return Model(path, cache)
+    return Model(path, cache, threads)

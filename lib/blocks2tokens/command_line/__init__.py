@@ -51,7 +51,7 @@ def generate(args) -> None:
     """Continue a text, or answer it; on stdout there is that text and nothing else."""
     chosen = sampler(args)
     text = args.prompt if args.prompt not in (None, "-") else sys.stdin.read().removesuffix("\n")
-    model = load(args.model)
+    model = load(args.model, args.threads)
     if args.chat:
         text = model.tokenizer.render_chat([{"role": "user", "content": text}])
     ids = model.tokenizer.encode(text)
@@ -78,7 +78,7 @@ def convert(args) -> None:
 def perplexity(args) -> None:
     """Print how surprised a model is by a text."""
     text = Path(args.text).read_text(encoding="utf-8")
-    model = load(args.model)
+    model = load(args.model, args.threads)
     ids = model.tokenizer.encode(text)[: args.tokens]
     if len(ids) < 2:
         raise ValueError(f"{args.text}: expected a text of at least 2 tokens, got {len(ids)}")

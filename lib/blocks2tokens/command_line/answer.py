@@ -11,10 +11,10 @@ import blocks2tokens as b2t
 from blocks2tokens.command_line.notice import Notice
 
 
-def load(path: str) -> b2t.Model:
+def load(path: str, threads: int | None = None) -> b2t.Model:
     """Load a model; say so if that takes a while."""
     with Notice("loading the model"):
-        return b2t.load(path)
+        return b2t.load(path, threads=threads)
 
 
 def sampler(args) -> b2t.Sampler:

@@ -53,6 +53,7 @@ def _add_chat(commands) -> None:
         "too long. /help lists what else you can type. Lines from a pipe are answered one after the other."
     )
     parser = _add_command(commands, "chat", details, f"chat {MODEL} --system 'You are a pirate.'")
+    _add_threads(parser)
     parser.add_argument("--system", metavar="TEXT", help="tell the model who it is, ahead of all messages")
     _add_sampling(parser, temperature=0.7, top_p=0.9, max_tokens=CHAT_TOKENS)
 
@@ -67,6 +68,7 @@ def _add_generate(commands) -> None:
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="?", help="the text; - or none reads it from a pipe"
     )
+    _add_threads(parser)
     parser.add_argument("--chat", action="store_true", help="put PROMPT to a chat model as a question")
     parser.add_argument("--stats", action="store_true", help="say in the end how long it took")
     _add_sampling(parser, temperature=0.0, top_p=1.0, max_tokens=GENERATE_TOKENS)
@@ -110,6 +112,7 @@ def _add_perplexity(commands) -> None:
         "--window", metavar="N", type=at_least(1), help="tokens read together (default: the model's context)"
     )
     parser.add_argument("--tokens", metavar="N", type=at_least(1), help="read only the first N tokens")
+    _add_threads(parser)
 
 
 def _add_command(commands, name, details, example, model=True) -> argparse.ArgumentParser:
@@ -123,6 +126,11 @@ def _add_command(commands, name, details, example, model=True) -> argparse.Argum
     if model:
         parser.add_argument("model", metavar="MODEL", help="a GGUF file")
     return parser
+
+
+def _add_threads(parser) -> None:
+    about = "compute on N threads (default: one for each core to be had, or BLOCKS2TOKENS_THREADS)"
+    parser.add_argument("--threads", metavar="N", type=at_least(1), help=about)
 
 
 def _add_sampling(parser, temperature: float, top_p: float, max_tokens: int) -> None:

@@ -68,7 +68,7 @@ class Conversation:
 def run(args) -> None:
     """Hold a conversation until the input ends; without prompts if it comes from a pipe."""
     chosen = sampler(args)
-    model = load(args.model)
+    model = load(args.model, args.threads)
     if not model.tokenizer.chat_template:
         raise ValueError(
             f"{args.model} has no chat template, so it does not chat; the command generate continues a text"

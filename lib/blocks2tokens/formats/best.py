@@ -19,6 +19,7 @@ from numba import njit, prange
 
 from blocks2tokens.formats.compiled import as_in_c, float_to_half, half_to_float, min_max, signed_max
 from blocks2tokens.formats.search import copy
+from blocks2tokens.jit.cores import takes_turns
 
 STARTS = (0.9, 0.95, 1.0, 1.05, 1.1)  # the values of d to start from, relative to ggml's
 REFITS = 3  # how often d is fitted to the codes, and the scales of the sub-blocks chosen anew
@@ -43,6 +44,7 @@ def squared_error(x, weights, decoded):
     return error
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def improve_rows(decode_row, improve_block, x, importance, raw, n, n_bytes):
     """Replace each block of raw, uint8 [rows, bytes], by a better one for x, float32 [rows, K], if found.

@@ -13,6 +13,8 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from blocks2tokens.jit.cores import takes_turns
+
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 BYTES_2D = types.Array(types.uint8, 2, "C", readonly=True)
 FLOATS = types.Array(types.float32, 1, "C", readonly=True)
@@ -128,6 +130,7 @@ def round_half_away(value):
     return np.int64(whole)
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def decode_rows(decode_row, raw, out):
     """Decode each row of raw, uint8 [rows, bytes], into out, float32 [rows, K]."""
@@ -135,6 +138,7 @@ def decode_rows(decode_row, raw, out):
         decode_row(raw[row], out[row])
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def encode_rows(encode_row, x, raw):
     """Encode each row of x, float32 [rows, K], into raw, uint8 [rows, bytes]."""
@@ -142,6 +146,7 @@ def encode_rows(encode_row, x, raw):
         encode_row(x[row], raw[row])
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def encode_rows_weighted(encode_row, x, importance, raw):
     """Encode each row of x into raw with the same importance, float32 [K], for every row."""

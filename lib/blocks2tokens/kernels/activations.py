@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit, prange
 
 from blocks2tokens.formats.compiled import bits_to_float
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.naming import named
 
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
@@ -101,9 +102,7 @@ def rows_in_turn(quantize_one):
             quantize_one(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
 
     name = quantize_one.py_func.__name__
-    return tuple(
-        named(loop, f"{name}_{loop.__name__}", parallel=loop is at_once) for loop in (in_turn, at_once)
-    )
+    return named(in_turn, f"{name}_in_turn"), takes_turns(named(at_once, f"{name}_at_once", parallel=True))
 
 
 LOOPS = {"super-block": rows_in_turn(quantize_super_row), "block": rows_in_turn(quantize_row)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.format import checked, read_only
+from blocks2tokens.jit.cores import in_turn
 from blocks2tokens.matrix import QuantizedMatrix
 
 
@@ -58,7 +59,7 @@ class Kernel:
     def product(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
         """Multiply operands that `check_operands` has passed; where there is nothing to add up, zeros."""
         if x.size and w.raw.size:
-            return self.run(x, w)
+            return in_turn(self.run, x, w)
         return np.zeros((x.shape[0], w.shape[0 if self.layout == "gguf" else 1]), np.float32)
 
     def cost(self, M: int, K: int, N: int, fmt: Format, cores: int) -> Cost:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, njit, prange
 
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.vectors import (
     FLOATS,
     address_of,
@@ -207,6 +208,7 @@ def work(q, keys, values, position, scale, jobs, out):
         job = take_job(jobs, 0)
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def share(q, keys, values, position, scale, jobs, n_workers, out):
     for _ in prange(n_workers):

@@ -22,6 +22,7 @@ from numba import config as numba_config
 from numba import get_num_threads, njit, prange
 from numba.extending import overload
 
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.vectors import address_of
 from blocks2tokens.kernels import row_jobs
 from blocks2tokens.kernels.activations import quantize_row, quantize_super_row
@@ -387,6 +388,7 @@ def begin(embedding, decoder, model_addresses, shared_addresses, shape, position
     clear(shared.tickets, 0)
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def decode_token(embedding, decoder, model, shared, own, cache, shape, position, with_logits, n_workers):
     """Run one token behind `position` others; everything by address."""

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, prange
 from threadpoolctl import ThreadpoolController
 
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul
 from blocks2tokens.model.batch_attention import attend_batch
 from blocks2tokens.model.compiled_layers import (
@@ -32,6 +33,7 @@ from blocks2tokens.model.weights import Layer, Weights
 NOTHING = np.zeros(0, np.float32)
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def normalize_rows(x, weight, eps, out):
     """out = rms_norm(x), float32 [T, dim]."""
@@ -39,6 +41,7 @@ def normalize_rows(x, weight, eps, out):
         normalize(x[t], weight, eps, out[t])
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def add_rows(x, more):
     """x += more, float32 [T, dim]."""
@@ -46,6 +49,7 @@ def add_rows(x, more):
         add(x[t], more[t])
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def silu_times_rows(gate, up):
     """gate = silu(gate) * up, float32 [T, ffn_dim]."""
@@ -53,6 +57,7 @@ def silu_times_rows(gate, up):
         silu_times(gate[t], up[t], gate[t])
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def finish_heads(x, bias, norm, eps, cos, sin, halves):
     """Add the bias, normalize and rotate each head in place; x float32 [T, heads, head_dim].
@@ -71,6 +76,7 @@ def finish_heads(x, bias, norm, eps, cos, sin, halves):
                 rotate(x[t, head], cos[t], sin[t], halves)
 
 
+@takes_turns
 @njit(parallel=True, cache=True)
 def store_rows(x, cache, first):
     """Store x, float32 [T, heads, head_dim], in a layer of the cache, [heads, capacity, head_dim]."""

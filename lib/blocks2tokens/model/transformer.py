@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from blocks2tokens.gguf_file import GGUFFile
+from blocks2tokens.jit import cores
 from blocks2tokens.kernels import matmul
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.decode import Decoder
@@ -35,14 +36,22 @@ PREFILL = 512  # tokens in one batch
 class Transformer:
     """A model's weights and its forward pass."""
 
-    def __init__(self, file: GGUFFile, config: ModelConfig, cache_dtype: str = "float32"):
+    def __init__(
+        self,
+        file: GGUFFile,
+        config: ModelConfig,
+        cache_dtype: str = "float32",
+        threads: int | None = None,
+    ):
         """Find and check every tensor; GGUFError and UnsupportedError as in `Weights`.
 
-        `cache_dtype` is that of new caches, "float32" or "float16"; ValueError for another.
+        `cache_dtype` is that of new caches, "float32" or "float16"; ValueError for another. Every pass runs
+        on `threads` threads, None: on Numba's; ValueError for a number that `cores.checked` refuses.
         """
         if cache_dtype not in DTYPES:
             raise ValueError(f"cache: expected one of {', '.join(DTYPES)}, got {cache_dtype!r}")
         self.config, self.cache_dtype = config, cache_dtype
+        self.threads = cores.checked(threads)
         self.data, self.weights = file.data, Weights(file, config)
 
     token_embd = property(lambda self: self.weights.token_embd)
@@ -95,7 +104,7 @@ class Transformer:
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
-        with one_blas_thread():
+        with one_blas_thread(), cores.using(self.threads):
             return matmul(rms_norm(x, self.output_norm, self.config.norm_eps), self.output)
 
     def check_ids(self, ids) -> np.ndarray:
@@ -129,7 +138,8 @@ class Transformer:
     def _decode(self, token, cache, with_logits) -> Decoder:
         if cache.decoder is None or cache.decoder.weights is not self.weights:
             cache.decoder = Decoder(self.data, self.weights, self.config, cache)
-        cache.decoder.step(token, cache.length, with_logits)
+        with cores.using(self.threads):
+            cache.decoder.step(token, cache.length, with_logits)
         cache.advance(1)
         return cache.decoder
 
@@ -149,5 +159,7 @@ class Transformer:
         ):
             for i in range(0, len(ids), PREFILL):
                 batch = ids[i : i + PREFILL]
-                yield run_batch(self.weights, self.config, batch, cache, let_interrupt_through)
+                with cores.using(self.threads):  # but not while whoever asked for the batch works with it
+                    x = run_batch(self.weights, self.config, batch, cache, let_interrupt_through)
+                yield x
                 bar.update(len(batch))

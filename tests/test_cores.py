@@ -1,0 +1,329 @@
+"""How many threads: what the system grants, what the user wants, what a model uses, who may start them."""
+
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from numba.core.registry import CPUDispatcher
+from small_model import small_model
+
+import blocks2tokens as b2t
+from blocks2tokens.command_line import main
+from blocks2tokens.jit import cores
+from blocks2tokens.kernels import kernel, picker
+from blocks2tokens.model import decode, transformer
+
+IDS = [3, 1, 4, 1, 5, 9, 2, 6]
+ALL = numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return small_model().write(tmp_path_factory.mktemp("cores") / "small.gguf")
+
+
+def run_python(code, *arguments, **environment):
+    """Run a program in a new process with this package, as if nobody had chosen a number of threads."""
+    own = {name: text for name, text in os.environ.items() if name not in (cores.VARIABLE, cores.NUMBAS)}
+    own |= {"PYTHONPATH": str(Path(b2t.__file__).parents[1])} | environment
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=own, timeout=300)
+
+
+# --- What is to be had ------------------------------------------------------------------------------------
+
+
+def tree(folder, own, files):
+    """Write a list of own control groups, and files below a folder; return the two paths."""
+    for name, text in files.items():
+        file = folder / "cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (folder / "own").write_text(own)
+    return folder / "own", folder / "cgroup"
+
+
+V1 = "5:cpu,cpuacct:/docker/a\n4:memory:/docker/a\n"
+QUOTAS = {
+    "v2, its own": ("0::/a\n", {"a/cpu.max": "150000 100000\n"}, 1.5),
+    "v2, the least on the way up": (
+        "0::/a/b\n",
+        {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n", "cpu.max": "900000 100000\n"},
+        0.5,
+    ),
+    "v2, a container's root": ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+    "v2, a path outside the container": ("0::/../../x\n", {"cpu.max": "70000 100000\n"}, 0.7),
+    "v2 beside v1": ("1:name=systemd:/\n0::/a\n", {"unified/a/cpu.max": "300000 100000"}, 3),
+    "v1": (V1, {"cpu,cpuacct/docker/a/cpu.cfs_quota_us": "50000\n", **dict.fromkeys(
+        ["cpu,cpuacct/docker/a/cpu.cfs_period_us"], "100000\n")}, 0.5),
+    "v1, mounted as cpu, seen from within": (
+        V1, {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.5),
+    "v1, no limit": (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, np.inf),
+    "v1, no period": (V1, {"cpu/cpu.cfs_quota_us": "50000\n"}, np.inf),
+    "another controller's": ("4:memory:/a\n", {"cpu.max": "50000 100000"}, np.inf),
+    "no time at all": ("0::/\n", {"cpu.max": "0 100000\n"}, np.inf),
+    "no period at all": ("0::/\n", {"cpu.max": "50000 0\n"}, np.inf),
+    "nonsense": ("0::/\nwhat\n::\n", {"cpu.max": "a lot\n"}, np.inf),
+    "nothing": ("", {}, np.inf),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_the_quota_is_the_least_of_the_groups(name, tmp_path):
+    own, files, expected = QUOTAS[name]
+    assert cores.quota(*tree(tmp_path, own, files)) == expected
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path):
+    assert cores.quota(tmp_path / "absent", tmp_path / "absent too") == np.inf
+
+
+@pytest.mark.parametrize(
+    ("time", "cpus", "expected"), [(1_000, 8, 1), (50_000, 8, 1), (150_000, 8, 2), (900_000, 8, 8)]
+)
+def test_the_smaller_of_cpus_and_quota_counts(time, cpus, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "cpus", lambda: cpus)
+    assert cores.to_be_had(*tree(tmp_path, "0::/\n", {"cpu.max": f"{time} 100000"})) == expected
+    assert cores.to_be_had(tmp_path / "absent", tmp_path) == cpus
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes")
+def test_numba_starts_as_many_threads_as_there_are_cpus_for_this_process():
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "import blocks2tokens, numba; print(numba.get_num_threads())"
+    )
+    assert run_python(code).stdout == "1\n"
+
+
+# --- What the user wants ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "grant", "told"),
+    [
+        ({}, 3, "3"),
+        ({}, 8, None),  # what Numba finds out by itself is left to it
+        ({"NUMBA_NUM_THREADS": "5"}, 3, "5"),
+        ({"BLOCKS2TOKENS_THREADS": "6"}, 3, "6"),
+        ({"BLOCKS2TOKENS_THREADS": " "}, 3, "3"),
+        ({"BLOCKS2TOKENS_THREADS": "6", "NUMBA_NUM_THREADS": "5"}, 3, "6"),
+        ({"BLOCKS2TOKENS_THREADS": "0"}, 3, None),  # `check` has the word
+    ],
+)
+def test_who_decides_about_numbas_pool(environment, grant, told, monkeypatch):
+    monkeypatch.setattr(cores, "cpus", lambda: 8)
+    monkeypatch.setattr(cores, "to_be_had", lambda: grant)
+    cores.tell_numba(environment)
+    assert environment.get("NUMBA_NUM_THREADS") == told
+
+
+def test_the_variable_makes_the_pool():
+    code = "import blocks2tokens, numba; print(numba.get_num_threads())"
+    assert run_python(code, BLOCKS2TOKENS_THREADS="5", NUMBA_NUM_THREADS="2").stdout == "5\n"
+
+
+def test_where_numba_was_first_its_settings_stay():
+    code = """
+import numba, os
+before, n = dict(os.environ), numba.config.NUMBA_NUM_THREADS
+import blocks2tokens
+from blocks2tokens.jit import cores
+assert os.environ.get(cores.NUMBAS) == before.get(cores.NUMBAS) and numba.get_num_threads() == n
+print(cores.checked(None))
+"""
+    assert run_python(code, NUMBA_NUM_THREADS="4", BLOCKS2TOKENS_THREADS="3").stdout == "3\n"
+    assert run_python(code, NUMBA_NUM_THREADS="4", BLOCKS2TOKENS_THREADS="7").stdout == "None\n"
+
+
+@pytest.mark.parametrize("name", ["BLOCKS2TOKENS_THREADS", "NUMBA_NUM_THREADS"])
+@pytest.mark.parametrize("text", ["0", "10000", "-1", "1.5", "two", "٣", "9" * 5000])
+def test_a_senseless_number_in_the_environment_is_refused(name, text, monkeypatch, path):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ValueError, match=f"{name}: expected a number of threads, 1 to {cores.MOST}, got"):
+        b2t.load(path)
+
+
+def test_the_first_product_refuses_it_too(monkeypatch):
+    monkeypatch.setenv(cores.VARIABLE, "many")
+    cores.one_at_a_time.cache_clear()
+    with pytest.raises(ValueError, match=r"BLOCKS2TOKENS_THREADS: .*'many'"):
+        b2t.FORMATS["Q8_0"].quantize(np.ones((2, 32), np.float32))
+
+
+def test_the_command_line_says_it_in_one_line(monkeypatch, capsys, path):
+    monkeypatch.setenv(cores.VARIABLE, "0")
+    assert main(["generate", str(path), "a"]) == 1
+    assert capsys.readouterr().err.startswith("error: BLOCKS2TOKENS_THREADS: expected")
+
+
+# --- What a model uses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, -1, ALL + 1, 10_000, 1.0, True, "1"])
+def test_a_number_of_threads_that_there_are_not_is_refused(threads, path):
+    message = rf"threads: expected a whole number, 1 to the {ALL} that there are here, got {threads!r}"
+    with pytest.raises(ValueError, match=message):
+        b2t.load(path, threads=threads)
+
+
+@pytest.mark.parametrize("arguments", [("generate", "a"), ("chat",), ("perplexity", __file__)])
+def test_the_command_line_takes_a_number(arguments, path, capsys):
+    command, *rest = arguments
+    assert main([command, str(path), *rest, "--threads", "10000"]) == 1
+    assert f"1 to the {ALL} that there are here, got 10000" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([command, str(path), *rest, "--threads", "0"])
+    assert "--threads: expected a whole number >= 1, got '0'" in capsys.readouterr().err
+
+
+needs_two = pytest.mark.skipif(ALL < 2, reason="there is only one thread to be had")
+
+
+@needs_two
+def test_every_pass_runs_on_the_model_s_threads_and_leaves_numba_s_alone(path, monkeypatch):
+    seen = {}
+
+    def spied(module, name, kind):
+        function = getattr(module, name)
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *given: seen.setdefault(kind, []).append(numba.get_num_threads()) or function(*given),
+        )
+
+    spied(decode, "decode_token", "decode")
+    spied(transformer, "run_batch", "prefill")
+    spied(picker, "choose", "picker")
+    for n in (1, ALL):
+        seen.clear()
+        model = b2t.load(path, threads=n)
+        tokens = model.generate(IDS, 3)
+        next(tokens)
+        assert numba.get_num_threads() == ALL  # between two tokens, the thread is its owner's
+        list(tokens)
+        model.logits(IDS)
+        assert set(seen) == {"decode", "prefill", "picker"}
+        assert {number for numbers in seen.values() for number in numbers} == {n}
+    assert numba.get_num_threads() == ALL
+
+
+@needs_two
+def test_without_a_number_numba_s_own_counts(path):
+    model = b2t.load(path)
+    with cores.using(1):
+        one = model.logits(IDS)
+        assert numba.get_num_threads() == 1
+    assert np.array_equal(one, model.logits(IDS))
+
+
+@needs_two
+def test_an_error_gives_the_threads_back():
+    with pytest.raises(KeyError), cores.using(1):
+        raise KeyError
+    assert numba.get_num_threads() == ALL
+
+
+def test_any_number_of_threads_gives_the_same_text(path):
+    code = """
+import sys, blocks2tokens as b2t
+ids = [3, 1, 4, 1, 5, 9, 2, 6]
+for n in (None, 1, 2, 7):
+    print(list(b2t.load(sys.argv[1], threads=n).generate(ids, 12)))
+"""
+    done = run_python(code, path, BLOCKS2TOKENS_THREADS="7")
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.splitlines())) == 1 and len(done.stdout) > 12
+
+
+# --- Who may start threads --------------------------------------------------------------------------------
+
+TWO_AT_ONCE = """
+import sys, threading
+import numba, numpy as np
+import blocks2tokens as b2t
+
+model = b2t.load(sys.argv[1])
+W = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
+prompts = [[3, 1, 4, 1, 5], [2, 7, 1, 8], [6, 6, 6]]
+
+def work(k, got):
+    w = b2t.QuantizedMatrix.quantize(W * k, "Q8_0", layout="report")
+    product = b2t.KERNELS["phase2_optimized_fused"](W[:8], w)
+    got[k] = list(model.generate(prompts[k], 16)), bytes(w.raw), bytes(product)
+
+def all_work(at_once):
+    got = {}
+    threads = [threading.Thread(target=work, args=(k, got)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+        if not at_once:
+            thread.join()
+    for thread in threads:
+        thread.join()
+    return got
+
+alone = all_work(False)
+print(len(alone), all(all_work(True) == alone for _ in range(10)), numba.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+def test_python_threads_that_generate_at_once_get_the_right_text(layer, path):
+    done = run_python(TWO_AT_ONCE, path, NUMBA_THREADING_LAYER=layer)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, same, used = done.stdout.split()
+    assert (count, same) == ("3", "True") and (layer == "default" or used == layer)
+
+
+def test_with_a_pool_for_all_nobody_waits(monkeypatch):
+    class Closed:
+        def __enter__(self):
+            raise AssertionError("asked for a turn")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(cores, "TURN", Closed())
+    double = cores.takes_turns(lambda x: 2 * x)
+    monkeypatch.setattr(cores, "one_at_a_time", lambda: False)
+    assert double(4) == 8
+    monkeypatch.setattr(cores, "one_at_a_time", lambda: True)
+    with pytest.raises(AssertionError, match="asked for a turn"):
+        double(4)
+
+
+def engine():
+    """Yield the modules of the engine, without those of kernels: whoever multiplies goes through `Kernel`."""
+    for found in pkgutil.walk_packages(b2t.__path__, "blocks2tokens."):
+        if not found.name.startswith(("blocks2tokens.course", "blocks2tokens.__main__")):
+            module = importlib.import_module(found.name)
+            if not hasattr(module, "KERNEL"):
+                yield module
+
+
+def test_whoever_starts_threads_takes_turns():
+    compiled = {
+        f"{module.__name__}.{name}": value
+        for module in engine()
+        for name, value in vars(module).items()
+        if getattr(value, "targetoptions", {}).get("parallel")
+    }
+    assert len(compiled) >= 12
+    assert [name for name, value in compiled.items() if isinstance(value, CPUDispatcher)] == []
+
+
+def test_products_take_turns(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernel, "in_turn", lambda run, x, w: asked.append(run) or run(x, w))
+    x, w = np.ones((1, 32), np.float32), b2t.QuantizedMatrix.quantize(np.ones((4, 32), np.float32), "Q8_0")
+    b2t.KERNELS["fused_rows"](x, w)
+    picker.timed([b2t.KERNELS["fused_rows"]], [x], w)
+    b2t.matmul(x, w)
+    assert len(asked) >= 1 + (1 + picker.REPEATS) + 1
