@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -98,7 +99,7 @@ def emulate():
 
 
 def test_the_tests_that_run_as_arm_code_exist(emulate):
-    for test in emulate.TESTS:
+    for test in chain(*emulate.TESTS):
         path, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / path).read_text() if name else (ROOT / path).is_file(), test
 

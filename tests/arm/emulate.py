@@ -5,13 +5,14 @@
     .arm/compiled/HASH   what Numba compiled of these sources; with others it starts anew
     .arm/cache           the kernel picker's tables, pytest's cache, HOME and temporary files
 
-    make test-arm                                   TESTS
-    make test-arm ARGS="tests/test_formats.py -x"   others, with options for pytest
-    BLOCKS2TOKENS_SIMD=plain make test-arm          another instruction set than neon
+    make test-arm                                      TESTS
+    make test-arm ARGS="tests/test_formats.py -x"      others, with options for pytest
+    NUMBA_CPU_FEATURES=+dotprod,+i8mm make test-arm    other settings: those of DEFAULTS
 
 The emulator runs one program of another CPU as a process of this machine: system calls, files and threads are
-the real ones. LLVM sees a CPU of which it knows nothing, so the vectors of ARM have to be asked for by name.
-Nothing is installed and nobody has to be root. Times under emulation say nothing about any CPU.
+the real ones. LLVM cannot tell there which CPU it is on, and ends the process where it meets an instruction
+that its CPU lacks, as it would on a real one. So the settings name an early one that has `sdot`, but not
+`smmla`. Nothing is installed and nobody has to be root. Times under emulation say nothing about any CPU.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -29,10 +31,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ARM = REPOSITORY / ".arm"
 SYSTEM, COMPILED, CACHE = ARM / "system", ARM / "compiled", ARM / "cache"
 
+# Two groups that run side by side: most of the time goes into compiling, which takes one core.
 TESTS = [
-    "tests/test_integer_kernels.py",
-    "tests/test_transformer.py::test_rounding_activations_changes_logits_a_little",
-    "tests/test_transformer.py::test_decoding_is_right_with_every_instruction_set",
+    [
+        "tests/test_integer_kernels.py",
+    ],
+    [
+        "tests/test_transformer.py::test_rounding_activations_changes_logits_a_little",
+        "tests/test_transformer.py::test_decoding_is_right_with_every_instruction_set",
+    ],
 ]
 PACKAGES = ["python3", "libgomp1", "libstdc++6"]  # and what they depend on, which apt-get knows
 WHEELS = [
@@ -53,13 +60,14 @@ UBUNTU = "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] http://
 
 # All of ARM's instructions but SVE, whose vectors OpenBLAS would choose: QEMU is slow with them.
 QEMU_CPU = "max,sve=off"
+DEFAULTS = {"BLOCKS2TOKENS_SIMD": "neon", "NUMBA_CPU_NAME": "neoverse-n1", "NUMBA_CPU_FEATURES": "+dotprod"}
 
 
 def main():
     qemu, wanted = emulator(), stamp()
     if not SYSTEM.exists() or (SYSTEM / "stamp").read_text() != wanted:
         prepare(wanted)
-    sys.exit(run_pytest(qemu, sys.argv[1:] or TESTS))
+    sys.exit(run_all(qemu, [sys.argv[1:]] if sys.argv[1:] else TESTS))
 
 
 def emulator() -> str:
@@ -156,26 +164,44 @@ def install_wheels(folder: Path):
 # --- The tests --------------------------------------------------------------------------------------------
 
 
-def run_pytest(qemu: str, arguments: list[str]) -> int:
-    """Run pytest under the emulator from the repository's folder; return its exit status."""
+def run_all(qemu: str, groups: list[list[str]]) -> int:
+    """Run pytest with each group of arguments, all at once; return the highest exit status.
+
+    The first prints as it goes; what the others print follows when they have ended.
+    """
+    compiled = folders(len(groups))
+    reports = [None, *(CACHE / f"report-{i}.txt" for i in range(1, len(groups)))]
+    runs = [start_pytest(qemu, *run) for run in zip(groups, compiled, reports, strict=True)]
+    status = 0
+    for run, report in zip(runs, reports, strict=True):
+        if report:
+            print("\nWaiting for the tests beside these ...", flush=True)
+        status = max(status, run.wait())
+        if report:
+            print(report.read_text())
+    return status
+
+
+def start_pytest(qemu: str, arguments: list[str], compiled: Path, report: Path | None) -> subprocess.Popen:
+    """Start pytest under the emulator in the repository's folder; it prints to `report`, or here."""
     root = SYSTEM / "root"
     emulated = [qemu, "-cpu", QEMU_CPU, "-L", root, root / "usr/bin/python3"]
     pytest = ["-m", "pytest", "-v", "--tb=short", "--durations=10", "-o", f"cache_dir={CACHE / 'pytest'}"]
-    plugin = ["-p", "quick_picker"]
-    done = subprocess.run([*emulated, *pytest, *plugin, *arguments], cwd=REPOSITORY, env=environment())
-    return done.returncode
+    command, variables = [*emulated, *pytest, "-p", "quick_picker", *arguments], environment(compiled)
+    with report.open("w") if report else nullcontext() as output:
+        return subprocess.Popen(command, cwd=REPOSITORY, env=variables, stdout=output)
 
 
-def environment() -> dict[str, str]:
+def environment(compiled: Path) -> dict[str, str]:
     """Return the variables of the emulated process, which then writes into .arm alone."""
     home, temporary = CACHE / "home", CACHE / "tmp"
     for folder in (home, temporary):
         folder.mkdir(parents=True, exist_ok=True)
     paths = [SYSTEM / "site", REPOSITORY / "lib", Path(__file__).parent]
     variables = {
-        "BLOCKS2TOKENS_SIMD": os.environ.get("BLOCKS2TOKENS_SIMD", "neon"),
+        **{name: os.environ.get(name, default) for name, default in DEFAULTS.items()},
         "BLOCKS2TOKENS_CACHE": CACHE / "kernels",
-        "NUMBA_CACHE_DIR": compiled(),
+        "NUMBA_CACHE_DIR": compiled,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PYTHONPYCACHEPREFIX": CACHE / "bytecode",
         "PYTHONUNBUFFERED": "1",
@@ -188,10 +214,11 @@ def environment() -> dict[str, str]:
     return {name: str(value) for name, value in variables.items()}
 
 
-def compiled() -> Path:
-    """Return the folder for compiled functions of the sources as they are; remove those of others.
+def folders(n: int) -> list[Path]:
+    """Return n folders for compiled functions of the sources as they are; remove those of others.
 
-    Numba looks at a function's own file only, not at those that it calls.
+    Numba looks at a function's own file only, not at those that it calls; and it takes no care that two
+    processes do not write under one name.
     """
     digest = hashlib.sha256()
     for folder in ("lib", "tests"):
@@ -201,8 +228,10 @@ def compiled() -> Path:
     for folder in COMPILED.glob("*"):
         if folder != chosen:
             shutil.rmtree(folder)
-    chosen.mkdir(parents=True, exist_ok=True)
-    return chosen
+    made = [chosen / str(i) for i in range(n)]
+    for folder in made:
+        folder.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 if __name__ == "__main__":
