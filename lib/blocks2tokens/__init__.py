@@ -14,7 +14,8 @@ import os
 # from one product to the next. Read once, when Numba loads the library.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import blocks2tokens.compiled_code  # noqa: F401  importing it forgets outdated code
+import blocks2tokens.compiled_code
+import blocks2tokens.jit.cpu  # noqa: F401  importing it says what Numba compiles for
 from blocks2tokens.convert import convert
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats import FORMATS

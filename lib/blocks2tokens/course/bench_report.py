@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 import blocks2tokens as b2t
 from blocks2tokens.course import bench, bench_models, models, peer, published, roofline
-from blocks2tokens.kernels.simd_rows import SIMD_FORMATS
+from blocks2tokens.kernels.unpack import PACKED
 
 SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
 MATRICES = 3  # in turn, 99 MB in Q4_K: more than the last-level cache holds
@@ -166,7 +166,7 @@ def print_formats(ceilings: roofline.Ceilings) -> None:
     """Time what `matmul` picks for each format with vector code, and llama.cpp."""
     n_threads = max(ceilings.read)
     print(f"\nWhat matmul picks, {SHAPE[0]} x {SHAPE[1]}, {n_threads} threads: ms, GB/s, against llama.cpp")
-    for name in SIMD_FORMATS:
+    for name in PACKED:
         weights = matrices(name, SHAPE, 2)
         for M in (1, 8, 128):
             x = np.random.default_rng(M).standard_normal((M, SHAPE[1]), dtype=np.float32)
@@ -196,7 +196,7 @@ def print_errors() -> None:
     print("\nRelative error (RMS) against float64, random weights and activations")
     kernels = {name: kernel for name, kernel in b2t.KERNELS.items() if kernel.layout == "gguf"}
     print(f"  {'':6}" + "".join(f"{name:>22}" for name in kernels))
-    for name in SIMD_FORMATS:
+    for name in PACKED:
         w = b2t.QuantizedMatrix.quantize(W, name)
         exact = x.astype(np.float64) @ w.dequantize().astype(np.float64).T
         errors = (np.linalg.norm(kernel(x, w) - exact) / np.linalg.norm(exact) for kernel in kernels.values())

@@ -17,8 +17,8 @@ from numba import njit
 
 from blocks2tokens.course import bench
 from blocks2tokens.formats import Format
-from blocks2tokens.kernels import simd
-from blocks2tokens.kernels.simd import add_quads, load_bytes, to_floats, total, zero_ints
+from blocks2tokens.jit import cpu, vectors
+from blocks2tokens.jit.vectors import add_quads, load_bytes, to_floats, total, zero_ints
 from blocks2tokens.matrix import QuantizedMatrix
 
 # --- Formulas ---------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def dot_codes(isa, q, x, rounds):
 
 def integer_peak() -> float | None:
     """Return the 8-bit GOP/s of one core's dot instructions; None where the CPU has none that we use."""
-    isa = simd.INSTRUCTION_SETS[simd.chosen()]
+    isa = vectors.INSTRUCTION_SETS[cpu.chosen()]
     if isa is None:
         return None
     rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from blocks2tokens.formats import Format
+from blocks2tokens.jit import cpu
 from blocks2tokens.kernels import (
     dequantize_then_blas,
     fused_rows,
@@ -20,9 +21,7 @@ from blocks2tokens.kernels import (
     phase3a_block_cache,
     phase3b_column_major,
     picker,
-    simd,
     simd_dot,
-    simd_rows,
     simd_tiles,
 )
 from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
@@ -47,11 +46,10 @@ KERNELS = MappingProxyType({module.KERNEL.name: module.KERNEL for module in STOR
 
 def candidates(fmt: Format) -> dict[str, Kernel]:
     """Return the kernels worth timing for a format on this CPU."""
-    fast = ("simd_dot", "simd_tiles", "integer_gemm")
-    if simd.chosen() == "plain":
-        fast = ("integer_dot",)
-    if fmt.name not in simd_rows.SIMD_FORMATS:
-        fast = ()
+    if cpu.chosen() != "plain":
+        fast = ("simd_dot", "simd_tiles", "integer_gemm")
+    else:
+        fast = ("integer_dot",) if fmt.name in integer_dot.FORMATS else ()
     return {name: KERNELS[name] for name in (*fast, "fused_rows", "dequantize_then_blas")}
 
 
@@ -61,7 +59,7 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     Takes the kernel that was fastest on this machine for this format and a like number of rows; the first
     product with a format measures that, in a second or two, and keeps it in the user's cache folder.
     With explain=True returns (product, Choice): which kernel it was, and why.
-    For Q4_K, Q5_K, Q6_K, Q8_0, Q4_0 and Q4_1 the kernels may round x to 8 bits, as llama.cpp does.
+    For quantized formats the kernels may round x to 8 bits, as llama.cpp does.
     Raises ValueError for another dtype, shape or layout.
     """
     x = check_operands(x, w, "gguf")

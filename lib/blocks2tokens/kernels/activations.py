@@ -1,15 +1,15 @@
-"""Activations as 8-bit integers, made once for each product.
+"""Activations as 8-bit integers, made once for each product, in tiles of T rows of x.
 
-    x   float32 [M, K]   ->   codes  int8    [M, K]           x = d * code, |code| <= 127
-                              d      float32 [M, K / block]   one scale for each block of the weights
-                              sums   float32 [M, K / group]   d * (sum of the codes): what offsets multiply
+    x   float32 [M, K]   ->   codes  int8     [tiles, blocks, T, block]     x = d * code, |code| <= 127
+                              d      float32  [tiles, blocks, T]
+                              sums   int16    [tiles, blocks, T, groups]    blocks of 256: sums of codes
+                                     float32  [tiles, blocks, T]            blocks of 32: d * (sum of codes)
 
-With blocks of 256 this is what Q8_K holds (but for its sign: Q8_K makes the largest value -127), with
-blocks of 32 what Q8_0 holds (but for d, which is not rounded to float16). In a dot product over vectors the
-codes are wanted in the order in which the weights' codes come out of their bytes: `order` gives, for each
-16 codes of a span, which 16 of the natural order they are. Magnitudes below 2**-100 count as 0; a row with
-NaN or infinity gives NaN.
-Source: ggml `quantize_row_q8_K_ref`, `quantize_row_q8_0_ref`.
+What a tile of rows needs next lies next in memory. The sums are what the weights' offsets multiply. Rows that
+fill up the last tile are zeros. With blocks of 256 this is what Q8_K holds (but for its sign: Q8_K makes the
+largest value -127), with blocks of 32 what Q8_1 holds (but for d and sums, which are not rounded to float16).
+Magnitudes below 2**-100 count as 0; a row with NaN or infinity gives NaN.
+Source: ggml `quantize_row_q8_K_ref`, `quantize_row_q8_1_ref`.
 """
 
 from typing import NamedTuple
@@ -18,19 +18,20 @@ import numpy as np
 from numba import njit, prange
 
 from blocks2tokens.formats.compiled import bits_to_float
-from blocks2tokens.kernels.simd import copy_16_bytes
+from blocks2tokens.jit.naming import named
 
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
-NATURAL = (0,)
-LONGEST_SPAN = 256
 SERIAL_BELOW = 1 << 15  # weights: less is done before other threads would have begun
 
 
 class Activations(NamedTuple):
+    """Rows of x as the vector kernels want them; n_rows is how many there really are."""
+
     codes: np.ndarray
     d: np.ndarray
     sums: np.ndarray
+    n_rows: int
 
 
 @njit(cache=True)
@@ -68,50 +69,62 @@ def quantize_block(x, codes):
 
 
 @njit(cache=True)
-def reorder(codes, order, room):
-    """Put the codes of each whole span, int8 [16 * order.size], into another order; room for one span."""
-    n = 16 * order.size
-    for at in range(0, codes.size - n + 1, n):
-        for i in range(order.size):
-            copy_16_bytes(room, 16 * i, codes, at + 16 * i)
-        for i in range(order.size):
-            copy_16_bytes(codes, at + 16 * i, room, 16 * order[i])
+def quantize_super_row(x, tile, m, codes, d, sums):
+    """Round x, float32 [K], as row m of a tile, with the sums of its groups."""
+    size, group = codes.shape[3], codes.shape[3] // sums.shape[3]
+    for b in range(codes.shape[1]):
+        made = codes[tile, b, m]
+        d[tile, b, m] = quantize_block(x[b * size : (b + 1) * size], made)
+        for g in range(sums.shape[3]):
+            sums[tile, b, m, g] = np.int16(sum_of(made[g * group : (g + 1) * group]))
 
 
 @njit(cache=True)
-def quantize_row(x, block, group, order, room, codes, d, sums):
-    for b in range(x.size // block):
-        d[b] = quantize_block(x[b * block : (b + 1) * block], codes[b * block : (b + 1) * block])
-    for g in range(x.size // group):
-        sums[g] = d[g * group // block] * sum_of(codes[g * group : (g + 1) * group])
-    if order.size > 1:
-        reorder(codes, order, room)
+def quantize_row(x, tile, m, codes, d, sums):
+    """Round x, float32 [K], as row m of a tile, with the sums of its blocks."""
+    size = codes.shape[3]
+    for b in range(codes.shape[1]):
+        made = codes[tile, b, m]
+        scale = quantize_block(x[b * size : (b + 1) * size], made)
+        d[tile, b, m], sums[tile, b, m] = scale, scale * sum_of(made)
 
 
-@njit(cache=True)
-def quantize_in_turn(x, block, group, order, codes, d, sums):
-    room = np.empty(LONGEST_SPAN, np.int8)
-    for m in range(x.shape[0]):
-        quantize_row(x[m], block, group, order, room, codes[m], d[m], sums[m])
+def rows_in_turn(quantize_one):
+    """Return the loop over rows, and the same loop shared by the cores."""
 
+    def in_turn(x, codes, d, sums):
+        for row in range(x.shape[0]):
+            quantize_one(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
 
-@njit(parallel=True, cache=True)
-def quantize_at_once(x, block, group, order, codes, d, sums):
-    for m in prange(x.shape[0]):
-        room = np.empty(LONGEST_SPAN, np.int8)
-        quantize_row(x[m], block, group, order, room, codes[m], d[m], sums[m])
+    def at_once(x, codes, d, sums):
+        for row in prange(x.shape[0]):
+            quantize_one(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
 
-
-def quantize(x, block, group, order=NATURAL, tile=(1, 1)):
-    """Return x, float32 [M, K], as Activations with a scale per `block` and a sum per `group` codes.
-
-    Their sizes are those of x rounded up to multiples of `tile`, (rows, columns); what is added is zeros.
-    """
-    M, K = (-(-n // step) * step for n, step in zip(x.shape, tile, strict=True))
-    make = np.empty if x.shape == (M, K) else np.zeros
-    made = Activations(
-        make((M, K), np.int8), make((M, K // block), np.float32), make((M, K // group), np.float32)
+    name = quantize_one.py_func.__name__
+    return tuple(
+        named(loop, f"{name}_{loop.__name__}", parallel=loop is at_once) for loop in (in_turn, at_once)
     )
-    fill = quantize_in_turn if x.size < SERIAL_BELOW else quantize_at_once
-    fill(x, block, group, np.array(order), *made)
-    return made
+
+
+LOOPS = {"super-block": rows_in_turn(quantize_super_row), "block": rows_in_turn(quantize_row)}
+
+
+def quantize(x, block, group, tile=1) -> Activations:
+    """Return x, float32 [M, K], in tiles; sums of `group` codes if `group` is smaller than 256."""
+    M, K = x.shape
+    tiles, blocks = -(-M // tile), K // block
+    make = np.empty if M % tile == 0 else np.zeros
+    codes, d = make((tiles, blocks, tile, block), np.int8), make((tiles, blocks, tile), np.float32)
+    sums = make((*d.shape, block // group), np.int16) if block == 256 else make(d.shape, np.float32)
+    LOOPS["super-block" if block == 256 else "block"][x.size >= SERIAL_BELOW](x, codes, d, sums)
+    return Activations(codes, d, sums, M)
+
+
+def in_tiles(x, block, tile=1) -> Activations:
+    """Return x itself, float32 [M, K], in tiles, for weights that are floats."""
+    M, K = x.shape
+    tiles = -(-M // tile)
+    whole = x if tiles * tile == M else np.concatenate([x, np.zeros((tiles * tile - M, K), np.float32)])
+    codes = whole.reshape(tiles, tile, K // block, block).transpose(0, 2, 1, 3)
+    nothing = np.zeros((1, 1, 1), np.float32)
+    return Activations(np.ascontiguousarray(codes), nothing, nothing, M)

@@ -153,9 +153,16 @@ def run(x, w):
         return fused_rows.run(x, w)
     codes_of, group = FORMATS[w.format.name]
     out = np.empty((x.shape[0], w.shape[0]), np.float32)
-    a = activations.quantize(x, w.format.block_size, group)
-    multiply(pointer(codes_of, CODES), group, w.raw, *a, out)
+    codes, d, sums = by_rows(activations.quantize(x, w.format.block_size, group))
+    multiply(pointer(codes_of, CODES), group, w.raw, codes, d, sums, out)
     return out
+
+
+def by_rows(a):
+    """Return codes, int8 [M, K], d [M, K / block], d * (sum of codes) [M, K / group], of tiles of one row."""
+    codes, d = a.codes.reshape(a.n_rows, -1), a.d.reshape(a.n_rows, -1)
+    sums = a.d[..., None] * a.sums if a.sums.ndim == 4 else a.sums
+    return codes, d, sums.reshape(a.n_rows, -1)
 
 
 def count(M, K, N, fmt, cores):

@@ -26,7 +26,7 @@ import numpy as np
 from numba import get_num_threads
 
 from blocks2tokens.formats import FORMATS, Format
-from blocks2tokens.kernels import simd
+from blocks2tokens.jit import cpu
 from blocks2tokens.matrix import QuantizedMatrix
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)  # of x
@@ -48,7 +48,7 @@ class Choice:
 
 def choose(fmt: Format, M: int, candidates: dict) -> Choice:
     """Return the fastest of the candidates, {name: Kernel}, for M rows; times them if nobody did before."""
-    table = winners(fmt.name, get_num_threads(), simd.chosen(), tuple(candidates.values()))
+    table = winners(fmt.name, get_num_threads(), cpu.chosen(), tuple(candidates.values()))
     rows = max((m for m in table if m <= M), default=min(table))
     name, seconds = table[rows]
     return Choice(name, f"fastest for {fmt.name} at M = {rows} on this machine ({seconds * 1e3:.3g} ms)")

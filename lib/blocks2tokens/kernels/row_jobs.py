@@ -3,14 +3,13 @@
     weights, row_bytes    address of row 0 of a matrix; row n is n * row_bytes behind it
     first, last           out[n] is filled for first <= n < last
     x, K                  address of float32 [K]
-    codes, d, sums        addresses of x as 8-bit activations, see `simd_rows.Rounded`: `units` whole units,
-                          zeros behind the end of x
-    row                   address of room for K float32, to decode a row in
+    codes, d, sums        addresses of x as 8-bit activations, see `activations`, in tiles of one row
+    row                   address of room for K float32, to decode a row or to leave sums in
     out                   address of float32 [N]
 
-All formats have the same signature, twelve whole numbers, so that a model of mixed formats is one loop with
-a call for each job. Formats with vector code dot integers, as `simd_dot` does; the others decode a row and
-dot floats, as `fused_rows` does.
+All formats have the same signature, eleven whole numbers, so that a model of mixed formats is one loop with
+a call for each job. `lane_rows` takes sixteen rows at a time, as `simd_dot` does; `float_rows` decodes a row
+and dots floats, as `fused_rows` does: on CPUs without vector code, and for matrices that it does not fit.
 """
 
 from functools import cache
@@ -22,27 +21,33 @@ from numba.extending import intrinsic
 
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.compiled import pointer
-from blocks2tokens.kernels import simd
+from blocks2tokens.jit.lanes import ROWS
+from blocks2tokens.jit.naming import named
+from blocks2tokens.jit.vectors import load_float, store_float
 from blocks2tokens.kernels.fused_rows import dot
-from blocks2tokens.kernels.simd import store_float
-from blocks2tokens.kernels.simd_dot import group_of, named
-from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, Rounded, one
+from blocks2tokens.kernels.panels import intrinsic_of
+from blocks2tokens.kernels.unpack import PACKED
 
-SIGNATURE = types.void(*[types.int64] * 12)
+SIGNATURE = types.void(*[types.int64] * 11)
 DECODER = types.void(*[types.int64] * 3)
 
 
 @cache
-def integer_rows(name: str, isa_name: str):
-    """Return the job for a format with vector code, as a function pointer."""
-    fmt, isa = SIMD_FORMATS[name], simd.INSTRUCTION_SETS[isa_name]
+def lane_rows(name: str, isa_name: str):
+    """Return the job for a format with vector code, as a function pointer; the matrix has 16 rows or more."""
+    packed, multiply = PACKED[name], intrinsic_of("rows", name, isa_name)
+    size, is_float = packed.weights, packed.is_float
 
-    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, units, row, out):
-        a = Rounded(codes, d, sums, units)
-        for n in range(first, last):
-            store_float(out, 4 * n, one(fmt, isa, weights, n * row_bytes, row_bytes, a, 0))
+    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out):
+        codes = x if is_float else codes
+        for n in range(first, last, ROWS):
+            start = max(0, min(n, last - ROWS))
+            at = weights + start * row_bytes
+            multiply(at, row_bytes, K // size, codes, d, sums, row, ROWS * row_bytes)
+            for i in range(n, min(n + ROWS, last)):
+                store_float(out, 4 * i, load_float(row, 4 * (i - start)))
 
-    return pointer(named(rows, f"integer_rows_{name}_{isa_name}".lower()), SIGNATURE)
+    return pointer(named(rows, f"lane_rows_{name}_{isa_name}".lower()), SIGNATURE)
 
 
 @cache
@@ -50,7 +55,7 @@ def float_rows(fmt: Format):
     """Return the job for any format, by way of float32, as a function pointer."""
     decode_row = fmt.module.decode_row
 
-    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, units, row, out):
+    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out):
         inputs, decoded = floats_at(x, K), floats_at(row, K)
         for n in range(first, last):
             decode_row(bytes_at(weights + n * row_bytes, row_bytes), decoded)
@@ -68,12 +73,6 @@ def row_decoder(fmt: Format):
         decode_row(bytes_at(row, K // weights * size), floats_at(out, K))
 
     return pointer(named(decode, f"row_decoder_{fmt.name}".lower()), DECODER)
-
-
-def activation_kind(fmt: Format) -> tuple[int, int, int, tuple[int, ...]]:
-    """Return how x is rounded for a format with vector code: block, group, unit, order of the codes."""
-    unit = SIMD_FORMATS[fmt.name]
-    return fmt.block_size, group_of(unit), unit.span, ORDERS.get(fmt.name, (0,))
 
 
 # --- Addresses --------------------------------------------------------------------------------------------
@@ -108,6 +107,7 @@ def pointer_intrinsic(name, dtype):
 
 byte_pointer = pointer_intrinsic("byte_pointer", types.uint8)
 signed_byte_pointer = pointer_intrinsic("signed_byte_pointer", types.int8)
+short_pointer = pointer_intrinsic("short_pointer", types.int16)
 half_pointer = pointer_intrinsic("half_pointer", types.uint16)
 float_pointer = pointer_intrinsic("float_pointer", types.float32)
 double_pointer = pointer_intrinsic("double_pointer", types.float64)
@@ -125,6 +125,11 @@ def bytes_at(address, shape):
 @njit(cache=True, forceinline=True)
 def signed_bytes_at(address, shape):
     return carray(signed_byte_pointer(address), shape, np.int8)
+
+
+@njit(cache=True, forceinline=True)
+def shorts_at(address, shape):
+    return carray(short_pointer(address), shape, np.int16)
 
 
 @njit(cache=True, forceinline=True)

@@ -1,108 +1,138 @@
-"""One row of weights, one row of 8-bit activations, 64 products at a time. For one row of x.
+"""Sixteen rows of weights, one row of x, 64 products at a time. For one row of x.
 
-    x float32 [M, K]  ->  int8 codes, scales, sums       once
-    row n of w        ->  vectors of codes               for each row of x, and never in memory
-                      ->  out[m, n]
+    x float32 [M, K]    ->  int8 codes, scales, sums         once
+    16 rows of w        ->  words of codes, a row per lane   for each row of x, and never in memory
+                        ->  out[m, n : n + 16]
 
 The cores share the rows of w. No float32 weight is ever made: a weight is a few bits in a register until
-it is multiplied. Formats that have no vector code here are decoded row by row, and so are all of them where
-the CPU has neither instruction set.
+it is multiplied. See `panels` for the loop and `unpack` for the formats. On a CPU that has none of the
+instruction sets, and for matrices of fewer than 16 rows, `integer_dot` does the same in plain loops.
 """
+
+from functools import cache
 
 import numpy as np
 from numba import get_num_threads, njit, prange, types
 
-from blocks2tokens.formats.compiled import BYTES_2D
-from blocks2tokens.kernels import activations, integer_dot, simd
+from blocks2tokens.jit import cpu
+from blocks2tokens.jit.lanes import ROWS
+from blocks2tokens.jit.naming import named
+from blocks2tokens.kernels import activations, integer_dot
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.simd_rows import ORDERS, SIMD_FORMATS, rows_one_by_one
+from blocks2tokens.kernels.panels import intrinsic_of
 from blocks2tokens.kernels.team import new_tickets, take_job
+from blocks2tokens.kernels.unpack import PACKED
 
 JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
 FLOATS_2D = types.float32[:, ::1]
-OPERANDS = (types.int8[:, ::1], FLOATS_2D, FLOATS_2D, types.int64, types.int64, FLOATS_2D)
+# weights, their row bytes, blocks of a row; codes, d and sums of x; tiles; how far ahead to ask for weights
+OPERANDS = (types.int64,) * 8
+JOB = types.void(*OPERANDS, types.int64, types.int64, FLOATS_2D, FLOATS_2D, types.uint8[::1])
 
 
-def isa_for(fmt):
-    """Return the name of the instruction set to use for a format, "plain" if it has no vector code."""
-    return simd.chosen() if fmt.name in SIMD_FORMATS else "plain"
+def vectors_for(fmt, N, K):
+    """Return the name of the instruction set to use, "plain" if none suits a matrix [N, K] of this format."""
+    fits = fmt.name in PACKED and N >= ROWS and K % PACKED[fmt.name].weights == 0
+    return cpu.chosen() if fits else "plain"
 
 
-def group_of(fmt):
-    """Return how many weights share an offset."""
-    return fmt.span // fmt.groups
+def tile_sizes(packed, n_rows):
+    """Return the bytes of codes, d and sums of a block in a tile of so many rows of x."""
+    item = 4 if packed.is_float else 1
+    sums = 2 * packed.groups if packed.is_super else 4
+    return item * packed.weights * n_rows, 4 * n_rows, sums * n_rows
 
 
-def named(function, name):
-    """Compile a function under a name of its own.
+def rows_job(name, isa_name, n_rows):
+    """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of n_rows rows of x."""
+    rows, packed = intrinsic_of("rows", name, isa_name, n_rows), PACKED[name]
+    code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
 
-    Numba knows a compiled function in its cache by its name and the types of its arguments; of two functions
-    that have both in common it would take either.
-    """
-    function.__name__ = function.__qualname__ = name
-    return njit(cache=True)(function)
+    def job(weights, row_bytes, blocks, codes, d, sums, tiles, ahead, first, last, part, out, panel):
+        for n in range(first, last, ROWS):
+            start = min(n, out.shape[1] - ROWS)  # the last sixteen may overlap those before
+            for tile in range(tiles):
+                place = tile * blocks
+                x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
+                rows(weights + start * row_bytes, row_bytes, blocks, *x, part.ctypes.data, ahead)
+                copy_tile(part, out, n_rows * tile, start)
 
-
-def for_each(make):
-    """Return {(format, instruction set): make(name, format, instruction set)} for all that there are."""
-    sets = {isa: kind for isa, kind in simd.INSTRUCTION_SETS.items() if kind is not None}
-    return {
-        (name, isa): make(f"{name}_{isa}".lower(), fmt, kind)
-        for name, fmt in SIMD_FORMATS.items()
-        for isa, kind in sets.items()
-    }
-
-
-def rows_of(name, fmt, isa):
-    """Return the loop over rows for one format and instruction set."""
-
-    def fill(raw, codes, d, sums, first, last, out):
-        rows_one_by_one(fmt, isa, raw, codes, d, sums, first, last, out)
-
-    return named(fill, f"rows_of_{name}")
-
-
-ROWS = for_each(rows_of)
+    return named(job, f"rows_job_{name}_{isa_name}_{n_rows}".lower())
 
 
 @njit(cache=True)
-def work(fill, raw, codes, d, sums, jobs, step, out):
+def copy_tile(part, out, m, n):
+    """Copy a tile, float32 [T, 16], to row m and column n of out; rows behind its end are left out."""
+    for i in range(min(part.shape[0], out.shape[0] - m)):
+        for r in range(ROWS):
+            out[m + i, n + r] = part[i, r]
+
+
+@njit(cache=True)
+def work(job, operands, jobs, step, part, out, panel):
     """Take `step` rows of weights at a time until none are left."""
-    N = raw.shape[0]
+    N = out.shape[1]
     first = step * take_job(jobs, 0)
     while first < N:
-        fill(raw, codes, d, sums, first, min(N, first + step), out)
+        job(*operands, first, min(N, first + step), part, out, panel)
         first = step * take_job(jobs, 0)
 
 
 @njit(parallel=True, cache=True)
-def multiply(fill, raw, codes, d, sums, jobs, step, n_workers, out):
+def share(job, operands, jobs, step, n_workers, part_rows, panel_bytes, out):
     """Fill out, float32 [M, N]. The cores take rows as they get done: one that is disturbed takes fewer."""
     for _ in prange(n_workers):
-        work(fill, raw, codes, d, sums, jobs, step, out)
+        part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
+        work(job, operands, jobs, step, part, out, panel)
 
 
-def run_rows(rows, x, w, isa):
-    """Multiply by one of the loops over rows."""
-    fmt, name = SIMD_FORMATS[w.format.name], w.format.name
-    order = ORDERS.get(name, activations.NATURAL)
-    a = activations.quantize(x, w.format.block_size, group_of(fmt), order, tile=(1, fmt.span))
-    out = np.empty((x.shape[0], w.shape[0]), np.float32)
-    n_threads = get_num_threads()
-    if n_threads == 1 or out.size * x.shape[1] < SERIAL_BELOW:
-        rows[name, isa](w.raw, *a, 0, w.shape[0], out)
+@njit(cache=True)
+def alone(job, operands, part_rows, panel_bytes, out):
+    """Fill out, float32 [M, N], on this core."""
+    part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
+    job(*operands, 0, out.shape[1], part, out, panel)
+
+
+def round_x(x, fmt, n_rows):
+    """Return x as activations in tiles of n_rows rows, as this format wants it."""
+    packed = PACKED[fmt.name]
+    if packed.is_float:
+        return activations.in_tiles(x, packed.weights, n_rows)
+    return activations.quantize(x, packed.weights, packed.group, n_rows)
+
+
+def run_job(job, a, w, part_rows, panel_bytes=0):
+    """Multiply by one of the jobs; they get room for so many rows of results, and for a panel."""
+    M, (N, K), row_bytes = a.n_rows, w.shape, w.raw.shape[1]
+    out = np.empty((M, N), np.float32)
+    x = (array.ctypes.data for array in (a.codes, a.d, a.sums))
+    blocks = K // PACKED[w.format.name].weights
+    operands = (w.raw.ctypes.data, row_bytes, blocks, *x, len(a.codes), ROWS * row_bytes)
+    job, n_threads = pointer(job, JOB), get_num_threads()
+    if n_threads == 1 or M * N * K < SERIAL_BELOW:
+        alone(job, operands, part_rows, panel_bytes, out)
     else:
-        fill = pointer(rows[name, isa], types.void(BYTES_2D, *OPERANDS))
-        step = -(-w.shape[0] // (JOBS * n_threads))
-        multiply(fill, w.raw, *a, new_tickets(1), step, n_threads, out)
+        step = -(-N // (JOBS * n_threads * ROWS)) * ROWS
+        share(job, operands, new_tickets(1), step, n_threads, part_rows, panel_bytes, out)
     return out
 
 
+@cache
+def compiled_job(name, isa_name, n_rows):
+    return rows_job(name, isa_name, n_rows)
+
+
+def run_rows(x, w, isa_name, n_rows):
+    """Multiply n_rows rows of x at a time."""
+    job = compiled_job(w.format.name, isa_name, n_rows)
+    return run_job(job, round_x(x, w.format, n_rows), w, n_rows)
+
+
 def run(x, w):
-    isa = isa_for(w.format)
-    return integer_dot.run(x, w) if isa == "plain" else run_rows(ROWS, x, w, isa)
+    isa = vectors_for(w.format, *w.shape)
+    return integer_dot.run(x, w) if isa == "plain" else run_rows(x, w, isa, 1)
 
 
 def count_times(times, M, K, N, fmt):
@@ -118,11 +148,11 @@ def count_times(times, M, K, N, fmt):
 
 
 def count(M, K, N, fmt, cores):
-    if fmt.name not in SIMD_FORMATS:
+    if fmt.name not in PACKED or N < ROWS:
         return integer_dot.count(M, K, N, fmt, cores)
     return count_times(M, M, K, N, fmt)
 
 
 KERNEL = Kernel(
-    "simd_dot", "gguf", "the CPU's dot instruction on 64 bytes of codes", run, count, True, rows=range(1, 32)
+    "simd_dot", "gguf", "the CPU's dot instruction on codes of 16 rows", run, count, True, range(1, 32)
 )

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.kernels.simd import (
+from blocks2tokens.jit.vectors import (
     FLOATS,
     address_of,
     load_float,
@@ -26,7 +26,7 @@ from blocks2tokens.kernels.simd import (
     multiply_add,
     repeat_float,
     store,
-    transpose_quads,
+    transpose_words,
 )
 from blocks2tokens.kernels.team import new_tickets, take_job
 from blocks2tokens.model.compiled_layers import IN_ANY_ORDER, as_float, exp
@@ -106,7 +106,7 @@ def score_tile(room):
     for vector in range(TILE // LANES):
         for i in range(padded // LANES):
             source, target = VECTOR * (vector * padded + i), VECTOR * (vector * padded + LANES * i)
-            transpose_quads(keys, source, row, turned, target)
+            transpose_words(keys, source, row, turned, target)
     room.scores[:] = 0
     q, scores = address_of(room.q), address_of(room.scores)
     for r in range(0, room.q.shape[0], 4):

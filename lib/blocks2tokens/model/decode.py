@@ -22,19 +22,21 @@ from numba import config as numba_config
 from numba import get_num_threads, njit, prange
 from numba.extending import overload
 
-from blocks2tokens import kernels
-from blocks2tokens.kernels import row_jobs, simd
-from blocks2tokens.kernels.activations import LONGEST_SPAN, quantize_row
+from blocks2tokens.jit.vectors import address_of
+from blocks2tokens.kernels import row_jobs
+from blocks2tokens.kernels.activations import quantize_row, quantize_super_row
 from blocks2tokens.kernels.row_jobs import (
     call_job,
     doubles_at,
     floats_at,
     halves_at,
     integers_at,
+    shorts_at,
     signed_bytes_at,
 )
-from blocks2tokens.kernels.simd import address_of
+from blocks2tokens.kernels.simd_dot import vectors_for
 from blocks2tokens.kernels.team import LINE, count_done, is_open, new_tickets, take_job, wait_for
+from blocks2tokens.kernels.unpack import PACKED
 from blocks2tokens.model.compiled_layers import (
     add,
     attend_head,
@@ -51,9 +53,9 @@ from blocks2tokens.model.weights import Weights
 
 HEADS, ATTENTION, OUTPUT, GATE_UP, DOWN, STAGES = range(6)
 Q, K, V, O, GATE, UP, MATRIX_DOWN, MATRICES = range(8)
-AT, ROW_BYTES, ROWS, COLUMNS, FUNCTION, BLOCK, GROUP, UNITS, SPAN, ORDER, SLOT, PREPARES, FIELDS = range(13)
+AT, ROW_BYTES, ROWS, COLUMNS, FUNCTION, BLOCK, GROUP, SLOT, PREPARES, FIELDS = range(10)
 FLOATS_ONLY = 0  # BLOCK of a matrix whose job takes x as it is
-LONGEST_ORDER = 8
+SUPER = 256  # weights of a block with integer scales
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
 JOBS = 4  # of a stage for each core, at the most
@@ -67,7 +69,6 @@ class Model(NamedTuple):
 
     data: int
     table: np.ndarray  # int64 [n_layers * MATRICES + 1, FIELDS], where each matrix is and how to multiply
-    orders: np.ndarray  # int64 [*, 8], orders of codes; -1 behind the end
     norms: np.ndarray  # float32 [n_layers, 2, dim], attn_norm and ffn_norm
     biases: np.ndarray  # float32 [n_layers, heads * head_dim of Q, K and V]; or [n_layers, 0]
     head_norms: np.ndarray  # float32 [n_layers, 2, head_dim], of Q and K; or [n_layers, 2, 0]
@@ -96,9 +97,8 @@ class Own(NamedTuple):
     h: np.ndarray  # float32 [workers, dim], the normalized input
     codes: np.ndarray  # int8 [workers, SLOTS, padded]
     d: np.ndarray  # float32 [workers, SLOTS, padded / 32]
-    sums: np.ndarray  # float32 [workers, SLOTS, padded / 16]
-    span: np.ndarray  # int8 [workers, LONGEST_SPAN]
-    row: np.ndarray  # float32 [workers, padded], a decoded row
+    sums: np.ndarray  # float32 [workers, SLOTS, padded / 32], or twice as many int16
+    row: np.ndarray  # float32 [workers, padded], a decoded row, or 16 results
     scores: np.ndarray  # float32 [workers, capacity]
 
 
@@ -129,7 +129,6 @@ class Shape(NamedTuple):
     capacity: int
     workers: int
     padded: int
-    n_orders: int
     bias_dim: int
     head_norm_dim: int
     halves: bool
@@ -147,7 +146,6 @@ def model_at(at, s):
     return Model(
         at.data,
         integers_at(at.table, (s.n_layers * MATRICES + 1, FIELDS)),
-        integers_at(at.orders, (s.n_orders, LONGEST_ORDER)),
         floats_at(at.norms, (s.n_layers, 2, s.dim)),
         floats_at(at.biases, (s.n_layers, s.bias_dim)),
         floats_at(at.head_norms, (s.n_layers, 2, s.head_norm_dim)),
@@ -178,8 +176,7 @@ def own_at(at, s):
         floats_at(at.h, (s.workers, s.dim)),
         signed_bytes_at(at.codes, (s.workers, SLOTS, s.padded)),
         floats_at(at.d, (s.workers, SLOTS, s.padded // 32)),
-        floats_at(at.sums, (s.workers, SLOTS, s.padded // 16)),
-        signed_bytes_at(at.span, (s.workers, LONGEST_SPAN)),
+        floats_at(at.sums, (s.workers, SLOTS, s.padded // 32)),
         floats_at(at.row, (s.workers, s.padded)),
         floats_at(at.scores, (s.workers, s.capacity)),
     )
@@ -199,15 +196,6 @@ def choose_numbers_at(cache, address, s):
 
 
 @njit(cache=True)
-def order_of(model, i):
-    """Return one of the orders of codes, without the -1 behind its end."""
-    n = 0
-    while n < model.orders.shape[1] and model.orders[i, n] >= 0:
-        n += 1
-    return model.orders[i, :n]
-
-
-@njit(cache=True)
 def clear(numbers, first):
     """Set all numbers from `first` on to 0."""
     for i in range(first, numbers.size):
@@ -220,13 +208,15 @@ def round_input(model, own, w, first, last, x):
     for i in range(first, last):
         t = model.table[i]
         if t[PREPARES]:
-            n, slot = t[COLUMNS], t[SLOT]
-            codes, d, sums = own.codes[w, slot, : t[UNITS] * t[SPAN]], own.d[w, slot], own.sums[w, slot]
-            clear(codes, n)
-            clear(d, n // t[BLOCK])
-            clear(sums, n // t[GROUP])
-            order = order_of(model, t[ORDER])
-            quantize_row(x[:n], t[BLOCK], t[GROUP], order, own.span[w], codes, d, sums)
+            n, slot, block, blocks = t[COLUMNS], t[SLOT], t[BLOCK], t[COLUMNS] // t[BLOCK]
+            codes = signed_bytes_at(address_of(own.codes[w, slot]), (1, blocks, 1, block))
+            d = floats_at(address_of(own.d[w, slot]), (1, blocks, 1))
+            sums = address_of(own.sums[w, slot])
+            if block == SUPER:
+                shape = (1, blocks, 1, block // t[GROUP])
+                quantize_super_row(x[:n], 0, 0, codes, d, shorts_at(sums, shape))
+            else:
+                quantize_row(x[:n], 0, 0, codes, d, floats_at(sums, (1, blocks, 1)))
 
 
 @njit(cache=True)
@@ -246,7 +236,6 @@ def multiply_rows(model, own, w, i, first, last, x, out):
             address_of(own.codes[w, slot]),
             address_of(own.d[w, slot]),
             address_of(own.sums[w, slot]),
-            t[UNITS],
             address_of(own.row[w]),
             address_of(out),
         ),
@@ -460,7 +449,6 @@ def _shape(c: ModelConfig, model: Model, own: Own) -> Shape:
         capacity=own.scores.shape[1],
         workers=own.scores.shape[0],
         padded=own.row.shape[1],
-        n_orders=len(model.orders),
         bias_dim=model.biases.shape[1],
         head_norm_dim=model.head_norms.shape[2],
         halves=c.family.rope_pairs == "halves",
@@ -489,13 +477,12 @@ def _shared(c: ModelConfig) -> Shared:
 
 def _own(c: ModelConfig, capacity: int) -> Own:
     workers, widest = numba_config.NUMBA_NUM_THREADS, max(c.dim, c.n_heads * c.head_dim, c.ffn_dim)
-    padded = -(-widest // LONGEST_SPAN) * LONGEST_SPAN  # whole units of any format
+    padded = -(-widest // SUPER) * SUPER
     return Own(
         h=np.empty((workers, c.dim), np.float32),
         codes=np.empty((workers, SLOTS, padded), np.int8),
         d=np.empty((workers, SLOTS, padded // 32), np.float32),
-        sums=np.empty((workers, SLOTS, padded // 16), np.float32),
-        span=np.empty((workers, LONGEST_SPAN), np.int8),
+        sums=np.empty((workers, SLOTS, padded // 32), np.float32),
         row=np.empty((workers, padded), np.float32),
         scores=np.empty((workers, capacity), np.float32),
     )
@@ -514,12 +501,10 @@ def _model(data: np.ndarray, weights: Weights) -> Model:
             (layer.ffn_down,),
         )
     ]
-    orders = [(0,)]
-    rows = [row for stage in [*stages, (weights.output,)] for row in _table_rows(data, stage, orders)]
+    rows = [row for stage in [*stages, (weights.output,)] for row in _table_rows(data, stage)]
     return Model(
         data=data.ctypes.data,
         table=np.array(rows, np.int64),
-        orders=np.array([[*order, *[-1] * (LONGEST_ORDER - len(order))] for order in orders], np.int64),
         norms=np.array([[layer.attn_norm, layer.ffn_norm] for layer in layers]),
         biases=_biases(layers),
         head_norms=_head_norms(layers),
@@ -528,32 +513,26 @@ def _model(data: np.ndarray, weights: Weights) -> Model:
     )
 
 
-def _table_rows(data, matrices, orders):
+def _table_rows(data, matrices):
     """Yield the rows of the table for the matrices of one stage, which have their input in common."""
     slots = []
     for w in matrices:
-        function, kind = _job(w.format)
-        block, group, span, order = kind
-        fresh = block != FLOATS_ONLY and kind not in slots
-        at, units = w.raw.ctypes.data - data.ctypes.data, -(-w.shape[1] // span)
-        places = _index(orders, order), _index(slots, kind)
-        yield at, w.raw.shape[1], *w.shape, function.address, block, group, units, span, *places, fresh
+        function, kind = _job(w)
+        fresh = kind[0] != FLOATS_ONLY and kind not in slots
+        if kind not in slots:
+            slots.append(kind)
+        at = w.raw.ctypes.data - data.ctypes.data
+        yield at, w.raw.shape[1], *w.shape, function.address, *kind, slots.index(kind), fresh
 
 
-def _job(fmt):
-    """Return the function that multiplies rows of a format, and how it wants x rounded."""
-    rounds = any(kernel.rounds_activations for kernel in kernels.candidates(fmt).values())
-    isa = simd.chosen()
-    if rounds and isa != "plain":
-        return row_jobs.integer_rows(fmt.name, isa), row_jobs.activation_kind(fmt)
-    return row_jobs.float_rows(fmt), (FLOATS_ONLY, 0, 1, (0,))
-
-
-def _index(known: list, item) -> int:
-    """Return the place of an item in a list, to which it is appended if it is new."""
-    if item not in known:
-        known.append(item)
-    return known.index(item)
+def _job(w):
+    """Return the function that multiplies rows of a matrix, and how x is rounded: to which block, group."""
+    isa = vectors_for(w.format, *w.shape)
+    if isa == "plain":
+        return row_jobs.float_rows(w.format), (FLOATS_ONLY, 0)
+    packed = PACKED[w.format.name]
+    kind = (FLOATS_ONLY, 0) if packed.is_float else (packed.weights, packed.group)
+    return row_jobs.lane_rows(packed.name, isa), kind
 
 
 def _biases(layers) -> np.ndarray:

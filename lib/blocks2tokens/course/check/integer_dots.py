@@ -19,8 +19,9 @@ from numba import njit
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict, difference
 from blocks2tokens.formats import q4_k
-from blocks2tokens.kernels import integer_dot, simd, simd_rows
-from blocks2tokens.kernels.simd_rows import packed_scales
+from blocks2tokens.jit import cpu, vectors
+from blocks2tokens.jit.vectors import packed_scales
+from blocks2tokens.kernels import integer_dot
 
 # quantize_activations: x float32 [K], block -> codes int8 [K], d float32 [K / block]
 
@@ -385,25 +386,25 @@ ORDER = Exercise(
 
 def dot_q4_k_row(isa, raw, codes, d, sums):
     """Return the dot product of a row of Q4_K with activations in the order of 64-byte loads."""
-    products, offsets = simd.zero_floats(), simd.zeros_like(simd.load_8_floats(sums, 0))
+    products, offsets = vectors.zero_floats(), vectors.zeros_like(vectors.load_8_floats(sums, 0))
     for b in range(d.size):
         at, x = 144 * b, 256 * b
         sc, m = packed_scales(raw, at + 4)
-        scales, mins = simd.repeat_bytes(sc), simd.bytes_to_floats(m)
-        first, second = simd.load_bytes(raw, at + 16), simd.load_bytes(raw, at + 80)
-        p0 = simd.dot_pairs(isa, simd.low_nibbles(first), simd.load_bytes(codes, x))
-        p1 = simd.dot_pairs(isa, simd.high_nibbles(first), simd.load_bytes(codes, x + 64))
-        p2 = simd.dot_pairs(isa, simd.low_nibbles(second), simd.load_bytes(codes, x + 128))
-        p3 = simd.dot_pairs(isa, simd.high_nibbles(second), simd.load_bytes(codes, x + 192))
-        ints = simd.add_scaled_pairs(isa, simd.zero_ints(), p0, simd.pick_scales(scales, 0, 2))
-        ints = simd.add_scaled_pairs(isa, ints, p1, simd.pick_scales(scales, 1, 3))
-        ints = simd.add_scaled_pairs(isa, ints, p2, simd.pick_scales(scales, 4, 6))
-        ints = simd.add_scaled_pairs(isa, ints, p3, simd.pick_scales(scales, 5, 7))
-        scale = simd.repeat_float(simd.load_half(raw, at) * d[b], products)
-        products = simd.multiply_add(simd.to_floats(ints), scale, products)
-        mins = simd.multiply(mins, simd.repeat_float(simd.load_half(raw, at + 2), mins))
-        offsets = simd.multiply_add(mins, simd.load_8_floats(sums, 32 * b), offsets)
-    return simd.total(products) - simd.total(offsets)
+        scales, mins = vectors.repeat_bytes(sc), vectors.bytes_to_floats(m)
+        first, second = vectors.load_bytes(raw, at + 16), vectors.load_bytes(raw, at + 80)
+        p0 = vectors.dot_pairs(isa, vectors.low_nibbles(first), vectors.load_bytes(codes, x))
+        p1 = vectors.dot_pairs(isa, vectors.high_nibbles(first), vectors.load_bytes(codes, x + 64))
+        p2 = vectors.dot_pairs(isa, vectors.low_nibbles(second), vectors.load_bytes(codes, x + 128))
+        p3 = vectors.dot_pairs(isa, vectors.high_nibbles(second), vectors.load_bytes(codes, x + 192))
+        ints = vectors.add_scaled_pairs(isa, vectors.zero_ints(), p0, vectors.pick_scales(scales, 0, 2))
+        ints = vectors.add_scaled_pairs(isa, ints, p1, vectors.pick_scales(scales, 1, 3))
+        ints = vectors.add_scaled_pairs(isa, ints, p2, vectors.pick_scales(scales, 4, 6))
+        ints = vectors.add_scaled_pairs(isa, ints, p3, vectors.pick_scales(scales, 5, 7))
+        scale = vectors.repeat_float(vectors.load_half(raw, at) * d[b], products)
+        products = vectors.multiply_add(vectors.to_floats(ints), scale, products)
+        mins = vectors.multiply(mins, vectors.repeat_float(vectors.load_half(raw, at + 2), mins))
+        offsets = vectors.multiply_add(mins, vectors.load_8_floats(sums, 32 * b), offsets)
+    return vectors.total(products) - vectors.total(offsets)
 
 
 def as_bytes(packed):
@@ -429,31 +430,30 @@ def twin_of_dot_pairs(isa, codes, x):
 
 
 TWINS = {
-    simd.load_bytes: lambda array, at: piece(array, at, 64, np.uint8),
-    simd.load_8_floats: lambda array, at: piece(array, at, 32, np.float32),
-    simd.load_half: lambda array, at: np.float32(piece(array, at, 2, np.float16)[0]),
-    simd.load_floats: lambda array, at: piece(array, at, 64, np.float32),
+    vectors.load_bytes: lambda array, at: piece(array, at, 64, np.uint8),
+    vectors.load_8_floats: lambda array, at: piece(array, at, 32, np.float32),
+    vectors.load_half: lambda array, at: np.float32(piece(array, at, 2, np.float16)[0]),
+    vectors.load_floats: lambda array, at: piece(array, at, 64, np.float32),
     packed_scales: twin_of_packed_scales,
-    simd.repeat_bytes: lambda packed: np.tile(as_bytes(packed), 8),
-    simd.pick_scales: lambda table, *two: np.repeat(table[list(two)].astype(np.int16), 16),
-    simd.bytes_to_floats: lambda packed: as_bytes(packed).astype(np.float32),
-    simd.low_nibbles: lambda q: q & 15,
-    simd.high_nibbles: lambda q: q >> 4,
-    simd.dot_pairs: twin_of_dot_pairs,
-    simd.add_scaled_pairs: lambda isa, t, p, s: t + (p.astype(np.int32) * s).reshape(-1, 2).sum(1, np.int32),
-    simd.to_floats: lambda ints: ints.astype(np.float32),
-    simd.repeat_float: lambda value, like: np.full_like(like, value),
-    simd.multiply: np.multiply,
-    simd.multiply_add: lambda a, b, c: a * b + c,
-    simd.total: np.sum,
-    simd.zero_ints: lambda: np.zeros(16, np.int32),
-    simd.zero_floats: lambda: np.zeros(16, np.float32),
-    simd.zeros_like: np.zeros_like,
+    vectors.repeat_bytes: lambda packed: np.tile(as_bytes(packed), 8),
+    vectors.pick_scales: lambda table, *two: np.repeat(table[list(two)].astype(np.int16), 16),
+    vectors.bytes_to_floats: lambda packed: as_bytes(packed).astype(np.float32),
+    vectors.low_nibbles: lambda q: q & 15,
+    vectors.high_nibbles: lambda q: q >> 4,
+    vectors.dot_pairs: twin_of_dot_pairs,
+    vectors.add_scaled_pairs: lambda isa, t, p, s: (
+        t + (p.astype(np.int32) * s).reshape(-1, 2).sum(1, np.int32)
+    ),
+    vectors.to_floats: lambda ints: ints.astype(np.float32),
+    vectors.repeat_float: lambda value, like: np.full_like(like, value),
+    vectors.multiply: np.multiply,
+    vectors.multiply_add: lambda a, b, c: a * b + c,
+    vectors.total: np.sum,
+    vectors.zero_ints: lambda: np.zeros(16, np.int32),
+    vectors.zero_floats: lambda: np.zeros(16, np.float32),
+    vectors.zeros_like: np.zeros_like,
 }
-TWIN_MODULES = {
-    module: SimpleNamespace(**{real.__name__: twin for real, twin in TWINS.items()})
-    for module in (simd, simd_rows)
-}
+TWIN_MODULES = {vectors: SimpleNamespace(**{real.__name__: twin for real, twin in TWINS.items()})}
 
 
 def interpreted(function: Callable) -> Callable:
@@ -481,7 +481,7 @@ class VectorExercise(Exercise):
         values["engine"], values["solution"] = interpreted(self.engine), self.solution or self.engine
         values["mistakes"] = tuple(Mistake(interpreted(m.wrong), m.message) for m in self.mistakes)
         verdict = Exercise(**values).judge(interpreted(function))
-        isa = simd.INSTRUCTION_SETS[simd.chosen()]
+        isa = vectors.INSTRUCTION_SETS[cpu.chosen()]
         if verdict.kind == "right" and isa is not None:
             problem = self._compiled(function, isa)
             return self._verdict("wrong", problem) if problem else verdict
@@ -543,24 +543,33 @@ def row(
     """Return the right kernel, with a place for each mistake. Runs with the twins alone."""
 
     def dot(isa, raw, codes, d, sums):
-        products, offsets = simd.zero_floats(), simd.zeros_like(simd.load_8_floats(sums, 0))
+        products, offsets = vectors.zero_floats(), vectors.zeros_like(vectors.load_8_floats(sums, 0))
         for b in range(d.size):
             if not keep:
-                products, offsets = simd.zero_floats(), simd.zeros_like(offsets)
+                products, offsets = vectors.zero_floats(), vectors.zeros_like(offsets)
             sc, m = packed_scales(raw, 144 * b + 4)
-            a, c = simd.load_bytes(raw, 144 * b + header), simd.load_bytes(raw, 144 * b + second)
-            t = simd.zero_ints()
-            q = simd.low_nibbles(a), simd.high_nibbles(a), simd.low_nibbles(c), simd.high_nibbles(c)
-            for i in range(4):
-                pairs = simd.dot_pairs(isa, q[i], simd.load_bytes(codes, 256 * b + places[i]))
-                t = simd.add_scaled_pairs(isa, t, pairs, simd.pick_scales(simd.repeat_bytes(sc), *scales[i]))
-            scale = simd.load_half(raw, 144 * b) * (d[b] if of_d else 1)
-            products = simd.multiply_add(simd.to_floats(t), simd.repeat_float(scale, products), products)
-            mins = simd.multiply(
-                simd.bytes_to_floats(m), simd.repeat_float(simd.load_half(raw, 144 * b + dmin), offsets)
+            a, c = vectors.load_bytes(raw, 144 * b + header), vectors.load_bytes(raw, 144 * b + second)
+            t = vectors.zero_ints()
+            q = (
+                vectors.low_nibbles(a),
+                vectors.high_nibbles(a),
+                vectors.low_nibbles(c),
+                vectors.high_nibbles(c),
             )
-            offsets = simd.multiply_add(mins, simd.load_8_floats(sums, sums_step * b), offsets)
-        return signs[0] * simd.total(products) + signs[1] * simd.total(offsets)
+            for i in range(4):
+                pairs = vectors.dot_pairs(isa, q[i], vectors.load_bytes(codes, 256 * b + places[i]))
+                picked = vectors.pick_scales(vectors.repeat_bytes(sc), *scales[i])
+                t = vectors.add_scaled_pairs(isa, t, pairs, picked)
+            scale = vectors.load_half(raw, 144 * b) * (d[b] if of_d else 1)
+            products = vectors.multiply_add(
+                vectors.to_floats(t), vectors.repeat_float(scale, products), products
+            )
+            mins = vectors.multiply(
+                vectors.bytes_to_floats(m),
+                vectors.repeat_float(vectors.load_half(raw, 144 * b + dmin), offsets),
+            )
+            offsets = vectors.multiply_add(mins, vectors.load_8_floats(sums, sums_step * b), offsets)
+        return signs[0] * vectors.total(products) + signs[1] * vectors.total(offsets)
 
     return dot
 

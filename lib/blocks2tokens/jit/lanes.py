@@ -1,0 +1,413 @@
+"""Sixteen rows of weights side by side: lane r of every vector belongs to row r.
+
+    16 rows in memory, 16 bytes of each:        the same bytes as four vectors of 16 words:
+
+    row 0   a0 a1 a2 a3                          word 0   a0 b0 c0 ... p0
+    row 1   b0 b1 b2 b3       --transpose-->     word 1   a1 b1 c1 ... p1
+    ...                                          word 2   a2 b2 c2 ... p2
+    row 15  p0 p1 p2 p3                          word 3   a3 b3 c3 ... p3
+
+A word is 4 bytes. Python operators on `Words` write LLVM instructions: `(w >> 4) & 0x0F0F0F0F` takes the high
+nibbles of 64 bytes, four of each row. What a format's definition says about one row is then said once for
+sixteen, scales and all, and no sum ever has to go across a vector. 64 bytes are one register of AVX-512,
+two of AVX2, four of NEON: LLVM takes the vectors apart, and since nothing here crosses 16 bytes, for free.
+
+The products, `ISAS[name]`, are where instruction sets differ.
+
+Sources: Intel Intrinsics Guide; Arm's intrinsics reference; LLVM `llvm.x86.*`, `llvm.aarch64.neon.*`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from llvmlite import ir
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F32, HALF = ir.FloatType(), ir.HalfType()
+ROWS = 16
+WORDS, FLOATS = ir.VectorType(I32, ROWS), ir.VectorType(F32, ROWS)
+BYTES, PAIRS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
+CHUNK = ir.VectorType(I32, 4)
+
+
+def constant(kind, values):
+    return ir.Constant(kind, list(values) if isinstance(values, (list, tuple)) else [values] * kind.count)
+
+
+def shuffle(builder, a, b, lanes):
+    return builder.shuffle_vector(a, b, constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+
+def undefined(kind):
+    return ir.Constant(kind, ir.Undefined)
+
+
+def splat(builder, scalar, count=ROWS):
+    one = builder.insert_element(undefined(ir.VectorType(scalar.type, count)), scalar, I32(0))
+    return shuffle(builder, one, undefined(one.type), [0] * count)
+
+
+def join(builder, parts):
+    """Join 1, 2 or 4 vectors into one."""
+    while len(parts) > 1:
+        both = range(2 * parts[0].type.count)
+        parts = [shuffle(builder, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def split(builder, vector, count):
+    """Cut a vector into `count` equal parts."""
+    size, rest = vector.type.count // count, undefined(vector.type)
+    return [shuffle(builder, vector, rest, range(i * size, (i + 1) * size)) for i in range(count)]
+
+
+def call(builder, name, result, args):
+    """Call an LLVM intrinsic by its name."""
+    module = builder.module
+    function = module.globals.get(name)
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(result, [arg.type for arg in args]), name)
+    return builder.call(function, args)
+
+
+def in_parts(builder, count, name, result, args):
+    """Call an intrinsic on each of `count` parts of its arguments, and join the results."""
+    part = ir.VectorType(result.element, result.count // count)
+    cut = zip(*(split(builder, arg, count) for arg in args), strict=True)
+    return join(builder, [call(builder, name, part, list(args)) for args in cut])
+
+
+def pointer(builder, base, offset, kind):
+    """Return a pointer to byte `offset`, a number or an LLVM value, behind the address `base`."""
+    if isinstance(offset, int):
+        offset = I64(offset)
+    at = builder.gep(builder.inttoptr(base, I8.as_pointer()), [offset])
+    return builder.bitcast(at, kind.as_pointer())
+
+
+def load(builder, base, offset, kind):
+    return builder.load(pointer(builder, base, offset, kind), align=1)
+
+
+@dataclass
+class Words:
+    """A vector of 16 words, one of each row, that a program is written with."""
+
+    builder: ir.IRBuilder
+    value: ir.Value
+
+    def _like(self, value):
+        return Words(self.builder, value)
+
+    def _other(self, other):
+        return other.value if isinstance(other, Words) else constant(WORDS, other)
+
+    def __and__(self, other):
+        return self._like(self.builder.and_(self.value, self._other(other)))
+
+    def __or__(self, other):
+        return self._like(self.builder.or_(self.value, self._other(other)))
+
+    def __xor__(self, other):
+        return self._like(self.builder.xor(self.value, self._other(other)))
+
+    def __lshift__(self, bits):
+        return self._like(self.builder.shl(self.value, constant(WORDS, bits))) if bits else self
+
+    def __rshift__(self, bits):
+        return self._like(self.builder.lshr(self.value, constant(WORDS, bits))) if bits else self
+
+    def minus_bytes(self, amount):
+        """Subtract from each byte."""
+        value = self.builder.sub(self.bytes, constant(BYTES, amount))
+        return self._like(self.builder.bitcast(value, WORDS))
+
+    @property
+    def bytes(self):
+        """The same bits as 64 bytes."""
+        return self.builder.bitcast(self.value, BYTES)
+
+    def byte(self, i):
+        """Return byte i of each word, which is not negative, as an int32."""
+        return (self >> 8 * i) & 0xFF if i < 3 else self >> 24
+
+    def signed_byte(self, i):
+        """Return byte i of each word as an int32 with its sign."""
+        moved = self << (24 - 8 * i)
+        return self._like(self.builder.ashr(moved.value, constant(WORDS, 24)))
+
+    def spread(self, i):
+        """Repeat byte i of each word in all four."""
+        return self._like(self.builder.bitcast(self._pick([i] * 4), WORDS))
+
+    def _pick(self, picks):
+        """Return bytes: for each word those of its four that `picks` numbers; 4 stands for zero."""
+        lanes = [4 * r + pick if pick < 4 else 64 for r in range(ROWS) for pick in picks]
+        return shuffle(self.builder, self.bytes, constant(BYTES, 0), lanes)
+
+    def pairs(self, i, signed=False):
+        """Return byte i of each word twice, as two int16."""
+        if not signed:
+            return self.builder.bitcast(self._pick([i, 4, i, 4]), PAIRS)
+        high = self.builder.bitcast(self._pick([4, i, 4, i]), PAIRS)
+        return self.builder.ashr(high, constant(PAIRS, 8))
+
+    def two(self, i, signed=False):
+        """Return bytes i and i + 1 of each word as two int16."""
+        if not signed:
+            return self.builder.bitcast(self._pick([i, 4, i + 1, 4]), PAIRS)
+        high = self.builder.bitcast(self._pick([4, i, 4, i + 1]), PAIRS)
+        return self.builder.ashr(high, constant(PAIRS, 8))
+
+    def select_bits(self, mask_bytes, value):
+        """Return `value` in each byte that has the bit of its mask, by position in the word; else 0."""
+        mask = constant(BYTES, list(mask_bytes) * ROWS)
+        hit = self.builder.icmp_unsigned("!=", self.builder.and_(self.bytes, mask), constant(BYTES, 0))
+        chosen = self.builder.select(hit, constant(BYTES, value), constant(BYTES, 0))
+        return self._like(self.builder.bitcast(chosen, WORDS))
+
+    def halves(self):
+        """Return the low two bytes of each word, a float16, as float32."""
+        bits = self.builder.trunc(self.value, ir.VectorType(I16, ROWS))
+        return self.builder.fpext(self.builder.bitcast(bits, ir.VectorType(HALF, ROWS)), FLOATS)
+
+    def as_floats(self):
+        """Take the bits of each word for a float32."""
+        return self.builder.bitcast(self.value, FLOATS)
+
+    def to_floats(self):
+        """Return each word, an int32, as float32."""
+        return self.builder.sitofp(self.value, FLOATS)
+
+
+class Rows:
+    """Sixteen blocks of weights, one of each row, in memory; `words` brings some of their bytes."""
+
+    def __init__(self, builder, isa, address, row_bytes, size):
+        """`address` is that of the first row's block, the others lie row_bytes apart; `size` in bytes."""
+        self.builder, self.isa, self.size = builder, isa, size
+        self.starts = [builder.add(address, builder.mul(row_bytes, I64(4 * lane))) for lane in range(4)]
+        self.steps = [builder.mul(row_bytes, I64(i)) for i in range(4)]
+        self.chunks = {}
+
+    def chunk(self, offset):
+        """Return 16 bytes of each row as four Words."""
+        if offset not in self.chunks:
+            rows = [self._load(i, offset) for i in range(4)]
+            self.chunks[offset] = [Words(self.builder, w) for w in transpose(self.builder, rows)]
+        return self.chunks[offset]
+
+    def words(self, offset, count):
+        """Return `count` words, a multiple of four, from byte `offset` on."""
+        return [word for i in range(0, count, 4) for word in self.chunk(offset + 4 * i)]
+
+    def word(self, offset):
+        """Return the 4 bytes at `offset`; from the block's last 16 bytes if there are not 16 more."""
+        start = min(offset, self.size - 16)
+        i, bits = divmod(offset - start, 4)
+        low = self.chunk(start)[i] >> 8 * bits
+        return low if not bits or i == 3 else low | self.chunk(start)[i + 1] << 32 - 8 * bits
+
+    def half(self, offset):
+        """Return the float16 at `offset` as float32."""
+        return self.word(offset).halves()
+
+    def _load(self, i, offset):
+        parts = []
+        for start in self.starts:
+            at = self.builder.gep(self.builder.inttoptr(start, I8.as_pointer()), [self.steps[i]])
+            at = self.builder.gep(at, [I64(offset)])
+            parts.append(self.builder.load(self.builder.bitcast(at, CHUNK.as_pointer()), align=1))
+        return join(self.builder, parts)
+
+
+def transpose(builder, rows):
+    """Turn 4 x 4 words within each 16 bytes of four vectors."""
+
+    def merge(a, b, lanes):
+        picks = [4 * r + i % 4 + (ROWS if i > 3 else 0) for r in range(4) for i in lanes]
+        return shuffle(builder, a, b, picks)
+
+    a, b, c, d = rows
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    first, last = (0, 1, 4, 5), (2, 3, 6, 7)
+    ab, cd = (merge(a, b, low), merge(a, b, high)), (merge(c, d, low), merge(c, d, high))
+    return [merge(ab[half], cd[half], lanes) for half in range(2) for lanes in (first, last)]
+
+
+def lookup(builder, isa, table, words):
+    """Return bytes of a table of 16, int8, that the bytes of `words`, at most 15, number."""
+    values = constant(BYTES, [int(v) & 0xFF for v in table] * 4)
+    if isa.name == "neon":
+        parts = [
+            call(builder, "llvm.aarch64.neon.tbl1.v16i8", ir.VectorType(I8, 16), [t, i])
+            for t, i in zip(split(builder, values, 4), split(builder, words.bytes, 4), strict=True)
+        ]
+        found = join(builder, parts)
+    elif isa.name == "avx512":
+        found = call(builder, "llvm.x86.avx512.pshuf.b.512", BYTES, [values, words.bytes])
+    else:
+        found = in_parts(builder, 2, "llvm.x86.avx2.pshuf.b", BYTES, [values, words.bytes])
+    return Words(builder, builder.bitcast(found, WORDS))
+
+
+# --- Products ---------------------------------------------------------------------------------------------
+
+
+class Isa:
+    """How one instruction set multiplies codes of 16 rows by those of T rows of x.
+
+    codes   vectors of 64 bytes, 4 of each row of weights: uint8 <= largest; where `largest` is 128, int8
+    x       x(m, i): the four bytes of x, int8, that belong to codes[i], for row m of x, 16 times
+    """
+
+    name: str
+    width: int  # bytes of a register
+    tile: int  # rows of x that share what lies unpacked in memory
+    signed: bool  # is it as fast with int8 as with uint8?
+
+    def dots(self, builder, codes, x, n_rows, largest):
+        """Return the dot products for each row of x: int32 of 16 rows of weights."""
+
+    def scale(self, builder, words, i, signed):
+        """Return byte i of each word as `add_scaled` wants its scales."""
+
+    def zero_total(self):
+        """Return what a total of `add_scaled` begins with."""
+
+    def add_scaled(self, builder, totals, codes, x, largest, scale):
+        """Return totals, one for each row of x, plus the dot products times the scales."""
+
+    def to_floats(self, builder, total):
+        """Return a total of `add_scaled` as float32."""
+
+    def add_pairs(self, builder, total, pairs, sums):
+        """Return total, int32, plus two int16 of each row of weights times two of x."""
+
+
+class Avx512(Isa):
+    """AVX-512 with VNNI: 64 products and 16 sums in one instruction."""
+
+    name, width, tile, signed = "avx512", 64, 8, False
+
+    def dots(self, builder, codes, x, n_rows, largest):
+        totals = [constant(WORDS, 0)] * n_rows
+        for i, code in enumerate(codes):
+            code = builder.bitcast(code, WORDS)
+            for m in range(n_rows):
+                args = [totals[m], code, builder.bitcast(x(m, i), WORDS)]
+                totals[m] = call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, args)
+        return totals
+
+    def scale(self, builder, words, i, signed):
+        return (words.signed_byte(i) if signed else words.byte(i)).to_floats()
+
+    def zero_total(self):
+        return constant(FLOATS, 0.0)
+
+    def add_scaled(self, builder, totals, codes, x, largest, scale):
+        dots = self.dots(builder, codes, x, len(totals), largest)
+        floats = [builder.sitofp(dot, FLOATS) for dot in dots]
+        return [fma(builder, part, scale, total) for part, total in zip(floats, totals, strict=True)]
+
+    def to_floats(self, builder, total):
+        return total
+
+    def add_pairs(self, builder, total, pairs, sums):
+        args = [total, builder.bitcast(pairs, WORDS), builder.bitcast(sums, WORDS)]
+        return call(builder, "llvm.x86.avx512.vpdpwssd.512", WORDS, args)
+
+
+class Avx2(Isa):
+    """AVX2: 32 products and 16 sums in one instruction, of 16 bits, so that only some can be added up."""
+
+    name, width, tile, signed = "avx2", 32, 4, True
+
+    def dots(self, builder, codes, x, n_rows, largest):
+        return self.add_scaled(builder, [None] * n_rows, codes, x, largest, constant(PAIRS, 1))
+
+    def scale(self, builder, words, i, signed):
+        return words.pairs(i, signed)
+
+    def zero_total(self):
+        return constant(WORDS, 0)
+
+    def add_scaled(self, builder, totals, codes, x, largest, scale):
+        totals, at_once = list(totals), products_in_16_bits(largest)
+        for first in range(0, len(codes), at_once):
+            sums = [None] * len(totals)
+            for i in range(first, min(first + at_once, len(codes))):
+                self._add_products(builder, sums, codes[i], partial(x, i=i), largest)
+            for m, pairs in enumerate(sums):
+                part = in_parts(builder, 2, "llvm.x86.avx2.pmadd.wd", WORDS, [pairs, scale])
+                totals[m] = part if totals[m] is None else builder.add(totals[m], part)
+        return totals
+
+    def _add_products(self, builder, sums, code, x, largest):
+        """Add two products in each of 32 int16. The sign of an int8 code moves over to x."""
+        size = code
+        if largest == 128:
+            size = call(builder, "llvm.abs.v64i8", BYTES, [code, ir.Constant(ir.IntType(1), 0)])
+        for m in range(len(sums)):
+            four = x(m)
+            if largest == 128:
+                four = in_parts(builder, 2, "llvm.x86.avx2.psign.b", BYTES, [four, code])
+            part = in_parts(builder, 2, "llvm.x86.avx2.pmadd.ub.sw", PAIRS, [size, four])
+            sums[m] = part if sums[m] is None else builder.add(sums[m], part)
+
+    def to_floats(self, builder, total):
+        return builder.sitofp(total, FLOATS)
+
+    def add_pairs(self, builder, total, pairs, sums):
+        return builder.add(total, in_parts(builder, 2, "llvm.x86.avx2.pmadd.wd", WORDS, [pairs, sums]))
+
+
+def products_in_16_bits(largest: int) -> int:
+    """Return how many times two products of a code, at most `largest`, and a byte of x fit an int16."""
+    return 32767 // (2 * largest * 127)
+
+
+class Neon(Isa):
+    """ARM with the dot product extension: 16 products and 4 sums in one instruction."""
+
+    name, width, tile, signed = "neon", 16, 4, True
+
+    def dots(self, builder, codes, x, n_rows, largest):
+        part = ir.VectorType(I32, 4)
+        totals = [split(builder, constant(WORDS, 0), 4) for _ in range(n_rows)]
+        for i, code in enumerate(codes):
+            code = split(builder, code, 4)
+            for m in range(n_rows):
+                four = split(builder, x(m, i), 4)
+                cut = zip(totals[m], code, four, strict=True)
+                name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+                totals[m] = [call(builder, name, part, list(args)) for args in cut]
+        return [join(builder, parts) for parts in totals]
+
+    def scale(self, builder, words, i, signed):
+        return (words.signed_byte(i) if signed else words.byte(i)).value
+
+    def zero_total(self):
+        return constant(WORDS, 0)
+
+    def add_scaled(self, builder, totals, codes, x, largest, scale):
+        dots = self.dots(builder, codes, x, len(totals), largest)
+        return [builder.add(t, builder.mul(dot, scale)) for t, dot in zip(totals, dots, strict=True)]
+
+    def to_floats(self, builder, total):
+        return builder.sitofp(total, FLOATS)
+
+    def add_pairs(self, builder, total, pairs, sums):
+        for part in range(2):
+            lanes = [2 * r + part for r in range(ROWS)]
+            a, b = (shuffle(builder, v, undefined(PAIRS), lanes) for v in (pairs, sums))
+            total = builder.add(total, builder.mul(builder.sext(a, WORDS), builder.sext(b, WORDS)))
+        return total
+
+
+def fma(builder, a, b, c):
+    """Return a * b + c, rounded once."""
+    return call(builder, "llvm.fma.v16f32", FLOATS, [a, b, c])
+
+
+ISAS = {isa.name: isa for isa in (Avx512(), Avx2(), Neon())}

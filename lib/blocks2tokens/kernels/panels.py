@@ -1,0 +1,316 @@
+"""Sixteen rows of weights times T rows of x: the loops of all vector kernels, written in LLVM's language.
+
+    rows    16 rows of weights  --unpack-->  registers  --times T rows of x-->  out [T, 16]      few rows of x
+    fill    16 rows of weights  --unpack-->  a panel in the first-level cache                    many rows
+    tile    panel               --times T rows of x-->  out [T, 16] += ...                       of x
+
+    activations of T rows, a tile; a block is 32 or 256 weights (see `activations`)
+        codes   int8     [blocks, T, block]        float formats: x itself, float32 [blocks, T, 32]
+        d       float32  [blocks, T]
+        sums    int16    [blocks, T, groups]       blocks of 256: sums of the codes of each group
+                float32  [blocks, T]               blocks of 32:  d * (sum of the codes)
+
+    a panel, for each block, vectors of 64 bytes: groups (codes ..., scale), then d, offset, pairs
+
+The functions exist once for each format, instruction set and T. They take addresses and check nothing.
+`module_of` makes them by themselves, for any CPU, so that its code can be looked at.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from blocks2tokens.jit.lanes import (
+    F32,
+    FLOATS,
+    I8,
+    I32,
+    I64,
+    ISAS,
+    PAIRS,
+    ROWS,
+    WORDS,
+    Rows,
+    constant,
+    fma,
+    load,
+    pointer,
+    splat,
+)
+from blocks2tokens.kernels.unpack import PACKED, Packed
+
+VECTOR = 64  # bytes
+LINE = 64  # bytes that memory delivers at a time
+ARGUMENTS = {
+    "rows": ("weights", "row_bytes", "blocks", "codes", "d", "sums", "out", "ahead"),
+    "fill": ("weights", "row_bytes", "blocks", "panel", "ahead"),
+    "tile": ("panel", "blocks", "codes", "d", "sums", "out"),
+}
+
+
+class Activations:
+    """A tile of x in memory, and which of its blocks is meant."""
+
+    def __init__(self, builder, packed: Packed, n_rows: int, codes, d, sums):
+        self.builder, self.packed, self.n_rows = builder, packed, n_rows
+        self.addresses = codes, d, sums
+
+    def at(self, block):
+        """Move to a block, by its number."""
+        item = 4 if self.packed.is_float else 1
+        sums = 2 * self.packed.groups if self.packed.is_super else 4
+        sizes = (item * self.packed.weights * self.n_rows, 4 * self.n_rows, sums * self.n_rows)
+        self.codes, self.d, self.sums = (
+            self.builder.add(start, self.builder.mul(block, I64(size)))
+            for start, size in zip(self.addresses, sizes, strict=True)
+        )
+
+    def four_codes(self, m, i):
+        """Return codes 4 i to 4 i + 3 of row m, 16 times."""
+        four = load(self.builder, self.codes, m * self.packed.weights + 4 * i, I32)
+        return self.builder.bitcast(splat(self.builder, four), ir.VectorType(I8, 64))
+
+    def value(self, m, i):
+        """Return number i of row m, a float32, 16 times."""
+        return self._float(self.codes, 4 * (m * self.packed.weights + i))
+
+    def scale(self, m):
+        return self._float(self.d, 4 * m)
+
+    def sum(self, m):
+        return self._float(self.sums, 4 * m)
+
+    def two_sums(self, m, i):
+        """Return the sums of groups 2 i and 2 i + 1 of row m, int16, 16 times."""
+        two = load(self.builder, self.sums, 2 * self.packed.groups * m + 4 * i, I32)
+        return self.builder.bitcast(splat(self.builder, two), PAIRS)
+
+    def _float(self, base, offset):
+        return splat(self.builder, load(self.builder, base, offset, F32))
+
+
+class Multiply:
+    """Takes what `unpack` gives and multiplies it by T rows of x at once."""
+
+    def __init__(self, builder, isa, packed, x: Activations):
+        self.builder, self.isa, self.packed, self.x = builder, isa, packed, x
+        self.totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(x.n_rows)]
+
+    def begin(self):
+        self.parts = [self.isa.zero_total()] * self.x.n_rows
+
+    def group(self, g, codes, scale):
+        b, x, packed = self.builder, self.x, self.packed
+        if packed.is_float:
+            for i, values in enumerate(codes):
+                for m in range(x.n_rows):
+                    self._add(m, values, x.value(m, g * packed.group + i))
+            return
+        codes = [getattr(code, "bytes", code) for code in codes]
+        first = g * packed.group // 4
+
+        def four(m, i):
+            return x.four_codes(m, first + i)
+
+        if packed.is_super:
+            scale = scale if isinstance(scale, ir.Value) else self.isa.scale(b, *scale)
+            self.parts = self.isa.add_scaled(b, self.parts, codes, four, packed.largest, scale)
+        else:
+            self.parts = self.isa.dots(b, codes, four, x.n_rows, packed.largest)
+
+    def end(self, d, offset, pairs):
+        b, x = self.builder, self.x
+        for m in range(x.n_rows):
+            if self.packed.is_super:
+                product = b.fmul(self.isa.to_floats(b, self.parts[m]), d)
+                if pairs is not None:
+                    product = fma(b, b.fneg(self._mins(m, pair_vectors(pairs))), offset, product)
+                self._add(m, product, x.scale(m))
+            else:
+                self._add(m, b.sitofp(self.parts[m], FLOATS), b.fmul(d, x.scale(m)))
+                if offset is not None:
+                    self._add(m, offset, x.sum(m))
+
+    def _mins(self, m, pairs):
+        total = constant(WORDS, 0)
+        for i, two in enumerate(pairs):
+            total = self.isa.add_pairs(self.builder, total, two, self.x.two_sums(m, i))
+        return self.builder.sitofp(total, FLOATS)
+
+    def _add(self, m, a, b):
+        old = self.builder.load(self.totals[m])
+        self.builder.store(fma(self.builder, a, b, old), self.totals[m])
+
+
+def pair_vectors(pairs):
+    """Return the mins, two of each row at a time; they may be words yet, or vectors already."""
+    if isinstance(pairs, list):
+        return pairs
+    words, signed = pairs
+    return [word.two(i, signed) for word in words for i in (0, 2)]
+
+
+class Store:
+    """Takes what `unpack` gives and stores it as a block of a panel."""
+
+    def __init__(self, builder, isa, packed, panel):
+        self.builder, self.isa, self.packed, self.layout = builder, isa, packed, Layout(isa, packed)
+        self.panel = panel
+
+    def at(self, block):
+        self.base = self.builder.add(self.panel, self.builder.mul(block, I64(self.layout.size)))
+
+    def group(self, g, codes, scale):
+        for i, code in enumerate(codes):
+            self._store(self.layout.code(g, i), code if isinstance(code, ir.Value) else code.value)
+        if scale is not None:
+            self._store(self.layout.scale(g), self.isa.scale(self.builder, *scale))
+
+    def end(self, d, offset, pairs):
+        self._store(self.layout.ends, d)
+        if offset is not None:
+            self._store(self.layout.ends + VECTOR, offset)
+        if pairs is not None:
+            for i, two in enumerate(pair_vectors(pairs)):
+                self._store(self.layout.ends + (2 + i) * VECTOR, two)
+
+    def _store(self, offset, value):
+        self.builder.store(value, pointer(self.builder, self.base, offset, value.type), align=1)
+
+
+class Layout:
+    """Where things are in a block of a panel, in bytes."""
+
+    def __init__(self, isa, packed):
+        self.codes = packed.group // (1 if packed.is_float else 4)  # vectors of a group
+        self.has_offset = not (isa.signed and packed.largest == 128)
+        self.step = (self.codes + packed.is_super) * VECTOR
+        self.ends = self.step * packed.groups
+        self.scale_type = isa.zero_total().type if isa.name != "avx2" else PAIRS
+        self.n_pairs = packed.groups // 2 if packed.is_super and self.has_offset else 0
+        self.size = self.ends + (0 if packed.is_float else (2 + self.n_pairs) * VECTOR)
+
+    def code(self, g, i):
+        return self.step * g + VECTOR * i
+
+    def scale(self, g):
+        return self.step * g + VECTOR * self.codes
+
+
+def replay(builder, isa, packed, base, out):
+    """Give a block of a panel, at an address, to `out`, as `unpack` gave it to `Store`."""
+    layout = Layout(isa, packed)
+    kind = FLOATS if packed.is_float else ir.VectorType(I8, 64)
+    for g in range(packed.groups):
+        codes = [load(builder, base, layout.code(g, i), kind) for i in range(layout.codes)]
+        scale = load(builder, base, layout.scale(g), layout.scale_type) if packed.is_super else None
+        out.group(g, codes, scale)
+    if packed.is_float:
+        return
+    d, offset = (load(builder, base, layout.ends + VECTOR * i, FLOATS) for i in range(2))
+    pairs = [load(builder, base, layout.ends + (2 + i) * VECTOR, PAIRS) for i in range(layout.n_pairs)]
+    out.end(d, offset if layout.has_offset else None, pairs or None)
+
+
+# --- Functions --------------------------------------------------------------------------------------------
+
+
+def function(module, kind, packed, isa, n_rows=1):
+    """Return the LLVM function of this kind, defined in a module."""
+    name = f"b2t_{kind}_{packed.name}_{isa.name}_{n_rows}"
+    if name in module.globals:
+        return module.globals[name]
+    names = ARGUMENTS[kind]
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(names)), name)
+    made.linkage = "internal"
+    builder = ir.IRBuilder(made.append_basic_block("entry"))
+    {"rows": define_rows, "fill": define_fill, "tile": define_tile}[kind](
+        builder, packed, isa, n_rows, **dict(zip(names, made.args, strict=True))
+    )
+    builder.ret_void()
+    return made
+
+
+def define_rows(builder, packed, isa, n_rows, weights, row_bytes, blocks, codes, d, sums, out, ahead):
+    x = Activations(builder, packed, n_rows, codes, d, sums)
+    multiply = Multiply(builder, isa, packed, x)
+    for total in multiply.totals:
+        builder.store(constant(FLOATS, 0.0), total)
+    with cgutils.for_range(builder, blocks) as turn:
+        prefetch(builder, packed, weights, turn.index, ahead)
+        at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
+        x.at(turn.index)
+        multiply.begin()
+        packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), multiply)
+    for m, total in enumerate(multiply.totals):
+        builder.store(builder.load(total), pointer(builder, out, VECTOR * m, FLOATS), align=1)
+
+
+def define_fill(builder, packed, isa, n_rows, weights, row_bytes, blocks, panel, ahead):
+    store = Store(builder, isa, packed, panel)
+    with cgutils.for_range(builder, blocks) as turn:
+        prefetch(builder, packed, weights, turn.index, ahead)
+        at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
+        store.at(turn.index)
+        packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), store)
+
+
+def define_tile(builder, packed, isa, n_rows, panel, blocks, codes, d, sums, out):
+    x = Activations(builder, packed, n_rows, codes, d, sums)
+    multiply = Multiply(builder, isa, packed, x)
+    places = [pointer(builder, out, VECTOR * m, FLOATS) for m in range(n_rows)]
+    for place, total in zip(places, multiply.totals, strict=True):
+        builder.store(builder.load(place, align=1), total)
+    with cgutils.for_range(builder, blocks) as turn:
+        x.at(turn.index)
+        multiply.begin()
+        base = builder.add(panel, builder.mul(turn.index, I64(Layout(isa, packed).size)))
+        replay(builder, isa, packed, base, multiply)
+    for place, total in zip(places, multiply.totals, strict=True):
+        builder.store(builder.load(total), place, align=1)
+
+
+def prefetch(builder, packed, weights, block, ahead):
+    """Ask for as many bytes as 16 blocks have, `ahead` bytes before they are due in the order of memory."""
+    size = ROWS * packed.size
+    start = builder.add(builder.add(weights, ahead), builder.mul(block, I64(size)))
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    asked = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+        builder.module, kind, "llvm.prefetch.p0"
+    )
+    for line in range(-(-size // LINE)):
+        at = pointer(builder, start, LINE * line, I8)
+        builder.call(asked, [at, I32(0), I32(3), I32(1)])
+
+
+def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2"):
+    """Return a module with functions of a format, to be compiled for any CPU."""
+    module = ir.Module(f"{name}_{isa_name}")
+    for kind, n_rows in kinds:
+        function(module, kind, PACKED[name], ISAS[isa_name], n_rows).linkage = "external"
+    return module
+
+
+# --- In Numba's language ----------------------------------------------------------------------------------
+
+
+def intrinsic_of(kind: str, name: str, isa_name: str, n_rows: int = 1):
+    """Return one of the functions for `@njit` code: all arguments int64."""
+    packed, isa = PACKED[name], ISAS[isa_name]
+    signature = types.void(*[types.int64] * len(ARGUMENTS[kind]))
+
+    def codegen(context, builder, signature, args):
+        builder.call(function(builder.module, kind, packed, isa, n_rows), args)
+        return context.get_dummy_value()
+
+    def rows(typingctx, weights, row_bytes, blocks, codes, d, sums, out, ahead):
+        return signature, codegen
+
+    def fill(typingctx, weights, row_bytes, blocks, panel, ahead):
+        return signature, codegen
+
+    def tile(typingctx, panel, blocks, codes, d, sums, out):
+        return signature, codegen
+
+    return intrinsic({"rows": rows, "fill": fill, "tile": tile}[kind])
