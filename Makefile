@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test lessons bench peer clean venv install-lab install-test smollm2
+.PHONY: help lab test test-arm lessons bench peer clean venv install-lab install-test smollm2
 
 PYTHON ?=
 ARGS ?=
@@ -20,7 +20,7 @@ export PIP_USER := 0
 help: ## print this
 	@echo "Blocks to Tokens"
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  make lab ARGS=--no-browser       options for JupyterLab"
 	@echo "  make lessons ARGS=PATH           run one lesson only"
@@ -48,6 +48,9 @@ test: install-test smollm2 ## set up, then check style, run all tests and all le
 	printf '\n== summary\n'; printf '%s' "$$summary" | tr '|' '\n'; \
 	case "$$summary" in *FAILED*) exit 1;; esac
 
+test-arm: venv ## run the kernels' tests as ARM code, under emulation (Debian or Ubuntu)
+	@$(PY) tests/arm/emulate.py $(ARGS)
+
 lessons: install-test smollm2 ## run all lessons and save their outputs in notebooks/
 	@$(PY) -m blocks2tokens.course.notebooks $(ARGS)
 
@@ -65,7 +68,7 @@ peer: install-test ## build llama.cpp for this CPU (some minutes), for `make ben
 	    --no-binary llama-cpp-python -e ".[peer]"
 
 clean: ## remove .venv and caches; never work/, never data/models/
-	rm -rf .venv .pytest_cache .ruff_cache .ipynb_checkpoints lib/blocks2tokens.egg-info
+	rm -rf .venv .arm .pytest_cache .ruff_cache .ipynb_checkpoints lib/blocks2tokens.egg-info
 	find lib tests data notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 	@echo "Kept: work/ (your copy of the lessons) and data/models/ (downloaded models)."
 

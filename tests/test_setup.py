@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -64,7 +65,7 @@ def test_makefile_asks_for_the_same_pythons():
 
 def test_help_says_what_each_command_does():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ["lab", "test", "lessons", "bench", "clean"]:
+    for target in ["lab", "test", "test-arm", "lessons", "bench", "clean"]:
         assert re.search(rf"^  make {target} +\w+", text, re.MULTILINE), target
 
 
@@ -80,15 +81,54 @@ def test_what_is_absent_is_skipped_here_and_fails_in_ci(monkeypatch, ci, outcome
         absent("a model", "make lab gets it")
 
 
+# The tests as ARM code
+
+
+def load_script(*parts):
+    """Return a script of this repository as a module."""
+    path = ROOT.joinpath(*parts)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def emulate():
+    return load_script("tests", "arm", "emulate.py")
+
+
+def test_the_tests_that_run_as_arm_code_exist(emulate):
+    for test in chain(*emulate.TESTS):
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text() if name else (ROOT / path).is_file(), test
+
+
+def test_what_runs_as_arm_code_has_the_projects_pins(emulate):
+    pinned = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    assert len(emulate.requirements()) == len(emulate.WHEELS) and set(emulate.requirements()) <= set(pinned)
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        (["apt-get", "dpkg"], "sudo apt install qemu-user-static"),
+        (["qemu-aarch64-static"], "apt-get and dpkg"),
+    ],
+)
+def test_arm_tests_say_what_to_install(emulate, monkeypatch, present, message):
+    monkeypatch.setattr(emulate.shutil, "which", lambda name: name if name in present else None)
+    with pytest.raises(SystemExit, match=message):
+        emulate.emulator()
+
+
 # The model's download, with a model of ten bytes
 
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch):
     """The script as a module, its constants set to a small model in a small wheel under tmp_path."""
-    spec = importlib.util.spec_from_file_location("fetch_smollm2", ROOT / "data" / "fetch_smollm2.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("data", "fetch_smollm2.py")
     wheel = tmp_path / "small.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(module.MEMBER, b"GGUF small")
