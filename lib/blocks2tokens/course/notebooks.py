@@ -7,7 +7,8 @@ A lesson is written only when all its cells have run. The fixed form:
 
     notebook metadata   the kernel "python3", the language "python", nothing else
     cell metadata       tags, and what is folded; no times, no editor's notes
-    outputs             one stream for stdout and one for stderr between two others; no widget models
+    outputs             one stream for stdout and one for stderr between two others; no widget models and
+                        no lines of progress
 """
 
 import argparse
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = ROOT / "notebooks"
 
 CELL_TIMEOUT = 600  # seconds
+NO_PROGRESS = {"TQDM_DISABLE": "1"}  # read by tqdm; `make test` sets it too: the line depends on the time
 FAILURES = (CellExecutionError, TimeoutError, DeadKernelError)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
@@ -87,7 +89,7 @@ def execute(notebook: NotebookNode, folder: Path, on_cell=None) -> NotebookNode:
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=on_cell,
     )
-    return client.execute()
+    return client.execute(env=os.environ | NO_PROGRESS)
 
 
 def update(path: Path) -> float:
