@@ -165,6 +165,21 @@ def test_points_share_what_is_left_of_the_budget(monkeypatch):
     assert shares == [(1, 10), (3, 10), (2, 19)]
 
 
+def test_a_rate_leaves_out_the_first_and_ends_with_the_budget(monkeypatch):
+    now = ticking(monkeypatch)
+
+    def tokens(n):
+        now[0] += 100  # a prompt
+        for i in range(n):
+            yield i
+            now[0] += 2
+
+    assert bench.rate(tokens(5)) == 4 / 8
+    asked = iter(tokens(100))
+    assert bench.rate(asked, seconds=10) == 5 / 10 and next(asked) == 6
+    assert bench.rate(tokens(1)) == 0
+
+
 def test_there_is_one_line_of_progress_and_none_is_left(capsys, monkeypatch):
     monkeypatch.setattr(budget, "DELAY", 0.05)
     with budget.progress(2, "outer") as outer:

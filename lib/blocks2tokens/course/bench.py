@@ -12,6 +12,7 @@ measures has a budget of seconds: where it does not last, there are fewer rounds
     bench.compare({"loops": f, "NumPy": g})     a table, with ratios to the first
     bench.interleaved(...)                      the timings alone
     bench.sweep(sizes, measure)                 what measure(size, seconds) gives, coarse sizes first
+    bench.rate(tokens)                          how many a second come out of an iterator
     bench.allocations(f)                        what one call allocates, as Go's -benchmem counts it
     bench.sized(64, 256)                        the first, or with BLOCKS2TOKENS_FULL=1 the second
 """
@@ -109,6 +110,18 @@ def sweep(
         fewer = ", some with fewer rounds" if notes else ""
         budget.note(f"Time for {len(found)} of {len(points)} points{fewer}.")
     return {point: found[point] for point in points if point in found}
+
+
+def rate(items: Iterable, seconds: float = BUDGET) -> float:
+    """Return how many items come in a second, from the first on; takes no more when the seconds are spent."""
+    items = iter(items)
+    next(items)
+    start, n, spent = budget.clock(), 0, 0.0
+    for _ in items:
+        n, spent = n + 1, budget.clock() - start
+        if spent >= seconds:
+            break
+    return n / spent if spent else 0.0
 
 
 def allocations(function: Callable) -> Allocations:
