@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,6 +76,17 @@ def clear(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+class SilentOutput(OutputWidget):
+    """What a widget draws, kept out of the cell; nbclient's own also tells the kernel of it.
+
+    It does so on the socket where it waits for the cell's end, and where the machine is busy it then misses
+    that at times, and waits for ever. No lesson needs to be told.
+    """
+
+    def send(self, data=None, metadata=None, buffers=None) -> None:
+        pass
+
+
 def execute(notebook: NotebookNode, folder: Path, on_cell=None) -> NotebookNode:
     """Run all cells of `notebook` in a fresh kernel started in `folder`, in place, and return it.
 
@@ -89,6 +101,7 @@ def execute(notebook: NotebookNode, folder: Path, on_cell=None) -> NotebookNode:
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=on_cell,
     )
+    client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": SilentOutput}}
     return client.execute(env=os.environ | NO_PROGRESS)
 
 
