@@ -12,7 +12,7 @@ import pytest
 from numba import njit
 
 import blocks2tokens as b2t
-from blocks2tokens.course import anatomy, bench, environment, explore, models, plot, roofline
+from blocks2tokens.course import anatomy, bench, budget, environment, explore, models, plot, roofline
 from blocks2tokens.course.check import EXERCISES, Exercise, Mistake
 
 matplotlib.use("Agg")
@@ -65,6 +65,134 @@ def test_interleaved_keeps_the_first_call_apart_and_takes_turns():
     timings = bench.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
     assert calls == ["a", "b"] * 4
     assert all(t.low <= t.median <= t.high for t in timings.values())
+
+
+def ticking(monkeypatch):
+    """Return a list of one number, the time, which measuring takes for the clock."""
+    now = [0.0]
+    monkeypatch.setattr(budget, "clock", lambda: now[0])
+    return now
+
+
+def lasting(now, seconds, calls=None):
+    """Return a function that takes so long, and lists its calls."""
+
+    def run():
+        now[0] += seconds
+        if calls is not None:
+            calls.append(seconds)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("repeats", "seconds", "runs"),
+    [
+        (7, 21, 7),  # each round takes 3 s
+        (7, 20.9, 6),  # the seventh would not end in time
+        (7, 6, 2),
+        (7, 5.9, 1),
+        (7, 0, 1),  # one is always measured
+        (1, 0, 1),
+    ],
+)
+def test_rounds_end_before_the_budget_does(monkeypatch, capsys, repeats, seconds, runs):
+    now, calls = ticking(monkeypatch), []
+    functions = {"a": lasting(now, 1, calls), "b": lasting(now, 2, calls)}
+    timings = bench.interleaved(functions, repeats, seconds)
+    assert calls == [1, 2] * (1 + runs)
+    assert timings["b"] == bench.Timing(2, 2, 2, 2, runs, repeats)
+    said = f"Time for {runs} of {repeats} rounds.\n" if runs < repeats else ""
+    assert capsys.readouterr().out == said
+
+
+def test_a_first_round_that_compiles_for_long_leaves_the_budget_whole(monkeypatch):
+    now = ticking(monkeypatch)
+    took = iter([100, 1, 1, 1])
+
+    def run():
+        now[0] += next(took)
+
+    assert bench.interleaved({"a": run}, 3, seconds=5)["a"] == bench.Timing(100, 1, 1, 1, 3, 3)
+
+
+def test_the_table_has_a_column_of_runs_where_there_are_fewer(monkeypatch, capsys):
+    now = ticking(monkeypatch)
+    functions = {"a": lasting(now, 1), "b": lasting(now, 2)}
+    assert "runs" not in bench.compare(functions, 2, seconds=6).cells()[0]
+    header, *rows = bench.compare(functions, 7, seconds=6).cells()
+    assert header[2] == "runs" and [row[2] for row in rows] == ["2 of 7"] * 2
+    assert {len(row) for row in rows} == {len(header)} and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_coarse_first_gives_every_point_once_and_the_ends_first(n):
+    order = budget.coarse_first(list(range(n)))
+    assert sorted(order) == list(range(n))
+    if n > 1:
+        assert order[:2] == [0, n - 1]
+    if n > 4:  # what is measured of it is spread over the range
+        assert max(np.diff(sorted(order[:5]))) <= n / 4 + 1
+
+
+def test_a_sweep_measures_coarsely_where_time_is_short_and_says_so(monkeypatch, capsys):
+    now = ticking(monkeypatch)
+
+    def measure(n, seconds):
+        return bench.interleaved({"a": lasting(now, n)}, 3, seconds)["a"]
+
+    sizes = [1, 2, 3, 4, 5]
+    found = bench.sweep(sizes, measure, seconds=100)
+    assert list(found) == sizes and [t.runs for t in found.values()] == [3] * 5
+    assert capsys.readouterr().out == ""
+    found = bench.sweep(sizes, measure, seconds=13)
+    assert list(found) == [1, 5] and found[5].runs == 1
+    assert capsys.readouterr().out == "Time for 2 of 5 points, some with fewer rounds.\n"
+    found = bench.sweep(sizes, measure, seconds=18)
+    assert list(found) == [1, 3, 5]
+    assert capsys.readouterr().out == "Time for 3 of 5 points, some with fewer rounds.\n"
+    assert list(bench.sweep([7], measure, seconds=0)) == [7]
+
+
+def test_points_share_what_is_left_of_the_budget(monkeypatch):
+    now, shares = ticking(monkeypatch), []
+
+    def measure(n, seconds):
+        shares.append((n, seconds))
+        now[0] += 10 if n == 1 else 1
+
+    bench.sweep([1, 2, 3], measure, seconds=30)
+    assert shares == [(1, 10), (3, 10), (2, 19)]
+
+
+def test_a_rate_leaves_out_the_first_and_ends_with_the_budget(monkeypatch):
+    now = ticking(monkeypatch)
+
+    def tokens(n):
+        now[0] += 100  # a prompt
+        for i in range(n):
+            yield i
+            now[0] += 2
+
+    assert bench.rate(tokens(5)) == 4 / 8
+    asked = iter(tokens(100))
+    assert bench.rate(asked, seconds=10) == 5 / 10 and next(asked) == 6
+    assert bench.rate(tokens(1)) == 0
+
+
+def test_there_is_one_line_of_progress_and_none_is_left(capsys, monkeypatch):
+    monkeypatch.setattr(budget, "DELAY", 0.05)
+    with budget.progress(2, "outer") as outer:
+        with budget.progress(9, "inner") as inner:
+            assert inner.disable
+        time.sleep(0.3)  # the line comes without a step
+        outer.update()
+    shown = capsys.readouterr().err
+    assert "outer" in shown and "inner" not in shown
+    assert shown.rsplit("\r", 1)[0].rsplit("\r", 1)[-1].strip() == ""
+    with budget.progress(1, "quick") as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_table_compares_with_its_first_row_and_shows_costs():

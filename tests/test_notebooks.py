@@ -30,9 +30,11 @@ NETWORK = re.compile(
 REMOTE = re.compile(
     r"!\[[^\]]*\]\(https?:|\b(?:src|href)=[\"']https?:[^\"']*\.(?:js|css|png|jpe?g|svg|gif)\b"
 )
-TIMING = re.compile(
-    r"%(?:timeit|time|memit|prun|lprun|mprun)\b|\b(?:perf_counter|process_time|thread_time|monotonic)(?:_ns)?\b"
-    r"|\btime\.time|\btimeit\.|\bmemory_usage\(|\btracemalloc\b|\bbench\.|\bmeasure\w*\("
+TIMING = re.compile(r"%(?:memit|mprun)\b|\bmemory_usage\(|\btracemalloc\b|\bbench\.|\bmeasure\w*\(")
+CLOCK = re.compile(  # bench and its relatives look at it, within a budget
+    r"%(?:timeit|time|prun|lprun)\b|\b(?:perf_counter|process_time|thread_time|monotonic)(?:_ns)?\b"
+    r"|^\s*(?:import|from)\s+(?:time|timeit)\b|\btime\.(?:time|sleep)\b",
+    re.MULTILINE,
 )
 MEASURED_TIME = re.compile(
     r"\d(?:\s|&nbsp;)?(?:ns|[µμu]s|ms|seconds?|tok(?:en)?s?/s|[kMGT]?i?B/s|[MGT]?FLOPS?(?:/s)?)(?!\w)"
@@ -135,6 +137,13 @@ def timing_cells_are_tagged(notebook):
             yield f"{at(notebook, cell)}: has {match.group()!r} and no tag nbval-ignore-output"
 
 
+def the_clock_is_read_within_a_budget(notebook):
+    """A loop of its own goes on for as long as it takes, on a slow machine for minutes."""
+    for cell in code_cells(notebook):
+        if match := CLOCK.search(cell.source):
+            yield f"{at(notebook, cell)}: {match.group().strip()!r}; what bench has keeps to a budget"
+
+
 def no_compared_cell_ends_with_a_semicolon(notebook):
     """Jupyter then hides the result; nbval shows it all the same, and the outputs differ."""
     for cell in code_cells(notebook):
@@ -220,6 +229,7 @@ RULES = [
     no_host_paths,
     no_network,
     timing_cells_are_tagged,
+    the_clock_is_read_within_a_budget,
     no_compared_cell_ends_with_a_semicolon,
     prose_has_no_measured_times,
     code_cells_are_short,
@@ -293,7 +303,7 @@ def good_lesson():
         markdown(
             "In 2048 steps of 0.5, the 1990s, 16 s_j, 12.5 MB; `b2t/home/` and ../work/notes and 3 sizes"
         ),
-        code("%timeit f()\nplot();", printed("12.3 ms"), tags=["nbval-ignore-output"]),
+        code("bench.compare(f, g)\nplot();", printed("12.3 ms"), tags=["nbval-ignore-output"]),
         code("print('N:\\n', 3)  # https://example.org/a", printed("N:\n 3")),
     ]
     cells += [code(f"x = {n}") for n in range(40 - len(cells))]
@@ -356,7 +366,7 @@ def set_widget_view(notebook):
 
 def lengthen_all(notebook):
     for cell in code_cells(notebook):
-        cell.source = "\n".join(["x = 1"] * 7) if "%" not in cell.source else cell.source
+        cell.source = "\n".join(["x = 1"] * 7) if "bench" not in cell.source else cell.source
 
 
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -385,17 +395,22 @@ BAD = {
     ),
     **{
         f"untagged {source}": (with_cells(code(source)), timing_cells_are_tagged)
+        for source in ["%memit f()", "bench.compare(f, g)", "rate = measure(f)", "measure_bandwidth()"]
+    },
+    **{
+        f"a clock, {source}": (
+            with_cells(code(source, tags=["nbval-ignore-output"])),
+            the_clock_is_read_within_a_budget,
+        )
         for source in [
             "%timeit f()",
             "%%timeit\nf()",
             "%time f()",
-            "%memit f()",
+            "import time",
+            "from time import perf_counter",
             "start = time.perf_counter()",
             "perf_counter_ns()",
             "time.time()",
-            "bench.compare(f, g)",
-            "rate = measure(f)",
-            "measure_bandwidth()",
         ]
     },
     **{

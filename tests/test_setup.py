@@ -385,7 +385,8 @@ def test_manifest_holds_names_and_hashes_only(folders):
 def test_lesson_is_run_and_saved_in_the_fixed_form(tmp_path):
     path = tmp_path / "lesson.ipynb"
     slider = "import ipywidgets; ipywidgets.interact(lambda x: print(x), x=3);"
-    sources = ["print('one'); print('two')", slider, "import os; os.path.basename(os.getcwd())"]
+    progress = "from tqdm import tqdm; list(tqdm(range(3)))"
+    sources = ["print('one'); print('two')", slider, "import os; os.path.basename(os.getcwd())", progress]
     made = notebook(*sources)
     made.cells[1].metadata = {
         "tags": ["kept"],
@@ -398,10 +399,11 @@ def test_lesson_is_run_and_saved_in_the_fixed_form(tmp_path):
     saved = notebooks.read(path)
     assert saved.metadata == {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
     assert saved.cells[1].metadata == {"tags": ["kept"]}
-    assert [cell.execution_count for cell in saved.cells[1:]] == [1, 2, 3]
+    assert [cell.execution_count for cell in saved.cells[1:]] == [1, 2, 3, 4]
     assert [output.text for output in saved.cells[1].outputs] == ["one\ntwo\n"]
     assert list(saved.cells[2].outputs[0].data) == ["text/plain"]
     assert saved.cells[3].outputs[0].data["text/plain"] == repr(tmp_path.name)
+    assert [output.output_type for output in saved.cells[4].outputs] == ["execute_result"]
 
 
 @pytest.mark.parametrize(

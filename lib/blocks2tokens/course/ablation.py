@@ -275,7 +275,7 @@ def count(M: int, K: int, N: int, changes: Iterable[str] = NONE) -> Counts:
     return Counts(weights, 0 if "call" in changes else weights, scales)
 
 
-def measure(given: Operands, repeats: int = 7) -> dict[frozenset | str, float]:
+def measure(given: Operands, repeats: int = 7, seconds: float = bench.BUDGET) -> dict[frozenset | str, float]:
     """Return {changes made: seconds} of all 32 kernels, interleaved with three others under their names.
 
     "phase0", "phase1": the engine's kernels, on blocks along N; "simd": all five changes and SIMD.
@@ -284,7 +284,7 @@ def measure(given: Operands, repeats: int = 7) -> dict[frozenset | str, float]:
     for name, kernel in (("phase0", phase0_baseline.KERNEL), ("phase1", phase1_naive_fused.KERNEL)):
         functions[name] = partial(kernel, given.a, given.along_n)
     functions["simd"] = partial(product, given, ALL, simd=True)
-    return {key: timing.median for key, timing in bench.interleaved(functions, repeats).items()}
+    return {key: timing.median for key, timing in bench.interleaved(functions, repeats, seconds).items()}
 
 
 # Factors

@@ -6,25 +6,34 @@
     ...                |
     then once each        allocations of NumPy arrays, of compiled code, and the peak of both
 
-Interleaving lets a noisy neighbour slow all of them, and not only the one that ran at the time.
+Interleaving lets a noisy neighbour slow all of them, and not only the one that ran at the time. All that
+measures has a budget of seconds: where it does not last, there are fewer rounds or points, and it says so.
 
     bench.compare({"loops": f, "NumPy": g})     a table, with ratios to the first
     bench.interleaved(...)                      the timings alone
+    bench.sweep(sizes, measure)                 what measure(size, seconds) gives, coarse sizes first
+    bench.rate(tokens)                          how many a second come out of an iterator
     bench.allocations(f)                        what one call allocates, as Go's -benchmem counts it
     bench.sized(64, 256)                        the first, or with BLOCKS2TOKENS_FULL=1 the second
 """
 
 import html
 import os
-import time
 import tracemalloc
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numba.core.runtime import _nrt_python, rtsys
 
+from blocks2tokens.course import budget
 from blocks2tokens.course.numpy_allocations import counting
+
+BUDGET = 8.0  # seconds of a call of `interleaved` or `compare`, without the first round
+SWEEP = 20.0  # seconds of a sweep
+
+Point, Result = TypeVar("Point", bound=Hashable), TypeVar("Result")
 
 
 def sized(small, full):
@@ -34,12 +43,14 @@ def sized(small, full):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: the first call; median and quartiles of the others."""
+    """Seconds: the first call; median and quartiles of the others, `runs` where `asked` were wanted."""
 
     first: float
     median: float
     low: float
     high: float
+    runs: int = 1
+    asked: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,61 @@ class Allocations:
     peak: int
 
 
-def interleaved(functions: Mapping[Hashable, Callable], repeats: int = 7) -> dict[Hashable, Timing]:
-    """Call each function once, then `repeats` times in turn; return {name: Timing}."""
-    first = {name: _seconds(function) for name, function in functions.items()}
-    runs = [{name: _seconds(function) for name, function in functions.items()} for _ in range(repeats)]
-    timings = {}
+def interleaved(
+    functions: Mapping[Hashable, Callable], repeats: int = 7, seconds: float = BUDGET
+) -> dict[Hashable, Timing]:
+    """Call each function once, then in turn `repeats` times, or as often as fits; return {name: Timing}.
+
+    The first calls do not count: they compile. What is left out is said in a line below the cell.
+    """
+    with budget.progress((repeats + 1) * len(functions), "compiling") as bar:
+        return _timings(functions, repeats, seconds, bar)
+
+
+def _timings(functions, repeats, seconds, bar):
+    runs, timings = [], {}
+    for _ in budget.rounds(repeats, seconds):
+        runs.append({name: _seconds(function, bar) for name, function in functions.items()})
+        bar.set_description("measuring", refresh=False)
+    first, *runs = runs
     for name in functions:
         low, median, high = np.percentile([run[name] for run in runs], (25, 50, 75))
-        timings[name] = Timing(first[name], float(median), float(low), float(high))
+        timings[name] = Timing(first[name], float(median), float(low), float(high), len(runs), repeats)
     return timings
+
+
+def sweep(
+    points: Iterable[Point], measure: Callable[[Point, float], Result], seconds: float = SWEEP
+) -> dict[Point, Result]:
+    """Return {point: measure(point, its share of the seconds)} in the order of the points.
+
+    They are measured coarse first: both ends, always, then the middle, then what lies between, until the
+    seconds are spent. A point may take more or less than its share; the others share what is left.
+    """
+    points, found, start = list(points), {}, budget.clock()
+    with budget.progress(len(points), "points") as bar, budget.collected() as notes:
+        for place, point in enumerate(budget.coarse_first(points)):
+            left = seconds - (budget.clock() - start)
+            if place > 1 and left <= 0:
+                break
+            found[point] = measure(point, max(0.0, left) / (len(points) - place))
+            bar.update()
+    if len(found) < len(points) or notes:
+        fewer = ", some with fewer rounds" if notes else ""
+        budget.note(f"Time for {len(found)} of {len(points)} points{fewer}.")
+    return {point: found[point] for point in points if point in found}
+
+
+def rate(items: Iterable, seconds: float = BUDGET) -> float:
+    """Return how many items come in a second, from the first on; takes no more when the seconds are spent."""
+    items = iter(items)
+    next(items)
+    start, n, spent = budget.clock(), 0, 0.0
+    for _ in items:
+        n, spent = n + 1, budget.clock() - start
+        if spent >= seconds:
+            break
+    return n / spent if spent else 0.0
 
 
 def allocations(function: Callable) -> Allocations:
@@ -86,19 +143,31 @@ def _peak(function):
         tracemalloc.stop()
 
 
-def _seconds(function):
-    start = time.perf_counter()
+def _seconds(function, bar):
+    start = budget.clock()
     function()
-    return time.perf_counter() - start
+    taken = budget.clock() - start
+    bar.update()
+    return taken
 
 
-def compare(functions: Mapping[str, Callable], repeats: int = 7, costs: Mapping | None = None) -> "Table":
+def compare(
+    functions: Mapping[str, Callable],
+    repeats: int = 7,
+    costs: Mapping | None = None,
+    seconds: float = BUDGET,
+) -> "Table":
     """Time and count each function; the first is what the others are compared with.
 
-    `costs` may give each name what it does by the count: {"weights decoded": n, "bytes read": n, ...}.
+    `costs` may give each name what it does by the count: {"weights decoded": n, "bytes read": n, ...}. The
+    table has a column of runs if there was no time for all `repeats`.
     """
-    timings = interleaved(functions, repeats)
-    rows = {name: (timings[name], allocations(function)) for name, function in functions.items()}
+    rows = {}
+    with budget.progress((repeats + 2) * len(functions), "compiling") as bar, budget.collected():
+        timings = _timings(functions, repeats, seconds, bar)
+        for name, function in functions.items():
+            rows[name] = timings[name], allocations(function)
+            bar.update()
     return Table(rows, dict(costs or {}))
 
 
@@ -112,9 +181,9 @@ class Table:
     def cells(self) -> list[list[str]]:
         """Return the table as text, header first."""
         counted = list(dict.fromkeys(key for cost in self.costs.values() for key in cost))
-        table = [
-            ["", "median", "quartiles", "against", "first call", "peak", "allocated", "allocs", *counted]
-        ]
+        fewer = any(t.runs < t.asked for t, _ in self.rows.values())
+        header = ["", "median", *["runs"] * fewer, "quartiles", "against", "first call"]
+        table = [[*header, "peak", "allocated", "allocs", *counted]]
         reference = next(iter(self.rows.values()))[0].median
         for name, (t, a) in self.rows.items():
             cost = self.costs.get(name, {})
@@ -122,6 +191,7 @@ class Table:
                 [
                     name,
                     seconds(t.median),
+                    *[f"{t.runs} of {t.asked}"] * fewer,
                     f"{seconds(t.low)} – {seconds(t.high)}",
                     ratio(reference, t.median),
                     seconds(t.first),

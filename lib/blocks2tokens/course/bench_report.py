@@ -19,6 +19,7 @@ SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
 MATRICES = 3  # in turn, 99 MB in Q4_K: more than the last-level cache holds
 ROWS = (1, 4, 8, 16, 64, 128, 512)
 REPEATS = 7
+SECONDS = 60.0  # of each loop that measures
 BASELINE = "dequantize_then_blas"
 DEAR = ("fused_rows", "integer_dot", "simd_dot")  # at many rows
 
@@ -56,7 +57,7 @@ def print_metadata() -> None:
         def package(path=path):
             return [field.contents() for field in gguf.GGUFReader(path).fields.values()]
 
-        timings = bench.interleaved({"ours": ours, "gguf package": package}, 5)
+        timings = bench.interleaved({"ours": ours, "gguf package": package}, 5, SECONDS)
         print(f"\nAll metadata of {name}")
         for reader, timing in timings.items():
             print(f"  {reader:14} {timing.median * 1e3:9.1f} ms")
@@ -70,7 +71,7 @@ def print_report() -> None:
     kernels = {
         name: partial(kernel, a, w) for name, kernel in b2t.KERNELS.items() if kernel.layout == "report"
     }
-    timings = bench.interleaved(kernels)
+    timings = bench.interleaved(kernels, seconds=SECONDS)
     print("\nThe report's kernels, Q5_K, M = K = N = 128: ms, times slower than the first; the report's own")
     first = timings["phase0_baseline"].median
     for name, timing in timings.items():
@@ -109,7 +110,7 @@ def print_rows(ceilings, weights, M, n_threads):
     if peers:
         functions["llama.cpp"] = lambda: [product() for product in peers]
     with threads(n_threads):
-        timings = bench.interleaved(functions, REPEATS if M <= 16 else 3)
+        timings = bench.interleaved(functions, REPEATS if M <= 16 else 3, SECONDS)
     print(f"\n  M = {M}, {n_threads} thread{'s' * (n_threads > 1)}" + f" ({peers[0].buffer})" * bool(peers))
     n = len(weights)
     for name, timing in timings.items():
@@ -157,7 +158,7 @@ def print_phase0() -> None:
             for name in (BASELINE, "simd_dot", "simd_tiles", "integer_gemm")
             if M <= 16 or name not in DEAR
         }
-        timings = bench.interleaved(kernels, 3 if M <= 16 else 1)
+        timings = bench.interleaved(kernels, 3 if M <= 16 else 1, SECONDS)
         ratios = (f"{name} {timings['Phase 0'].median / t.median:.1f}x" for name, t in timings.items())
         print(f"  M = {M:3}: {timings['Phase 0'].median * 1e3:7.0f} ms; " + ", ".join(list(ratios)[1:]))
 
@@ -177,7 +178,7 @@ def print_formats(ceilings: roofline.Ceilings) -> None:
                 product.set_x(x)
             if peers:
                 functions["peer"] = lambda peers=peers: [product() for product in peers]
-            t = bench.interleaved(functions, REPEATS if M < 128 else 3)
+            t = bench.interleaved(functions, REPEATS if M < 128 else 3, SECONDS)
             ours = t["ours"].median
             against = f"{t['peer'].median / ours:6.2f}x" if peers else ""
             speed = 2 * weights[0].nbytes / ours / 1e9

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-from blocks2tokens.course import bench, plot
+from blocks2tokens.course import bench, budget, plot
 from blocks2tokens.formats import FORMATS, Format
 from blocks2tokens.kernels import KERNELS, Cost, Kernel
 from blocks2tokens.kernels import fused_rows as rows
@@ -334,15 +334,18 @@ def _whole(name, value) -> int:
 AT_ONCE = 2e-3  # seconds: shorter calls are timed by the batch, so that all but the first are warm
 
 
-def _medians(functions: Mapping, repeats: int) -> dict:
+def _medians(functions: Mapping, repeats: int, seconds: float = bench.BUDGET) -> dict:
     """Return {name: seconds of one call}, the median of interleaved rounds, after a call that compiles."""
     times = {}
-    for name, function in functions.items():
-        function()
-        seconds = bench.interleaved({name: function}, 1)[name].median
-        times[name] = max(1, int(AT_ONCE / max(seconds, 1e-9)))
-    batches = {name: partial(_repeat, functions[name], n) for name, n in times.items()}
-    return {name: t.median / times[name] for name, t in bench.interleaved(batches, repeats).items()}
+    with budget.progress(len(functions) + 1, "calibrating") as bar:
+        for name, function in functions.items():
+            function()
+            once = bench.interleaved({name: function}, 1)[name].median
+            times[name] = max(1, int(AT_ONCE / max(once, 1e-9)))
+            bar.update()
+        batches = {name: partial(_repeat, functions[name], n) for name, n in times.items()}
+        timings = bench.interleaved(batches, repeats, seconds)
+    return {name: t.median / times[name] for name, t in timings.items()}
 
 
 def _repeat(function, times):
@@ -375,7 +378,7 @@ WIDE = 1024  # N where a matrix decoded by two cores is used by one
 BLAS_SIZES = 16, 128  # two M for BLAS, which has two costs: one for a weight, one for a multiply-add
 
 
-def calibrate(fmt: Format | str) -> Rates:
+def calibrate(fmt: Format | str, seconds: float = bench.BUDGET) -> Rates:
     """Measure what one of each costs on this machine, for one format, in a second or two.
 
     Each is a kernel's own loop, at one small size, divided by its count. Fixed costs are those of the
@@ -384,11 +387,11 @@ def calibrate(fmt: Format | str) -> Rates:
     fmt, cores, (M, K, N) = _format(fmt), numba.config.NUMBA_NUM_THREADS, SIZE
     alone, together = _loops(fmt, *SIZE)
     with _threads(cores):
-        before = _medians(together, repeats=13)
+        before = _medians(together, 13, seconds / 3)
     with _threads(1):
-        t = _medians(alone, repeats=9)
+        t = _medians(alone, 9, seconds / 3)
     with _threads(cores):
-        after = _medians(together, repeats=13)
+        after = _medians(together, 13, seconds / 3)
     # Another process on the second core makes two threads look slow, never quick: the quicker set counts.
     t |= {name: min(before[name], after[name]) for name in together}
     weights, multiply_adds, (few, many) = K * N, M * K * N, BLAS_SIZES
@@ -481,23 +484,30 @@ Measured = Mapping[Point, Mapping[str, float]]
 
 
 def measure(
-    points: Iterable[tuple[int, int, int]], fmt: Format | str, cores: int | None = None, repeats: int = 3
+    points: Iterable[tuple[int, int, int]],
+    fmt: Format | str,
+    cores: int | None = None,
+    repeats: int = 3,
+    seconds: float = bench.SWEEP,
 ) -> dict[Point, dict[str, float]]:
     """Time every predictable kernel that fits at each (M, K, N); {(format, M, K, N, cores): {name: seconds}}.
 
     Medians of interleaved rounds; cores is at most this machine's, and all of them by default. Results
-    of several calls can be merged with `|`. Raises ValueError as `predict` does.
+    of several calls can be merged with `|`. Where the seconds do not last, some points are left out.
+    Raises ValueError as `predict` does.
     """
     fmt, most = _format(fmt), numba.config.NUMBA_NUM_THREADS
     cores = _whole("cores", most if cores is None else cores)
     if cores > most:
         raise ValueError(f"cores: this machine has {most}, got {cores}")
-    measured = {}
-    for M, K, N in points:
-        functions = {name: _product(KERNELS[name], M, K, N, fmt) for name in _fitting(M, K, N, fmt, cores)}
+    fitting = {point: _fitting(*point, fmt, cores) for point in points}
+
+    def medians(point, share):
+        functions = {name: _product(KERNELS[name], *point, fmt) for name in fitting[point]}
         with _threads(cores):
-            measured[fmt.name, M, K, N, cores] = _medians(functions, repeats)
-    return measured
+            return _medians(functions, repeats, share)
+
+    return {(fmt.name, *point, cores): t for point, t in bench.sweep(fitting, medians, seconds).items()}
 
 
 def _fitting(M, K, N, fmt, cores) -> list[str]:

@@ -11,7 +11,6 @@ Each call gets another matrix, in turn, of more than the last-level cache holds 
 do not wait in a cache for the next token either. Threads are as the caller has set them.
 """
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
@@ -22,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blocks2tokens.course import plot, roofline
+from blocks2tokens.course import bench, budget, plot, roofline
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels import KERNELS
 from blocks2tokens.matrix import QuantizedMatrix
@@ -122,23 +121,28 @@ def measure(
     rows: Iterable[int] = ROWS,
     kernels: Iterable[str] = tuple(LINES),
     repeats: int = 3,
+    seconds: float = bench.SWEEP,
 ) -> Curves:
     """Time the kernels at each M, each call with the next matrix; few rows more often than many.
 
     Rounds are in an order drawn anew: whoever runs after the baseline finds the caches full of its floats.
+    Where the seconds do not last, the M between others are left out.
     """
     (N, K), turn, names = weights[0].shape, cycle(weights), list(kernels)
-    rng, seconds = np.random.default_rng(0), {name: {} for name in names}
-    for M in rows:
+    rng = np.random.default_rng(0)
+
+    def medians(M, share):
         x, times = rng.standard_normal((M, K), dtype=np.float32), {name: [] for name in names}
-        for _ in range(1 + repeats * (1 if M > 16 else 5)):
+        for _ in budget.rounds(repeats * (1 if M > 16 else 5), share):
             for name in rng.permutation(names):
-                w, start = next(turn), time.perf_counter()
+                w, start = next(turn), budget.clock()
                 KERNELS[name](x, w)
-                times[name].append(time.perf_counter() - start)
-        for name in names:
-            seconds[name][M] = float(np.median(times[name][1:]))  # the first compiles
-    return Curves(weights[0].format.name, N * K, seconds)
+                times[name].append(budget.clock() - start)
+        return {name: float(np.median(times[name][1:])) for name in names}  # the first compiles
+
+    found = bench.sweep(rows, medians, seconds)
+    by_kernel = {name: {M: times[name] for M, times in found.items()} for name in names}
+    return Curves(weights[0].format.name, N * K, by_kernel)
 
 
 # --- Figures ----------------------------------------------------------------------------------------------

@@ -42,7 +42,13 @@ def products(shape) -> list[tuple[int, int]]:
 
 
 def measure(
-    shape, M: int, norm: Callable, rotate: Callable, gated: Callable, repeats: int = 7
+    shape,
+    M: int,
+    norm: Callable,
+    rotate: Callable,
+    gated: Callable,
+    repeats: int = 7,
+    seconds: float = bench.BUDGET,
 ) -> dict[str, float]:
     """Return the seconds of each part of one layer for M tokens, {part: median}; weights in Q4_K.
 
@@ -66,7 +72,7 @@ def measure(
         "SwiGLU": lambda: gated(gate, up),
         "seven products": lambda: [matmul(inputs[w.shape[1]], w) for w in weights],
     }
-    return {part: timing.median for part, timing in bench.interleaved(runs, repeats).items()}
+    return {part: timing.median for part, timing in bench.interleaved(runs, repeats, seconds).items()}
 
 
 def _matrix(N, K, rng):

@@ -7,7 +7,8 @@ A lesson is written only when all its cells have run. The fixed form:
 
     notebook metadata   the kernel "python3", the language "python", nothing else
     cell metadata       tags, and what is folded; no times, no editor's notes
-    outputs             one stream for stdout and one for stderr between two others; no widget models
+    outputs             one stream for stdout and one for stderr between two others; no widget models and
+                        no lines of progress
 """
 
 import argparse
@@ -19,12 +20,14 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = ROOT / "notebooks"
 
 CELL_TIMEOUT = 600  # seconds
+NO_PROGRESS = {"TQDM_DISABLE": "1"}  # read by tqdm; `make test` sets it too: the line depends on the time
 FAILURES = (CellExecutionError, TimeoutError, DeadKernelError)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
@@ -73,6 +76,17 @@ def clear(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+class SilentOutput(OutputWidget):
+    """What a widget draws, kept out of the cell; nbclient's own also tells the kernel of it.
+
+    It does so on the socket where it waits for the cell's end, and where the machine is busy it then misses
+    that at times, and waits for ever. No lesson needs to be told.
+    """
+
+    def send(self, data=None, metadata=None, buffers=None) -> None:
+        pass
+
+
 def execute(notebook: NotebookNode, folder: Path, on_cell=None) -> NotebookNode:
     """Run all cells of `notebook` in a fresh kernel started in `folder`, in place, and return it.
 
@@ -87,7 +101,8 @@ def execute(notebook: NotebookNode, folder: Path, on_cell=None) -> NotebookNode:
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=on_cell,
     )
-    return client.execute()
+    client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": SilentOutput}}
+    return client.execute(env=os.environ | NO_PROGRESS)
 
 
 def update(path: Path) -> float:

@@ -99,14 +99,15 @@ def dot_codes(isa, q, x, rounds):
     )
 
 
-def integer_peak() -> float | None:
+def integer_peak(seconds: float = bench.BUDGET) -> float | None:
     """Return the 8-bit GOP/s of one core's dot instructions; None where the CPU has none that we use."""
     isa = vectors.INSTRUCTION_SETS[cpu.chosen()]
     if isa is None:
         return None
     rng = np.random.default_rng(0)
     q, x = rng.integers(0, 16, CODES).astype(np.uint8), rng.integers(-9, 10, CODES + 128).astype(np.int8)
-    timing = bench.interleaved({"dot": lambda: dot_codes(isa, q, x, ROUNDS)})["dot"]
+    run = {"dot": lambda: dot_codes(isa, q, x, ROUNDS)}
+    timing = bench.interleaved(run, seconds=seconds)["dot"]
     return ROUNDS * CODES // 128 * STEP / timing.median / 1e9
 
 

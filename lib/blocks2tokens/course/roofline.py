@@ -48,8 +48,8 @@ def machine() -> Machine:
     return Machine(_processor(), numba.config.NUMBA_NUM_THREADS, _caches(), psutil.virtual_memory().total)
 
 
-def measure() -> Ceilings:
-    """Measure this machine's ceilings. Takes a few seconds."""
+def measure(seconds: float = bench.BUDGET) -> Ceilings:
+    """Measure this machine's ceilings, in a few seconds; `seconds` is what the rounds may take."""
     cores = sorted({1, numba.config.NUMBA_NUM_THREADS})
     data = np.ones(_array_bytes() // 8)
     a = np.ones((GEMM_SIZE, GEMM_SIZE), np.float32)
@@ -57,6 +57,7 @@ def measure() -> Ceilings:
         {("read", n): partial(_read_all, data, n) for n in cores}
         | {("gemm", n): partial(_multiply, a, n) for n in cores},
         REPEATS,
+        seconds,
     )
     return Ceilings(
         {n: data.nbytes / timings["read", n].median / 1e9 for n in cores},

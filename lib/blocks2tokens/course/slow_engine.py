@@ -28,7 +28,6 @@ Decoded matrices are kept in a least-recently-used cache of the same share of th
 """
 
 import math
-import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -41,7 +40,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.course import ablation, bench, plot, stages
+from blocks2tokens.course import ablation, bench, budget, plot, stages
 from blocks2tokens.course.stages import OFF, Recorder, Stage
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import Format
@@ -736,7 +735,12 @@ def made_along(order: Iterable[Iterable[str]]) -> list[frozenset]:
 
 
 def measure(
-    model: Model, ids: Sequence[int], variants: Iterable[frozenset], repeats: int, n_tokens: int = 8
+    model: Model,
+    ids: Sequence[int],
+    variants: Iterable[frozenset],
+    repeats: int,
+    n_tokens: int = 8,
+    seconds: float = bench.BUDGET,
 ) -> dict[frozenset | str, bench.Timing]:
     """Time the last of ids in an engine for each set of fixes, in turn with Model.generate, as "ours".
 
@@ -746,14 +750,18 @@ def measure(
         fixes: one_token(SlowEngine(model, fixes), ids) for fixes in dict.fromkeys(variants)
     }
     functions["ours"] = engine_tokens(model, ids, n_tokens)
-    timings = bench.interleaved(functions, repeats)
+    timings = bench.interleaved(functions, repeats, seconds)
     t = timings["ours"]
-    timings["ours"] = bench.Timing(*(seconds / n_tokens for seconds in (t.first, t.median, t.low, t.high)))
-    return timings
+    each = {what: getattr(t, what) / n_tokens for what in ("first", "median", "low", "high")}
+    return timings | {"ours": replace(t, **each)}
 
 
 def paired(
-    model: Model, ids: Sequence[int], variants: Mapping[str, Iterable[str]], repeats: int
+    model: Model,
+    ids: Sequence[int],
+    variants: Mapping[str, Iterable[str]],
+    repeats: int,
+    seconds: float = bench.BUDGET,
 ) -> dict[str, tuple[float, float, float]]:
     """Return {name: (low, median, high)}: how many times faster a set of fixes makes the last of ids.
 
@@ -763,14 +771,16 @@ def paired(
     slow = one_token(SlowEngine(model), ids)
     runs = {name: one_token(SlowEngine(model, fixes), ids) for name, fixes in variants.items()}
     ratios: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            slow()
-            middle = time.perf_counter()
-            run()
-            if repeat:  # the first one compiles
-                ratios[name].append((middle - start) / (time.perf_counter() - middle))
+    with budget.progress((repeats + 1) * len(runs), "measuring") as bar:
+        for n in budget.rounds(repeats, seconds):
+            for name, run in runs.items():
+                start = budget.clock()
+                slow()
+                middle = budget.clock()
+                run()
+                if n:  # the first one compiles
+                    ratios[name].append((middle - start) / (budget.clock() - middle))
+                bar.update()
     return {name: tuple(map(float, np.percentile(found, (25, 50, 75)))) for name, found in ratios.items()}
 
 

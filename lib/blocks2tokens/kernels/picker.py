@@ -24,6 +24,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 from numba import get_num_threads
+from tqdm import tqdm
 
 from blocks2tokens.formats import FORMATS, Format
 from blocks2tokens.jit import cpu
@@ -90,13 +91,16 @@ def timed(kernels, inputs, w):
     """
     runs = [(kernel, x) for x in inputs for kernel in kernels if len(x) in kernel.rows]
     times = {(kernel.name, len(x)): float("inf") for kernel, x in runs}
-    for repeat in range(REPEATS + 1):
-        for kernel, x in runs:
-            before = time.perf_counter()
-            kernel.product(x, w)
-            if repeat:  # the first run compiles
-                key = kernel.name, len(x)
-                times[key] = min(times[key], time.perf_counter() - before)
+    n_runs = (REPEATS + 1) * len(runs)
+    with tqdm(total=n_runs, desc=f"choosing kernels, {w.format.name}", delay=2, leave=False) as bar:
+        for repeat in range(REPEATS + 1):
+            for kernel, x in runs:
+                before = time.perf_counter()
+                kernel.product(x, w)
+                if repeat:  # the first run compiles
+                    key = kernel.name, len(x)
+                    times[key] = min(times[key], time.perf_counter() - before)
+                bar.update()
     return times
 
 

@@ -145,17 +145,11 @@ class Transformer:
 
     def _batches(self, ids, cache):
         """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
+        off = {"disable": True} if len(ids) <= PREFILL else {}  # said only where it is so: see TQDM_DISABLE
         with (
             one_blas_thread(),
             interrupts_wait() as let_interrupt_through,
-            tqdm(
-                total=len(ids),
-                desc="prompt",
-                unit=" tokens",
-                delay=2,
-                leave=False,
-                disable=len(ids) <= PREFILL,
-            ) as bar,
+            tqdm(total=len(ids), desc="prompt", unit=" tokens", delay=2, leave=False, **off) as bar,
         ):
             for i in range(0, len(ids), PREFILL):
                 batch = ids[i : i + PREFILL]
