@@ -8,8 +8,9 @@ from small_model import random_tensor
 
 import blocks2tokens as b2t
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
+from blocks2tokens.kernels.unpack import PACKED
 
-INTEGER = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1")
+INTEGER = [name for name, packed in PACKED.items() if not packed.is_float]
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative error of one rounding
 M_AND_N = [(0, 5), (1, 1), (1, 33), (2, 7), (7, 16), (8, 17), (40, 3)]
 

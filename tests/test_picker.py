@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import blocks2tokens as b2t
+from blocks2tokens.jit import cpu
 from blocks2tokens.kernels import candidates, picker
 from blocks2tokens.kernels.kernel import Kernel
+from blocks2tokens.kernels.unpack import PACKED
 
 
 @pytest.fixture
@@ -106,6 +108,10 @@ def test_matmul_says_what_it_picked():
 
 def test_candidates_are_those_that_can_be_fast(monkeypatch):
     fmt = b2t.FORMATS
-    assert list(candidates(fmt["F16"])) == ["fused_rows", "dequantize_then_blas"]
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "plain")
+    assert list(candidates(fmt["F16"])) == ["fused_rows", "dequantize_then_blas"]
     assert list(candidates(fmt["Q4_K"])) == ["integer_dot", "fused_rows", "dequantize_then_blas"]
+    if cpu.available()[0] != "plain":
+        monkeypatch.delenv("BLOCKS2TOKENS_SIMD")
+        for name in PACKED:
+            assert list(candidates(fmt[name]))[:3] == ["simd_dot", "simd_tiles", "integer_gemm"]

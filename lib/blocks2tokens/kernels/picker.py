@@ -122,7 +122,8 @@ def folder() -> Path:
 
 def machine_key(n_threads, isa, kernels):
     """Return a short hash of what the choice depends on."""
-    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    folders = Path(__file__).parent, Path(cpu.__file__).parent
+    sources = [path.read_bytes() for each in folders for path in sorted(each.glob("*.py"))]
     here = (platform.machine(), llvm.get_host_cpu_name(), n_threads, isa, *(k.name for k in kernels))
     return hashlib.sha256(repr((here, sources)).encode()).hexdigest()[:12]
 

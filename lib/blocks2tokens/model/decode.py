@@ -22,6 +22,7 @@ from numba import config as numba_config
 from numba import get_num_threads, njit, prange
 from numba.extending import overload
 
+from blocks2tokens import kernels
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.vectors import address_of
 from blocks2tokens.kernels import row_jobs
@@ -530,7 +531,7 @@ def _table_rows(data, matrices):
 def _job(w):
     """Return the function that multiplies rows of a matrix, and how x is rounded: to which block, group."""
     isa = vectors_for(w.format, *w.shape)
-    if isa == "plain":
+    if isa == "plain" or "simd_dot" not in kernels.candidates(w.format):
         return row_jobs.float_rows(w.format), (FLOATS_ONLY, 0)
     packed = PACKED[w.format.name]
     kind = (FLOATS_ONLY, 0) if packed.is_float else (packed.weights, packed.group)
