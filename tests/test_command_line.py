@@ -335,6 +335,24 @@ def test_info_does_not_let_a_file_write_on_the_terminal(run, tmp_path):
     assert not {"\x1b", "\x07"} & set(out) and r"\x1b[2Jgone\nnew line" in out
 
 
+# --- calibrate --------------------------------------------------------------------------------------------
+
+
+def test_calibrate_shows_what_each_kernel_costs(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLOCKS2TOKENS_CACHE", str(tmp_path / "cache"))
+    code, out, _ = run("calibrate", "Q8_0")
+    lines = out.splitlines()
+    assert code == 0 and lines[2].startswith("Q8_0") and "M = 128" in lines[2]
+    assert any(line.startswith("dequantize_then_blas") for line in lines)
+    assert sum(line.count("*") for line in lines[3:]) == lines[2].count("M =")  # one winner each
+    assert list((tmp_path / "cache").glob("kernels-Q8_0-*.json"))
+
+
+def test_calibrate_knows_the_formats(run):
+    code, out, err = run("calibrate", "Q9_Z")
+    assert code == 2 and not out and "expected one of Q4_K" in err and "'Q9_Z'" in err
+
+
 # --- convert and perplexity -------------------------------------------------------------------------------
 
 

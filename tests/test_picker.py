@@ -70,6 +70,21 @@ def test_it_is_measured_once_and_read_from_the_file_after_that(cache, crossing):
     assert picker.choose(b2t.FORMATS["Q4_K"], 20, kernels) == choice and len(calls) == measured
 
 
+def test_measuring_anew_forgets_what_was_picked(cache, crossing):
+    kernels, calls = crossing
+    fmt = b2t.FORMATS["Q4_K"]
+    assert picker.choose(fmt, 20, kernels).kernel == "many"
+    (path,) = cache.iterdir()
+    path.write_text(json.dumps({"1": ["few", 1.0]}))  # what a busy machine might have left
+    picker.winners.cache_clear()
+    assert picker.choose(fmt, 20, kernels).kernel == "few"
+    times = picker.measure_anew(fmt, kernels)
+    assert times["few", 16] == pytest.approx(16) and times["many", 16] == pytest.approx(10)
+    assert (
+        picker.choose(fmt, 20, kernels).kernel == "many" and json.loads(path.read_text())["16"][0] == "many"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "{}", '{"1": 3}', '{"a": ["few", 1]}', '{"1": ["gone", 1]}', '{"1": ["few", "x"]}'],

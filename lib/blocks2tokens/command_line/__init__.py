@@ -3,6 +3,7 @@
 arguments   what may be typed, and what --help says
 chat        a conversation at a prompt
 info        what is in a GGUF file
+calibrate   which kernels are the fastest here
 answer      one answer as it comes, and how long it took; generate and chat share it
 notice      says what one is waiting for
 """
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line import arguments, chat, info
+from blocks2tokens.command_line import arguments, calibrate, chat, info
 from blocks2tokens.command_line.answer import Answer, load, sampler
 from blocks2tokens.command_line.notice import Notice, printable, say
 
@@ -93,4 +94,5 @@ COMMANDS = {
     "info": info.run,
     "convert": convert,
     "perplexity": perplexity,
+    "calibrate": calibrate.run,
 }

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable
 
 from blocks2tokens.convert import TARGETS
+from blocks2tokens.kernels.unpack import PACKED
 
 PROG = "python -m blocks2tokens"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -15,6 +16,7 @@ COMMANDS = {
     "info": "show what is in a GGUF file",
     "convert": "quantize a model into another format",
     "perplexity": "measure how well a model predicts a text",
+    "calibrate": "time the kernels again, keep the fastest",
 }
 GENERATE_TOKENS, CHAT_TOKENS = 256, 1024
 
@@ -42,7 +44,7 @@ def build() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, help="what to do")
-    for add in (_add_chat, _add_generate, _add_info, _add_convert, _add_perplexity):
+    for add in (_add_chat, _add_generate, _add_info, _add_convert, _add_perplexity, _add_calibrate):
         add(commands)
     return parser
 
@@ -115,6 +117,15 @@ def _add_perplexity(commands) -> None:
     _add_threads(parser)
 
 
+def _add_calibrate(commands) -> None:
+    details = (
+        "Time the kernels again, keep which are the fastest for this machine, and show what the others cost. "
+        "The first product with a format does it by itself; do it again if the machine was busy then."
+    )
+    parser = _add_command(commands, "calibrate", details, "calibrate Q4_K Q6_K", model=False)
+    parser.add_argument("formats", metavar="FORMAT", nargs="*", type=known_format, help="such as Q4_K")
+
+
 def _add_command(commands, name, details, example, model=True) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
@@ -149,6 +160,13 @@ def _add_sampling(parser, temperature: float, top_p: float, max_tokens: int) -> 
     add("--top-p", "P", float, top_p, nucleus)
     add("--repetition-penalty", "R", float, 1.0, "above 1 avoids what was said already (default: 1)")
     add("--seed", "N", at_least(0), None, "draw the same tokens each time (default: others each time)")
+
+
+def known_format(name: str) -> str:
+    """Return a format's name; ArgumentTypeError if it has no kernels."""
+    if name not in PACKED:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(PACKED)}, got {name!r}")
+    return name
 
 
 def at_least(least: int) -> Callable[[str], int]:

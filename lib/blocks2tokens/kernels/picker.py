@@ -58,28 +58,48 @@ def choose(fmt: Format, M: int, candidates: dict) -> Choice:
 @cache
 def winners(name: str, n_threads: int, isa: str, kernels: tuple) -> dict[int, tuple[str, float]]:
     """Return {M: (kernel, seconds)} for a format, from the cache folder or by measuring."""
-    path = folder() / f"kernels-{name}-{machine_key(n_threads, isa, kernels)}.json"
+    path = table_path(name, n_threads, isa, kernels)
     table = read(path, {kernel.name for kernel in kernels})
     if table is None:
-        table = calibrate(FORMATS[name], kernels)
+        table = fastest(calibrate(FORMATS[name], kernels), kernels)
         write(path, table)
     return table
 
 
-def calibrate(fmt: Format, kernels: tuple) -> dict[int, tuple[str, float]]:
-    """Time the kernels on a random matrix; return {M: (fastest, its seconds)}."""
+def measure_anew(fmt: Format, candidates: dict) -> dict[tuple[str, int], float]:
+    """Time the candidates again and keep the new winners; return {(kernel's name, M): seconds}.
+
+    For a machine that was busy when they were timed first.
+    """
+    kernels = tuple(candidates.values())
+    times = calibrate(fmt, kernels)
+    write(table_path(fmt.name, get_num_threads(), cpu.chosen(), kernels), fastest(times, kernels))
+    winners.cache_clear()
+    return times
+
+
+def table_path(name, n_threads, isa, kernels):
+    return folder() / f"kernels-{name}-{machine_key(n_threads, isa, kernels)}.json"
+
+
+def calibrate(fmt: Format, kernels: tuple) -> dict[tuple[str, int], float]:
+    """Time the kernels on a random matrix; return {(kernel's name, M): seconds}."""
     rng = np.random.default_rng(0)
     N, K = SHAPE
     row = fmt.quantize(rng.standard_normal((64, K), dtype=np.float32))
     w = QuantizedMatrix(np.tile(row, (N // 64, 1)), fmt, SHAPE)
     inputs = [rng.standard_normal((M, K), dtype=np.float32) for M in ROWS]
-    times = timed(kernels, inputs, w)
+    return timed(kernels, inputs, w)
+
+
+def fastest(times: dict, kernels: tuple) -> dict[int, tuple[str, float]]:
+    """Return {M: (fastest kernel, its seconds)}."""
     table = {}
     for M in ROWS:
         candidates = [kernel.name for kernel in kernels if M in kernel.rows]
         best = min(times[name, M] for name in candidates)
-        fastest = next(name for name in candidates if times[name, M] * MARGIN <= best)
-        table[M] = fastest, times[fastest, M]
+        winner = next(name for name in candidates if times[name, M] * MARGIN <= best)
+        table[M] = winner, times[winner, M]
     return table
 
 
