@@ -71,7 +71,7 @@ def test_it_is_measured_once_and_read_from_the_file_after_that(cache, crossing):
 
 
 def test_measuring_anew_forgets_what_was_picked(cache, crossing):
-    kernels, calls = crossing
+    kernels, _ = crossing
     fmt = b2t.FORMATS["Q4_K"]
     assert picker.choose(fmt, 20, kernels).kernel == "many"
     (path,) = cache.iterdir()
