@@ -6,8 +6,8 @@ from numba import njit
 
 from blocks2tokens import KERNELS, QuantizedMatrix
 from blocks2tokens.course.check import integer_dots as lesson
-from blocks2tokens.kernels import activations, simd, simd_rows
-from blocks2tokens.kernels.simd import (
+from blocks2tokens.jit import cpu, vectors
+from blocks2tokens.jit.vectors import (
     add_scaled_pairs,
     bytes_to_floats,
     dot_pairs,
@@ -18,6 +18,7 @@ from blocks2tokens.kernels.simd import (
     low_nibbles,
     multiply,
     multiply_add,
+    packed_scales,
     pick_scales,
     repeat_bytes,
     repeat_float,
@@ -27,7 +28,7 @@ from blocks2tokens.kernels.simd import (
     zero_ints,
     zeros_like,
 )
-from blocks2tokens.kernels.simd_rows import packed_scales
+from blocks2tokens.kernels import activations
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 
@@ -298,7 +299,9 @@ def test_the_card_shows_a_solution(name):
 # Vector functions
 
 
-needs_vectors = pytest.mark.skipif(simd.available()[0] == "plain", reason="this CPU has no vector code")
+needs_vectors = pytest.mark.skipif(
+    vectors.INSTRUCTION_SETS[cpu.available()[0]] is None, reason="this CPU has no vector code"
+)
 
 
 def test_a_load_beyond_the_array_is_told():
@@ -315,28 +318,33 @@ def test_a_kernel_that_does_not_compile_is_told(monkeypatch):
     assert verdict.kind == "wrong" and "Numba cannot compile it" in verdict.message
 
 
-@pytest.mark.parametrize("module", [simd, None])
+@pytest.mark.parametrize("module", [vectors, None])
 def test_names_may_come_from_the_module(module):
-    """`simd.dot_pairs` has its twin as `dot_pairs` has."""
-    function = (lambda: simd.zero_ints()) if module else (lambda: zero_ints())
+    """`vectors.dot_pairs` has its twin as `dot_pairs` has."""
+    function = (lambda: vectors.zero_ints()) if module else (lambda: zero_ints())
     assert np.array_equal(lesson.interpreted(function)(), np.zeros(16))
 
 
+def in_order(a):
+    """Return codes, d and sums of one row of activations as the lesson's row wants them."""
+    codes, d, sums = a.codes[0, :, 0], a.d[0, :, 0], a.sums[0, :, 0]
+    order = NAMES["order_of_codes"].engine(64)
+    return codes[:, order].reshape(-1), np.ascontiguousarray(d), (d[:, None] * sums).reshape(-1)
+
+
 @needs_vectors
-@pytest.mark.parametrize("isa", [name for name in simd.available() if name != "plain"])
+@pytest.mark.parametrize("isa", [name for name in cpu.available() if vectors.INSTRUCTION_SETS[name]])
 def test_the_row_is_the_engine_s(isa):
     """Compiled, interpreted and the engine's row: the same number."""
     rng = np.random.default_rng(0)
     w = QuantizedMatrix.quantize(rng.standard_normal((4, 768), dtype=np.float32), "Q4_K")
     x = rng.standard_normal((1, 768), dtype=np.float32)
-    a = activations.quantize(x, 256, 32, simd_rows.K_ORDER)
-    compiled, kind = njit(lesson.dot_q4_k_row), simd.INSTRUCTION_SETS[isa]
+    arguments = in_order(activations.quantize(x, 256, 32))
+    compiled, kind = njit(lesson.dot_q4_k_row), vectors.INSTRUCTION_SETS[isa]
     for raw, expected in zip(w.raw, KERNELS["integer_dot"](x, w)[0], strict=True):
-        arguments = raw, a.codes[0], a.d[0], a.sums[0]
-        assert compiled(kind, *arguments) == pytest.approx(expected, rel=1e-4, abs=1e-3)
-        assert lesson.interpreted(lesson.dot_q4_k_row)(None, *arguments) == pytest.approx(
-            expected, rel=1e-4, abs=1e-3
-        )
+        twin = lesson.interpreted(lesson.dot_q4_k_row)(None, raw, *arguments)
+        assert compiled(kind, raw, *arguments) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+        assert twin == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
 # What the exercises teach is what the kernels do
@@ -347,12 +355,15 @@ def test_activations_are_the_engine_s(block):
     x = np.random.default_rng(1).standard_normal((1, 1024), dtype=np.float32)
     made = activations.quantize(x, block, 32)
     codes, d = NAMES["quantize_activations"].engine(x[0], block)
-    assert np.array_equal(codes, made.codes[0]) and np.array_equal(d, made.d[0])
-    assert np.array_equal(NAMES["group_sums"].engine(codes, d, 32), made.sums[0])
+    assert np.array_equal(codes, made.codes[0, :, 0].ravel()) and np.array_equal(d, made.d[0, :, 0])
+    sums = NAMES["group_sums"].engine(codes, d, 32)
+    whole = made.sums[0, :, 0] * (made.d[0, :, 0, None] if block == 256 else 1)
+    assert np.array_equal(sums, whole.ravel())
 
 
-def test_the_order_is_the_engine_s():
-    codes = np.arange(-128, 128).astype(np.int8)
-    order, expected = NAMES["order_of_codes"].engine(64), codes.copy()
-    activations.reorder(expected, np.array(simd_rows.K_ORDER), np.empty(256, np.int8))
-    assert np.array_equal(codes[order], expected)
+def test_the_order_is_what_two_loads_meet():
+    """Numbered weights, packed as Q4_K packs nibbles, come out of loads of 64 bytes in this order."""
+    number = np.arange(256).reshape(4, 2, 32)
+    low, high = number[:, 0].reshape(-1), number[:, 1].reshape(-1)  # of each of the 128 bytes
+    met = [part[load : load + 64] for load in (0, 64) for part in (low, high)]
+    assert np.array_equal(NAMES["order_of_codes"].engine(64), np.concatenate(met))

@@ -120,6 +120,13 @@ def test_matrices_are_more_than_the_cache_holds(monkeypatch):
     assert len(matrices("Q8_0", (2048, 256))) == 2
 
 
+def test_there_is_no_more_than_memory_allows(monkeypatch):
+    free = type("V", (), {"available": 8_000_000, "total": 1})
+    monkeypatch.setattr(crossover.roofline.psutil, "virtual_memory", lambda: free)
+    assert sum(w.nbytes for w in matrices("Q4_K", (2048, 256))) <= 1_500_000
+    assert "no memory for more" in crossover.roofline.against_cache(1)
+
+
 def test_every_call_gets_another_matrix(monkeypatch):
     seen = []
     kernel = b2t.KERNELS["fused_rows"]

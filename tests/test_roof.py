@@ -6,7 +6,9 @@ import pytest
 
 from blocks2tokens import FORMATS, KERNELS
 from blocks2tokens.course import roof
-from blocks2tokens.kernels import simd
+from blocks2tokens.course.roofline import Ceilings
+from blocks2tokens.jit import cpu
+from blocks2tokens.jit.lanes import ISAS
 
 
 @pytest.mark.parametrize("layout", ["gguf", "report"])
@@ -18,21 +20,48 @@ def test_a_random_matrix_can_be_multiplied(layout, N):
     assert out.shape == (2, N) and np.isfinite(out).all() and out.any()
 
 
-@pytest.mark.parametrize("name", [name for name in simd.available() if name != "plain"])
+@pytest.mark.parametrize("name", [name for name in cpu.available() if name in ISAS])
 def test_the_integer_loop_adds_up_what_it_says(name):
-    isa, rng = simd.INSTRUCTION_SETS[name], np.random.default_rng(1)
-    q, x = rng.integers(0, 16, 512).astype(np.uint8), rng.integers(-9, 10, 640).astype(np.int8)
-    expected = 0
-    for i in range(0, 512, 128):
-        for codes in (q[i : i + 64], q[i + 64 : i + 128]):
-            expected += sum(int(codes.astype(int) @ x[i + 64 * n : i + 64 * n + 64]) for n in range(4))
-    assert roof.dot_codes(isa, q, x, 1) == expected
-    assert roof.dot_codes(isa, q, x, 3) == 3 * expected
+    rng, n = np.random.default_rng(1), 16
+    q, x = rng.integers(0, 16, 64 * n).astype(np.uint8), rng.integers(-9, 10, 64 * (n + 3)).astype(np.int8)
+    expected = [int(q.astype(int) @ x[64 * m : 64 * m + q.size]) for m in range(4)]
+    for rounds in (1, 3):
+        totals = np.zeros((4, 16), np.int32)
+        roof.dot_codes(name)(q, x, totals, rounds)
+        assert totals.sum(axis=1).tolist() == [rounds * row for row in expected]
 
 
 def test_the_integer_ceiling_is_none_or_positive():
     peak = roof.integer_peak()
-    assert peak is None if simd.chosen() == "plain" else peak > 0
+    assert peak is None if cpu.chosen() == "plain" else peak > 0
+
+
+def test_the_ceilings_of_one_core_are_those_that_were_measured(monkeypatch):
+    monkeypatch.setattr(roof.roofline, "measure", lambda: Ceilings({1: 10.0, 4: 30.0}, {1: 90.0, 4: 350.0}))
+    monkeypatch.setattr(roof, "integer_peak", lambda: 200.0)
+    assert roof.ceilings(1) == (1, 90.0, 200.0, 10.0)
+    assert roof.ceilings() == (4, 350.0, 800.0, 30.0)
+    monkeypatch.setattr(roof, "integer_peak", lambda: None)
+    assert roof.ceilings().integer_peak is None
+
+
+def test_the_picture_has_both_roofs_and_every_kernel():
+    limits = roof.Ceilings(2, 100.0, 400.0, 20.0)
+    points = {name: (3.5, 10.0) for name in (*KERNELS, "your kernel")}
+    axes = roof.picture(limits, points, {"fused_rows": (300.0, 50.0)}, "here")
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names[:2] == ["roof, float32, 2 cores", "roof, 8-bit integers"] and set(names[2:]) == set(points)
+    assert len(axes.lines) == 2 + len(points) + 1
+    styles = [(line.get_color(), line.get_marker()) for line in axes.lines[2:-1]]
+    assert len(set(styles)) == len(styles)
+    plt.close("all")
+
+
+def test_a_share_is_of_the_roof_that_the_kernel_is_under():
+    limits = roof.Ceilings(1, 100.0, 400.0, 20.0)
+    assert roof.share(limits, 1, 10) == roof.share(limits, 1, 10, True) == 0.5
+    assert roof.share(limits, 1000, 100) == 1 and roof.share(limits, 1000, 100, True) == 0.25
+    assert roof.share(limits._replace(integer_peak=None), 1000, 100, True) == 1
 
 
 def test_a_drawn_roof_rises_and_then_stays():

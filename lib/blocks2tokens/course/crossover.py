@@ -35,7 +35,7 @@ LINES = {  # of two kernels that are as fast, the first wins
     "dequantize_then_blas": (plot.RED, "^"),
 }
 MARGIN = 0.93  # a later kernel must take less than this share of the time: noise should not decide
-CACHE, MOST = 32 << 20, 256 << 20  # bytes: the last-level cache where it is not known; of all matrices
+MOST = 1 << 30  # bytes of all matrices
 MODEL = 7e9  # weights that each token of a 7B model meets
 
 
@@ -112,7 +112,7 @@ def matrices(name: str, shape: tuple[int, int]) -> list[QuantizedMatrix]:
     (N, K), fmt = shape, FORMATS[name]
     x = np.random.default_rng(0).standard_normal((min(N, 64), K), dtype=np.float32)
     raw = np.resize(fmt.quantize(x), (N, fmt.row_bytes(K)))
-    wanted = min(2 * max(roofline.machine().caches.values(), default=CACHE), MOST)
+    wanted = min(roofline.beyond_caches(2), MOST)
     return [QuantizedMatrix(raw.copy(), fmt, shape) for _ in range(max(2, -(-wanted // raw.nbytes)))]
 
 

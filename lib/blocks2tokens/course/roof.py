@@ -5,20 +5,26 @@
             |      /   bandwidth * intensity
             |_____/____________________  operations / byte
 
-The formulas are what lesson 14 builds; the rest draws them and measures the ceiling of integer kernels.
+The formulas are what lesson 14 builds; the rest measures ceilings and draws: the picture of lesson 14 comes
+back in 16 and 17, with one mark for each kernel.
 Source: Williams, Waterman and Patterson, "Roofline", 2009.
 """
 
+from collections.abc import Mapping
+from functools import cache
 from math import ceil
+from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
-from blocks2tokens.course import bench
+from blocks2tokens.course import bench, crossover, plot, roofline
 from blocks2tokens.formats import Format
-from blocks2tokens.jit import cpu, vectors
-from blocks2tokens.jit.vectors import add_quads, load_bytes, to_floats, total, zero_ints
+from blocks2tokens.jit import cpu
+from blocks2tokens.jit.lanes import BYTES, ISAS, WORDS, load, pointer
 from blocks2tokens.matrix import QuantizedMatrix
 
 # --- Formulas ---------------------------------------------------------------------------------------------
@@ -69,46 +75,87 @@ def random_matrix(fmt: Format, K: int, N: int, layout: str = "gguf") -> Quantize
     return QuantizedMatrix(raw, fmt, (N, K), layout)
 
 
-# --- The ceiling of integers ------------------------------------------------------------------------------
+# --- Ceilings ---------------------------------------------------------------------------------------------
 
-CODES, ROUNDS = 4096, 2000
-STEP = 8 * 64 * 2  # operations for 128 codes: eight dots of 64 pairs
+VECTORS, ROUNDS = 64, 2000
+TURN = 8  # vectors of codes in a turn of the loop, each for four rows of x: as in a group of Q4_K
+OPERATIONS = TURN * 4 * 64 * 2  # of a turn
+LARGEST = 15  # the codes are nibbles
 
 
-@njit(cache=True)
-def dot_codes(isa, q, x, rounds):
-    """Dot 128 codes with four times 64 integers at a time, in eight sums that do not wait for each other.
+class Ceilings(NamedTuple):
+    """What so many cores reach: GFLOP/s of BLAS, 8-bit GOP/s (None where there are none), GB/s."""
 
-    q uint8 [n], x int8 [n + 128], both in the nearest cache; nothing is unpacked and nothing scaled.
+    cores: int
+    peak: float
+    integer_peak: float | None
+    bandwidth: float
+
+
+def ceilings(cores: int | None = None) -> Ceilings:
+    """Measure the ceilings of some cores, one or all. Takes a few seconds."""
+    measured = roofline.measure()
+    cores = cores or max(measured.read)
+    alone = integer_peak()
+    return Ceilings(cores, measured.gemm[cores], alone and cores * alone, measured.read[cores])
+
+
+@cache
+def dots_of_a_turn(isa_name: str):
+    """Return an intrinsic: (q, x, four int32 [16]) -> sums += TURN vectors of codes times four rows of x."""
+    isa = ISAS[isa_name]
+
+    def codegen(context, builder, signature, args):
+        q, x, totals = args
+        codes = [load(builder, q, 64 * i, BYTES) for i in range(TURN)]
+        rows = isa.dots(builder, codes, lambda m, i: load(builder, x, 64 * (m + i), BYTES), 4, LARGEST)
+        for m, row in enumerate(rows):
+            place = pointer(builder, totals, 64 * m, WORDS)
+            builder.store(builder.add(builder.load(place, align=1), row), place, align=1)
+        return context.get_dummy_value()
+
+    def dots(typingctx, q, x, totals):
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return intrinsic(dots)
+
+
+@cache
+def dot_codes(isa_name: str):
+    """Return a function that dots codes with four rows of integers, as fast as the CPU can.
+
+    q uint8 [64 n], x int8 [64 (n + 3)], totals int32 [4, 16], all in the nearest cache; nothing is unpacked
+    and nothing scaled. Row m of x begins at 64 m.
     """
-    a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero_ints()
-    for _ in range(rounds):
-        for i in range(0, q.size, 128):
-            first, second = load_bytes(q, i), load_bytes(q, i + 64)
-            a, b = load_bytes(x, i), load_bytes(x, i + 64)
-            c, d = load_bytes(x, i + 128), load_bytes(x, i + 192)
-            a0, a1 = add_quads(isa, a0, first, a), add_quads(isa, a1, second, a)
-            b0, b1 = add_quads(isa, b0, first, b), add_quads(isa, b1, second, b)
-            c0, c1 = add_quads(isa, c0, first, c), add_quads(isa, c1, second, c)
-            d0, d1 = add_quads(isa, d0, first, d), add_quads(isa, d1, second, d)
-    return (
-        (total(to_floats(a0)) + total(to_floats(a1)))
-        + (total(to_floats(b0)) + total(to_floats(b1)))
-        + (total(to_floats(c0)) + total(to_floats(c1)))
-        + (total(to_floats(d0)) + total(to_floats(d1)))
-    )
+    dots = dots_of_a_turn(isa_name)
+
+    def dot_codes(q, x, totals, rounds):
+        for _ in range(rounds):
+            for i in range(0, q.size, 64 * TURN):
+                dots(q.ctypes.data + i, x.ctypes.data + i, totals.ctypes.data)
+
+    return njit(dot_codes)
+
+
+def at_a_line(array):
+    """Return a copy that begins at a whole 64 bytes: a load over the end of a line costs two."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def integer_peak(seconds: float = bench.BUDGET) -> float | None:
     """Return the 8-bit GOP/s of one core's dot instructions; None where the CPU has none that we use."""
-    isa = vectors.INSTRUCTION_SETS[cpu.chosen()]
-    if isa is None:
+    if cpu.chosen() not in ISAS:
         return None
-    rng = np.random.default_rng(0)
-    q, x = rng.integers(0, 16, CODES).astype(np.uint8), rng.integers(-9, 10, CODES + 128).astype(np.int8)
-    run = {"dot": lambda: dot_codes(isa, q, x, ROUNDS)}
-    timing = bench.interleaved(run, seconds=seconds)["dot"]
-    return ROUNDS * CODES // 128 * STEP / timing.median / 1e9
+    rng, run = np.random.default_rng(0), dot_codes(cpu.chosen())
+    q = at_a_line(rng.integers(0, LARGEST + 1, 64 * VECTORS).astype(np.uint8))
+    x = at_a_line(rng.integers(-9, 10, 64 * (VECTORS + 3)).astype(np.int8))
+    totals = at_a_line(np.zeros((4, 16), np.int32))
+    timing = bench.interleaved({"dot": lambda: run(q, x, totals, ROUNDS)}, seconds=seconds)["dot"]
+    return ROUNDS * VECTORS // TURN * OPERATIONS / timing.median / 1e9
 
 
 # --- Drawing ----------------------------------------------------------------------------------------------
@@ -120,3 +167,50 @@ def draw(axes: Axes, peak: float, bandwidth: float, label: str, colour: str = "k
     roof = [attainable(i, peak, bandwidth) for i in intensity]
     axes.plot(intensity, roof, color=colour, ls=ls, lw=2, label=label)
     axes.set(xscale="log", yscale="log", xlabel="operations / byte", ylabel="GFLOP/s")
+
+
+MARKS = {
+    "phase1_naive_fused": (plot.GREY, "<"),
+    "phase2_optimized_fused": (plot.GREY, ">"),
+    "phase3a_block_cache": (plot.GREY, "p"),
+    "phase3b_column_major": (plot.GREY, "X"),
+    "phase0_baseline": ("k", "h"),
+    "integer_dot": (plot.PURPLE, "P"),
+    "your kernel": (plot.YELLOW, "*"),
+    **crossover.LINES,
+}
+
+
+def draw_points(axes: Axes, points: Mapping[str, tuple[float, float]], fill: str = "full") -> None:
+    """Draw {kernel: (operations / byte, GFLOP/s)}; hollow ones, fill "none", get no name in the legend."""
+    for name, (intensity, speed) in points.items():
+        colour, mark = MARKS[name]
+        label = name if fill == "full" else None
+        edge = colour if fill == "none" else "0.2"
+        style = {"color": colour, "mec": edge, "fillstyle": fill, "ms": 9, "ls": ""}
+        axes.plot(intensity, speed, mark, label=label, **style)
+
+
+def picture(
+    limits: Ceilings,
+    points: Mapping[str, tuple[float, float]],
+    hollow: Mapping[str, tuple[float, float]] | None = None,
+    title: str = "",
+) -> Axes:
+    """Draw the roofs of so many cores, and kernels under them; `hollow` are those with many rows of x."""
+    axes = plt.subplots(figsize=(9.5, 4.8))[1]
+    cores = f"{limits.cores} core{'s' * (limits.cores > 1)}"
+    draw(axes, limits.peak, limits.bandwidth, f"roof, float32, {cores}")
+    if limits.integer_peak:
+        draw(axes, limits.integer_peak, limits.bandwidth, "roof, 8-bit integers", plot.PURPLE, "--")
+    draw_points(axes, points)
+    draw_points(axes, hollow or {}, "none")
+    axes.set_title(title)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    return axes
+
+
+def share(limits: Ceilings, intensity: float, speed: float, integers: bool = False) -> float:
+    """Return which part of the roof above it a point reaches: the one of 8-bit integers if it uses those."""
+    peak = limits.integer_peak if integers and limits.integer_peak else limits.peak
+    return speed / attainable(intensity, peak, limits.bandwidth)

@@ -23,6 +23,7 @@ from blocks2tokens.course import bench
 REPEATS = 5
 GEMM_SIZE = 1536
 CHUNK = 1 << 16  # float64 a piece: 512 KiB
+UNKNOWN_CACHE = 32 << 20  # bytes of a last-level cache that the system does not tell
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,26 @@ def _multiply(a, n_threads):
         return a @ a
 
 
+def beyond_caches(times: int = 2, least: int = 0) -> int:
+    """Return so many times the bytes of the last-level cache; at most an eighth of the free memory."""
+    wanted = max(least, times * max(machine().caches.values(), default=UNKNOWN_CACHE))
+    return min(wanted, psutil.virtual_memory().available // 8)
+
+
+def against_cache(n_bytes: int) -> str:
+    """Say how so many bytes compare with the largest cache."""
+    largest = max(machine().caches.values(), default=0)
+    if not largest:
+        return f"{n_bytes / 2**20:,.0f} MiB; this system does not tell its caches"
+    held = f"{n_bytes / 2**20:,.0f} MiB in all, the largest cache has {largest / 2**20:,.0f}"
+    if n_bytes > largest:
+        return held
+    return f"{held}: it may hold them, there was no memory for more"
+
+
 def _array_bytes():
-    """Four times the last-level cache, at least 256 MB, at most an eighth of the free memory."""
-    largest_cache = max(_caches().values(), default=0)
-    wanted = max(256 << 20, 4 * largest_cache)
-    allowed = min(wanted, psutil.virtual_memory().available // 8)
-    return max(1, allowed // (8 * CHUNK)) * 8 * CHUNK
+    """Four times the last-level cache, at least 256 MB, in whole chunks."""
+    return max(1, beyond_caches(4, 256 << 20) // (8 * CHUNK)) * 8 * CHUNK
 
 
 def _processor():
