@@ -19,7 +19,6 @@ from numba import njit, prange
 
 from blocks2tokens.formats.compiled import bits_to_float
 from blocks2tokens.jit.cores import takes_turns
-from blocks2tokens.jit.naming import named
 
 INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
@@ -90,22 +89,30 @@ def quantize_row(x, tile, m, codes, d, sums):
         d[tile, b, m], sums[tile, b, m] = scale, scale * sum_of(made)
 
 
-def rows_in_turn(quantize_one):
-    """Return the loop over rows, and the same loop shared by the cores."""
-
-    def in_turn(x, codes, d, sums):
-        for row in range(x.shape[0]):
-            quantize_one(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
-
-    def at_once(x, codes, d, sums):
-        for row in prange(x.shape[0]):
-            quantize_one(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
-
-    name = quantize_one.py_func.__name__
-    return named(in_turn, f"{name}_in_turn"), takes_turns(named(at_once, f"{name}_at_once", parallel=True))
+@njit(cache=True)
+def super_rows_in_turn(x, codes, d, sums):
+    for row in range(x.shape[0]):
+        quantize_super_row(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
 
 
-LOOPS = {"super-block": rows_in_turn(quantize_super_row), "block": rows_in_turn(quantize_row)}
+@takes_turns
+@njit(parallel=True, cache=True)
+def super_rows_at_once(x, codes, d, sums):
+    for row in prange(x.shape[0]):
+        quantize_super_row(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
+
+
+@njit(cache=True)
+def rows_in_turn(x, codes, d, sums):
+    for row in range(x.shape[0]):
+        quantize_row(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
+
+
+@takes_turns
+@njit(parallel=True, cache=True)
+def rows_at_once(x, codes, d, sums):
+    for row in prange(x.shape[0]):
+        quantize_row(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
 
 
 def quantize(x, block, group, tile=1) -> Activations:
@@ -115,7 +122,11 @@ def quantize(x, block, group, tile=1) -> Activations:
     make = np.empty if M % tile == 0 else np.zeros
     codes, d = make((tiles, blocks, tile, block), np.int8), make((tiles, blocks, tile), np.float32)
     sums = make((*d.shape, block // group), np.int16) if block == 256 else make(d.shape, np.float32)
-    LOOPS["super-block" if block == 256 else "block"][x.size >= SERIAL_BELOW](x, codes, d, sums)
+    if block == 256:
+        fill = super_rows_in_turn if x.size < SERIAL_BELOW else super_rows_at_once
+    else:
+        fill = rows_in_turn if x.size < SERIAL_BELOW else rows_at_once
+    fill(x, codes, d, sums)
     return Activations(codes, d, sums, M)
 
 

@@ -12,7 +12,7 @@ from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import simd_tiles
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.panels import Layout, intrinsic_of
+from blocks2tokens.kernels.panels import Layout, fill, tag_of, tile
 from blocks2tokens.kernels.simd_dot import copy_tile, round_x, run_job, tile_sizes, vectors_for
 from blocks2tokens.kernels.unpack import PACKED
 
@@ -27,7 +27,7 @@ def compiled_job(name, isa_name):
 def panel_job(name, isa_name):
     """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of x."""
     packed, n_rows = PACKED[name], ISAS[isa_name].tile
-    fill, tile = intrinsic_of("fill", name, isa_name), intrinsic_of("tile", name, isa_name, n_rows)
+    tag = tag_of(name, isa_name, n_rows)
     code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
     size, span = packed.size, SPAN // packed.weights
 
@@ -38,11 +38,11 @@ def panel_job(name, isa_name):
             part[:] = 0
             for block in range(0, blocks, span):
                 count = min(span, blocks - block)
-                fill(weights + start * row_bytes + size * block, row_bytes, count, room, ahead)
+                fill(tag, weights + start * row_bytes + size * block, row_bytes, count, room, ahead)
                 for t in range(tiles):
                     place = t * blocks + block
                     x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
-                    tile(room, count, *x, results + 4 * ROWS * n_rows * t)
+                    tile(tag, room, count, *x, results + 4 * ROWS * n_rows * t)
             copy_tile(part, out, 0, start)
 
     return named(job, f"panel_job_{name}_{isa_name}".lower())

@@ -16,6 +16,9 @@ The functions exist once for each format, instruction set and T. They take addre
 `module_of` makes them by themselves, for any CPU, so that its code can be looked at.
 """
 
+from collections import namedtuple
+from functools import cache
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -296,22 +299,47 @@ def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2"):
 # --- In Numba's language ----------------------------------------------------------------------------------
 
 
-def intrinsic_of(kind: str, name: str, isa_name: str, n_rows: int = 1):
-    """Return one of the functions for `@njit` code: all arguments int64."""
-    packed, isa = PACKED[name], ISAS[isa_name]
-    signature = types.void(*[types.int64] * len(ARGUMENTS[kind]))
+# A function is chosen by the type of a tag, a tuple with a class of its own. A generated function that has a
+# tag in its closure looks the same in every process, so that Numba finds it in its cache; one that has an
+# intrinsic or another compiled function there does not.
+
+TAGS = {}  # class of a tag: (format, instruction set, T)
+
+
+@cache
+def tag_of(name: str, isa_name: str, n_rows: int = 1):
+    """Return what stands for a format, an instruction set and T in `@njit` code."""
+    label = f"Tag_{name}_{isa_name}_{n_rows}"
+    kind = globals()[label] = namedtuple(label, "nothing", module=__name__)
+    TAGS[kind] = PACKED[name], ISAS[isa_name], n_rows
+    return kind(0)
+
+
+def call_function(kind, tag):
+    """Return the signature and the code of a call; all arguments but the tag are int64."""
+    packed, isa, n_rows = TAGS[tag.instance_class]
+    signature = types.void(tag, *[types.int64] * len(ARGUMENTS[kind]))
 
     def codegen(context, builder, signature, args):
-        builder.call(function(builder.module, kind, packed, isa, n_rows), args)
+        builder.call(function(builder.module, kind, packed, isa, n_rows), args[1:])
         return context.get_dummy_value()
 
-    def rows(typingctx, weights, row_bytes, blocks, codes, d, sums, out, ahead):
-        return signature, codegen
+    return signature, codegen
 
-    def fill(typingctx, weights, row_bytes, blocks, panel, ahead):
-        return signature, codegen
 
-    def tile(typingctx, panel, blocks, codes, d, sums, out):
-        return signature, codegen
+@intrinsic
+def rows(typingctx, tag, weights, row_bytes, blocks, codes, d, sums, out, ahead):
+    """Multiply 16 rows of weights by a tile of x: out, float32 [T, 16]."""
+    return call_function("rows", tag)
 
-    return intrinsic({"rows": rows, "fill": fill, "tile": tile}[kind])
+
+@intrinsic
+def fill(typingctx, tag, weights, row_bytes, blocks, panel, ahead):
+    """Unpack 16 rows of weights into a panel."""
+    return call_function("fill", tag)
+
+
+@intrinsic
+def tile(typingctx, tag, panel, blocks, codes, d, sums, out):
+    """Multiply a panel by a tile of x: out, float32 [T, 16], += ..."""
+    return call_function("tile", tag)

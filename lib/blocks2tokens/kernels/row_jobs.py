@@ -25,7 +25,8 @@ from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.jit.vectors import load_float, store_float
 from blocks2tokens.kernels.fused_rows import dot
-from blocks2tokens.kernels.panels import intrinsic_of
+from blocks2tokens.kernels.panels import rows as multiply_rows
+from blocks2tokens.kernels.panels import tag_of
 from blocks2tokens.kernels.unpack import PACKED
 
 SIGNATURE = types.void(*[types.int64] * 11)
@@ -35,7 +36,7 @@ DECODER = types.void(*[types.int64] * 3)
 @cache
 def lane_rows(name: str, isa_name: str):
     """Return the job for a format with vector code, as a function pointer; the matrix has 16 rows or more."""
-    packed, multiply = PACKED[name], intrinsic_of("rows", name, isa_name)
+    packed, tag = PACKED[name], tag_of(name, isa_name)
     size, is_float = packed.weights, packed.is_float
 
     def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out):
@@ -43,7 +44,7 @@ def lane_rows(name: str, isa_name: str):
         for n in range(first, last, ROWS):
             start = max(0, min(n, last - ROWS))
             at = weights + start * row_bytes
-            multiply(at, row_bytes, K // size, codes, d, sums, row, ROWS * row_bytes)
+            multiply_rows(tag, at, row_bytes, K // size, codes, d, sums, row, ROWS * row_bytes)
             for i in range(n, min(n + ROWS, last)):
                 store_float(out, 4 * i, load_float(row, 4 * (i - start)))
 

@@ -20,7 +20,7 @@ from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import activations, integer_dot
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.panels import intrinsic_of
+from blocks2tokens.kernels.panels import rows, tag_of
 from blocks2tokens.kernels.team import new_tickets, take_job
 from blocks2tokens.kernels.unpack import PACKED
 
@@ -47,8 +47,8 @@ def tile_sizes(packed, n_rows):
 
 def rows_job(name, isa_name, n_rows):
     """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of n_rows rows of x."""
-    rows, packed = intrinsic_of("rows", name, isa_name, n_rows), PACKED[name]
-    code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
+    tag = tag_of(name, isa_name, n_rows)
+    code_bytes, d_bytes, sum_bytes = tile_sizes(PACKED[name], n_rows)
 
     def job(weights, row_bytes, blocks, codes, d, sums, tiles, ahead, first, last, part, out, panel):
         for n in range(first, last, ROWS):
@@ -56,7 +56,7 @@ def rows_job(name, isa_name, n_rows):
             for tile in range(tiles):
                 place = tile * blocks
                 x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
-                rows(weights + start * row_bytes, row_bytes, blocks, *x, part.ctypes.data, ahead)
+                rows(tag, weights + start * row_bytes, row_bytes, blocks, *x, part.ctypes.data, ahead)
                 copy_tile(part, out, n_rows * tile, start)
 
     return named(job, f"rows_job_{name}_{isa_name}_{n_rows}".lower())
