@@ -62,7 +62,8 @@ def test_the_largest_codes_do_not_pass_16_bits(name, isa, end, monkeypatch):
     blocks = FORMATS[name].blocks(w.raw.copy())
     bits = (0x80, 0x7F)[end] if name == "Q8_0" else (0x00, 0xFF)[end]
     for field in {"qs", "ql", "qh", "hmask"} & set(blocks.dtype.names):
-        blocks[field].view(np.uint8)[...] = bits
+        number = blocks.dtype[field].base
+        blocks[field] = np.full(number.itemsize, bits, np.uint8).view(number)[0]
     worst = QuantizedMatrix(np.ascontiguousarray(blocks).view(np.uint8).reshape(w.raw.shape), name, w.shape)
     for value in (1.0, -1.0):
         assert_products_are_right(np.full((4, 512), value, np.float32), worst)

@@ -19,7 +19,7 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens import kernels
 from blocks2tokens.course import bench
-from blocks2tokens.kernels import simd
+from blocks2tokens.jit import cpu
 from blocks2tokens.model import KVCache, prefill, transformer
 from blocks2tokens.model.decode import Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
@@ -98,7 +98,7 @@ def test_rounding_activations_changes_logits_a_little(path_of, name):
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "mixed", "K-quants"])
-@pytest.mark.parametrize("isa", simd.available())
+@pytest.mark.parametrize("isa", sorted({*cpu.available(), cpu.chosen()}))
 def test_decoding_is_right_with_every_instruction_set(path_of, monkeypatch, isa, name):
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", isa)
     t = b2t.load(path_of(name)).transformer
