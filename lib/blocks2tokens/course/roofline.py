@@ -44,6 +44,14 @@ class Ceilings:
     gemm: dict[int, float]
 
 
+def cache_bandwidth(n_bytes: int) -> float:
+    """Return the GB/s at which one core sums so many bytes again and again: they stay in a cache."""
+    data = np.ones(n_bytes // 8 + 8)
+    times = max(1, (64 << 20) // n_bytes)
+    timing = bench.interleaved({"again": lambda: _read_again(data, times)})["again"]
+    return n_bytes * times / timing.median / 1e9
+
+
 def machine() -> Machine:
     """Describe this machine; what the system does not tell is left out."""
     return Machine(_processor(), numba.config.NUMBA_NUM_THREADS, _caches(), psutil.virtual_memory().total)
@@ -71,6 +79,15 @@ def _total(chunk):
     total = 0.0
     for i in range(chunk.size):
         total += chunk[i]
+    return total
+
+
+@njit(cache=True)
+def _read_again(data, times):
+    """Sum data, float64 [n + 8], so many times, each time a little further on: or it would be summed once."""
+    total = 0.0
+    for i in range(times):
+        total += _total(data[i % 8 : data.size - 8 + i % 8])
     return total
 
 

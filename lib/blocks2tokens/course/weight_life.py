@@ -88,7 +88,7 @@ def through_memory(legs: Iterable[Leg]) -> float:
 
 def draw_life(name: str, M: int, fmt: Format, axes: Axes, n_legs: int) -> None:
     """Draw the legs of a weight from left to right, as many as the longest life in the figure has."""
-    at, legs = MEMORY, life(name, M, fmt)
+    at, came_down, legs = MEMORY, False, life(name, M, fmt)
     for x, leg in enumerate(legs):
         up = leg.to > at
         style = {
@@ -99,14 +99,15 @@ def draw_life(name: str, M: int, fmt: Format, axes: Axes, n_legs: int) -> None:
         axes.annotate("", (x + 1, leg.to), (x, at), arrowprops=style)
         times = f" × {leg.times:,}" if leg.times > 1 else ""
         middle = (x + 0.5, (at + leg.to) / 2)
-        style = {"size": 9, "ha": "right" if up else "left", "va": "center", "textcoords": "offset points"}
-        axes.annotate(f"{leg.n_bytes:.3g} B{times}", middle, (-7 if up else 5, 2), **style)
+        left = up and not came_down  # where no other arrow is
+        style = {"size": 9, "ha": "right" if left else "left", "va": "center", "textcoords": "offset points"}
+        axes.annotate(f"{leg.n_bytes:.3g} B{times}", middle, (-7 if left else 7, 2 if left else -3), **style)
         if leg.there:
             axes.text(x + 1, leg.to + 0.22, leg.there, ha="center", size=9)
-        at = leg.to
+        at, came_down = leg.to, not up
     times = times_unpacked(name, M, fmt)
     often = "once" if times == 1 else f"{times:,.0f}×"
-    axes.set_title(f"{name}: {through_memory(legs):.2f} B through memory, unpacked {often}", size="medium")
+    axes.set_title(f"{name}: {through_memory(legs):.2f} B through memory, unpacked {often}", size="small")
     axes.set(xlim=(-0.9, n_legs + 0.7), ylim=(-0.35, 2.6), xticks=[])
     axes.set_yticks(LEVELS, NAMES)
 
