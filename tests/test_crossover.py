@@ -72,6 +72,20 @@ def test_a_kernel_that_takes_over_within_the_margin_crosses_at_a_measured_distan
     assert 1 <= M <= 2
 
 
+def test_wins_are_intervals_of_measured_rows():
+    assert TWO.wins("simd_dot", "integer_gemm") == "1-8"
+    assert TWO.wins("integer_gemm", "simd_dot") == "16-64"
+    assert TWO.wins("simd_dot", "simd_dot") == "never"
+    rows = {1: 1.0, 2: 3.0, 4: 1.0, 8: 1.0}
+    mixed = Curves("Q4_K", 1, {"fused_rows": rows, "simd_dot": dict.fromkeys(rows, 2.0)})
+    assert mixed.wins("fused_rows", "simd_dot") == "1, 4-8" and mixed.wins("simd_dot", "fused_rows") == "2"
+
+
+def test_the_verdict_names_the_winner_and_by_how_much():
+    assert TWO.verdict(64, "simd_dot") == "M = 64: integer_gemm beats the baseline, 2.67 times as fast"
+    assert "the BASELINE beats simd_dot, 2.67 times as fast" in TWO.verdict(64, "integer_gemm")
+
+
 def test_some_of_the_kernels():
     assert list(TWO.only(["simd_dot"]).seconds) == ["simd_dot"]
     assert TWO.only(["integer_gemm"]).winner(1) == "integer_gemm"

@@ -77,6 +77,28 @@ class Curves:
         best = self.best(M)
         return next(kernel for kernel in ordered(self.seconds) if self.time(kernel, M) * MARGIN <= best)
 
+    def wins(self, fast: str, slow: str) -> str:
+        """Return the measured M at which `fast` beats `slow` by more than noise: "1-4, 64-512" or "never"."""
+        parts, inside = [], False
+        for M in self.rows:
+            won = self.time(fast, M) < MARGIN * self.time(slow, M)
+            if won and inside:
+                parts[-1] = parts[-1][0], M
+            elif won:
+                parts.append((M, M))
+            inside = won
+        return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in parts) or "never"
+
+    def verdict(self, M: float, baseline: str) -> str:
+        """Say whether the baseline or one of the others wins at M, and by how much."""
+        times = {name: self.time(name, M) for name in self.seconds}
+        against = times.pop(baseline)
+        best = min(times, key=times.get)
+        if times[best] < against:
+            return f"M = {M}: {best} beats the baseline, {against / times[best]:.2f} times as fast"
+        ratio = times[best] / against
+        return f"M = {M}: the BASELINE beats {best}, {ratio:.2f} times as fast: BLAS multiplies faster"
+
     def crossings(self) -> list[tuple[str, str, float]]:
         """Return (winner before, winner after, M) for each M at which the winner changes.
 
