@@ -1,6 +1,8 @@
 """Compiled code of an older engine is forgotten."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -17,3 +19,22 @@ def test_what_is_older_than_the_engine_is_removed(tmp_path, source, kept):
         os.utime(path, (at, at))
     assert forget_outdated(tmp_path) == (not kept)
     assert index.exists() == kept
+
+
+CLOSURES = """
+import hashlib
+from numba.core.serialize import dumps
+from blocks2tokens.kernels import integer_gemm, simd_dot
+jobs = [simd_dot.rows_job("Q4_K", "avx2", 1), integer_gemm.panel_job("Q4_0", "avx2")]
+for job in jobs:
+    cells = tuple(cell.cell_contents for cell in job.py_func.__closure__)
+    print(hashlib.sha256(dumps(cells)).hexdigest())
+"""
+
+
+def test_generated_kernels_look_the_same_in_every_process():
+    """Numba looks for them in its cache by what their closures hold."""
+    runs = {
+        subprocess.run([sys.executable, "-c", CLOSURES], capture_output=True, check=True).stdout for _ in "ab"
+    }
+    assert len(runs) == 1 and runs.pop()

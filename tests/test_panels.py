@@ -138,5 +138,12 @@ def test_counts_say_how_often_a_weight_is_unpacked():
         assert cost.multiply_adds == 7 * 512 * 32 and cost.lookups == 0
 
 
+@pytest.mark.parametrize("kernel", FAST)
+def test_without_vectors_the_counts_are_those_of_the_kernel_that_runs(kernel, monkeypatch):
+    monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "plain")
+    shape = 7, 512, 32, FORMATS["Q4_K"], 2
+    assert KERNELS[kernel].cost(*shape) == KERNELS["integer_dot"].cost(*shape)
+
+
 def test_instruction_sets_have_one_name():
     assert set(ISAS) | {"plain"} == set(cpu.NEEDS)

@@ -262,7 +262,6 @@ class Isa:
     """
 
     name: str
-    width: int  # bytes of a register
     tile: int  # rows of x that share what lies unpacked in memory
     signed: bool  # is it as fast with int8 as with uint8?
 
@@ -288,7 +287,7 @@ class Isa:
 class Avx512(Isa):
     """AVX-512 with VNNI: 64 products and 16 sums in one instruction."""
 
-    name, width, tile, signed = "avx512", 64, 8, False
+    name, tile, signed = "avx512", 8, False
 
     def dots(self, builder, codes, x, n_rows, largest):
         totals = [constant(WORDS, 0)] * n_rows
@@ -321,7 +320,7 @@ class Avx512(Isa):
 class Avx2(Isa):
     """AVX2: 32 products and 16 sums in one instruction, of 16 bits, so that only some can be added up."""
 
-    name, width, tile, signed = "avx2", 32, 4, True
+    name, tile, signed = "avx2", 4, True
 
     def dots(self, builder, codes, x, n_rows, largest):
         return self.add_scaled(builder, [None] * n_rows, codes, x, largest, constant(PAIRS, 1))
@@ -370,7 +369,7 @@ def products_in_16_bits(largest: int) -> int:
 class Neon(Isa):
     """ARM with the dot product extension: 16 products and 4 sums in one instruction."""
 
-    name, width, tile, signed = "neon", 16, 4, True
+    name, tile, signed = "neon", 4, True
 
     def dots(self, builder, codes, x, n_rows, largest):
         part = ir.VectorType(I32, 4)

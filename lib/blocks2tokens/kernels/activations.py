@@ -20,7 +20,7 @@ from numba import njit, prange
 from blocks2tokens.formats.compiled import bits_to_float
 from blocks2tokens.jit.cores import takes_turns
 
-INFINITY, MAGNITUDE = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
+MAGNITUDE = np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
 SERIAL_BELOW = 1 << 15  # weights: less is done before other threads would have begun
 

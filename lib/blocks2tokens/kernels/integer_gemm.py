@@ -12,8 +12,8 @@ from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import simd_tiles
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.panels import Layout, fill, tag_of, tile
-from blocks2tokens.kernels.simd_dot import copy_tile, round_x, run_job, tile_sizes, vectors_for
+from blocks2tokens.kernels.panels import Layout, fill, tag_of, tile, tile_sizes
+from blocks2tokens.kernels.simd_dot import copy_tile, round_x, run_job, vectors_for
 from blocks2tokens.kernels.unpack import PACKED
 
 SPAN = 256  # weights of a row in a panel
@@ -59,7 +59,7 @@ def run(x, w):
 
 
 def count(M, K, N, fmt, cores):
-    if fmt.name not in PACKED or N < ROWS:
+    if vectors_for(fmt, N, K) == "plain":
         return simd_tiles.count(M, K, N, fmt, cores)
     return Cost(
         elements_decoded=K * N,

@@ -53,6 +53,13 @@ ARGUMENTS = {
 }
 
 
+def tile_sizes(packed: Packed, n_rows: int) -> tuple[int, int, int]:
+    """Return the bytes of codes, d and sums of a block in a tile of n_rows rows of x."""
+    item = 4 if packed.is_float else 1
+    sums = 2 * packed.groups if packed.is_super else 4
+    return item * packed.weights * n_rows, 4 * n_rows, sums * n_rows
+
+
 class Activations:
     """A tile of x in memory, and which of its blocks is meant."""
 
@@ -62,9 +69,7 @@ class Activations:
 
     def at(self, block):
         """Move to a block, by its number."""
-        item = 4 if self.packed.is_float else 1
-        sums = 2 * self.packed.groups if self.packed.is_super else 4
-        sizes = (item * self.packed.weights * self.n_rows, 4 * self.n_rows, sums * self.n_rows)
+        sizes = tile_sizes(self.packed, self.n_rows)
         self.codes, self.d, self.sums = (
             self.builder.add(start, self.builder.mul(block, I64(size)))
             for start, size in zip(self.addresses, sizes, strict=True)

@@ -20,7 +20,7 @@ from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import activations, integer_dot
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.panels import rows, tag_of
+from blocks2tokens.kernels.panels import rows, tag_of, tile_sizes
 from blocks2tokens.kernels.team import new_tickets, take_job
 from blocks2tokens.kernels.unpack import PACKED
 
@@ -36,13 +36,6 @@ def vectors_for(fmt, N, K):
     """Return the name of the instruction set to use, "plain" if none suits a matrix [N, K] of this format."""
     fits = fmt.name in PACKED and N >= ROWS and K % PACKED[fmt.name].weights == 0
     return cpu.chosen() if fits else "plain"
-
-
-def tile_sizes(packed, n_rows):
-    """Return the bytes of codes, d and sums of a block in a tile of so many rows of x."""
-    item = 4 if packed.is_float else 1
-    sums = 2 * packed.groups if packed.is_super else 4
-    return item * packed.weights * n_rows, 4 * n_rows, sums * n_rows
 
 
 def rows_job(name, isa_name, n_rows):
@@ -148,7 +141,7 @@ def count_times(times, M, K, N, fmt):
 
 
 def count(M, K, N, fmt, cores):
-    if fmt.name not in PACKED or N < ROWS:
+    if vectors_for(fmt, N, K) == "plain":
         return integer_dot.count(M, K, N, fmt, cores)
     return count_times(M, M, K, N, fmt)
 

@@ -6,11 +6,9 @@ Unpacking costs about as much as multiplying, so sharing it by four nearly halve
 x. Rows that fill up the last four are zeros. All else is as in `simd_dot`.
 """
 
-from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.kernels import integer_dot
 from blocks2tokens.kernels.kernel import Kernel
 from blocks2tokens.kernels.simd_dot import count_times, run_rows, vectors_for
-from blocks2tokens.kernels.unpack import PACKED
 
 
 def run(x, w):
@@ -19,7 +17,7 @@ def run(x, w):
 
 
 def count(M, K, N, fmt, cores):
-    if fmt.name not in PACKED or N < ROWS:
+    if vectors_for(fmt, N, K) == "plain":
         return integer_dot.count(M, K, N, fmt, cores)
     return count_times(-(-M // 4), M, K, N, fmt)
 
