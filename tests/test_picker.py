@@ -129,4 +129,5 @@ def test_candidates_are_those_that_can_be_fast(monkeypatch):
     if cpu.available()[0] != "plain":
         monkeypatch.delenv("BLOCKS2TOKENS_SIMD")
         for name in PACKED:
-            assert list(candidates(fmt[name]))[:3] == ["simd_dot", "simd_tiles", "integer_gemm"]
+            names = ["simd_dot", "simd_tiles", "integer_gemm", "dequantize_then_blas"]
+            assert list(candidates(fmt[name])) == names
