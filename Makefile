@@ -17,6 +17,9 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
+# Threads of BLAS that have nothing to do sleep after 2^16 cycles, not 2^26: see lib/blocks2tokens/__init__.py.
+export OPENBLAS_THREAD_TIMEOUT ?= 16
+
 help: ## print this
 	@echo "Blocks to Tokens"
 	@echo

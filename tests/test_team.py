@@ -22,9 +22,9 @@ def dawdle(turns):
 
 
 @njit
-def go_through(tickets, done, sums):
+def go_through(tickets, done, sums, worker, n_workers):
     for stage in range(STAGES):
-        job = team.take_job(tickets, stage)
+        job = team.take_job_at(tickets, stage, team.first_job(worker, n_workers, JOBS), JOBS)
         while job < JOBS:
             done[stage, job] += 1
             made = sums[stage - 1].mean() if stage else 3.0  # right only if the stage before is complete
@@ -32,14 +32,14 @@ def go_through(tickets, done, sums):
                 made += min(0.0, dawdle(50_000))  # 0: but whoever does not wait is past it by far
             sums[stage, job] = made
             team.count_done(tickets, stage)
-            job = team.take_job(tickets, stage)
+            job = team.take_job_at(tickets, stage, job + 1, JOBS)
         team.wait_for(tickets, stage, JOBS)
 
 
 @njit(parallel=True)
 def all_go_through(tickets, done, sums, n_workers):
-    for _ in prange(n_workers):
-        go_through(tickets, done, sums)
+    for worker in prange(n_workers):
+        go_through(tickets, done, sums, np.int64(worker), n_workers)
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 7])
@@ -53,9 +53,23 @@ def test_each_job_is_done_once_and_after_the_stage_before(n_workers):
 
 def test_who_comes_late_finds_nothing_to_do():
     tickets, done = team.new_tickets(STAGES), np.zeros((STAGES, JOBS), np.int64)
-    for _ in range(2):
-        go_through(tickets, done, np.zeros((STAGES, JOBS)))
-    assert np.all(done == 1) and not team.is_open(tickets, 0, JOBS)
+    for worker in range(2):
+        go_through(tickets, done, np.zeros((STAGES, JOBS)), worker, 2)
+    assert np.all(done == 1) and team.take_job_at(tickets, 0, 3, JOBS) == JOBS
+
+
+@pytest.mark.parametrize("n_jobs", [1, 7, 64, 65, team.MOST_JOBS])
+def test_jobs_are_taken_from_a_place_on_and_in_a_circle(n_jobs):
+    tickets, wanted = team.new_tickets(2), n_jobs // 2
+    taken = [team.take_job_at(tickets, 1, wanted, n_jobs) for _ in range(n_jobs + 1)]
+    assert taken == [*range(wanted, n_jobs), *range(wanted), n_jobs]
+    assert not tickets[: team.STAGE].any()
+
+
+def test_the_shares_of_all_workers_are_all_jobs():
+    for n_workers in (1, 2, 3, 40):
+        firsts = [team.first_job(worker, n_workers, JOBS) for worker in range(n_workers + 1)]
+        assert firsts[0] == 0 and firsts[-1] == JOBS and firsts == sorted(firsts)
 
 
 @njit(nogil=True)

@@ -9,10 +9,13 @@ formats -> matrix -> kernels -> model -> generate        gguf_file feeds matrix
 
 import os
 
-# libgomp's idle threads spin for milliseconds by default, which stalls every parallel region on a
-# machine that is busy with anything else. So many turns take a fraction of one: as long as a model needs
-# from one product to the next. Read once, when Numba loads the library.
+# Idle threads spin for milliseconds by default, libgomp's and OpenBLAS's (2^26 cycles, some 30 ms), and
+# stall every parallel region of the other, and of a machine that is busy with anything else: a product that
+# takes 1 ms took 2.5 ms after one of BLAS. So many turns, and 2^16 cycles, take a fraction of one, as long as
+# a model needs from one product to the next. Read once, when Numba and NumPy load the libraries: a program
+# that imports NumPy first must set the second itself, as the Makefile does for the lessons.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 import blocks2tokens.compiled_code
 import blocks2tokens.jit.cores

@@ -1,14 +1,16 @@
-"""A plugin for pytest: the kernel picker measures small products, once.
+"""A plugin for pytest: what is measured on a machine is measured on small matrices, once.
 
-On its usual matrix that takes an emulated CPU many minutes, and what it finds there is worth nothing.
+On the usual ones that takes an emulated CPU many minutes, and what it finds there is worth nothing.
 """
 
 import pytest
 
 
 def pytest_configure():
-    from blocks2tokens.kernels import picker
+    from blocks2tokens.kernels import picker, prefetching
 
     patch = pytest.MonkeyPatch()
     patch.setattr(picker, "SHAPE", (64, 512))
     patch.setattr(picker, "REPEATS", 1)
+    patch.setattr(prefetching, "BYTES", 1 << 20)
+    patch.setattr(prefetching, "REPEATS", 1)

@@ -1,4 +1,4 @@
-"""calibrate: time the kernels of some formats again, keep the fastest, and show what the others cost."""
+"""calibrate: measure again what the engine chose on this machine, and show what the others cost."""
 
 import os
 
@@ -6,12 +6,15 @@ from numba import get_num_threads
 
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.jit import cpu
-from blocks2tokens.kernels import candidates, picker
+from blocks2tokens.kernels import candidates, picker, prefetching
 
 
 def run(args) -> None:
-    """Measure anew for each format and print a table: a row for each kernel, a column for each M."""
-    print(f"{cpu.chosen()}, {get_num_threads()} threads, load {load()}; ms for one product, * is taken")
+    """Measure anew and print: GB/s of each way to prefetch, and for each format ms of each kernel and M."""
+    print(f"{cpu.chosen()}, {get_num_threads()} threads, load {load()}; * is taken")
+    if cpu.chosen() != "plain":
+        print_prefetching()
+    print("\nms for one product")
     for name in args.formats or USUAL:
         fmt = FORMATS[name]
         kernels = candidates(fmt)
@@ -23,6 +26,15 @@ def run(args) -> None:
                 f"{kernel:22}"
                 + "".join(cell(times.get((kernel, M)), taken[M][0] == kernel) for M in picker.ROWS)
             )
+
+
+def print_prefetching() -> None:
+    """Print the GB/s of each way to ask for weights in advance."""
+    found = prefetching.measure_anew()
+    print("\nprefetch: places at a time, level of cache, GB/s")
+    for way, speed in found.items():
+        taken = "*" if way == prefetching.fastest(found) else ""
+        print(f"{way.streams:8} {f'L{way.level}' if way.streams else 'none':>6} {speed:9.1f}{taken}")
 
 
 USUAL = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0")  # what most files are made of

@@ -10,7 +10,7 @@ from functools import cache
 
 from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
-from blocks2tokens.kernels import simd_tiles
+from blocks2tokens.kernels import prefetching, simd_tiles
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.panels import Layout, fill, tag_of, tile, tile_sizes
 from blocks2tokens.kernels.simd_dot import copy_tile, round_x, run_job, vectors_for
@@ -27,18 +27,21 @@ def compiled_job(name, isa_name):
 def panel_job(name, isa_name):
     """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of x."""
     packed, n_rows = PACKED[name], ISAS[isa_name].tile
-    tag = tag_of(name, isa_name, n_rows)
+    prefetch = prefetching.chosen()
+    tag = tag_of(name, isa_name, n_rows, prefetch)
+    step = packed.size * ROWS // max(1, prefetch.streams)  # of what comes, for each block
     code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
     size, span = packed.size, SPAN // packed.weights
 
-    def job(weights, row_bytes, blocks, codes, d, sums, tiles, ahead, first, last, part, out, panel):
+    def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
         results, room = part.ctypes.data, panel.ctypes.data
         for n in range(first, last, ROWS):
             start = min(n, out.shape[1] - ROWS)  # the last sixteen may overlap those before
-            part[:] = 0
+            at, part[:] = weights + start * row_bytes, 0
             for block in range(0, blocks, span):
                 count = min(span, blocks - block)
-                fill(tag, weights + start * row_bytes + size * block, row_bytes, count, room, ahead)
+                coming = at + ROWS * row_bytes + step * block
+                fill(tag, at + size * block, row_bytes, count, room, coming)
                 for t in range(tiles):
                     place = t * blocks + block
                     x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place

@@ -18,6 +18,7 @@ The functions exist once for each format, instruction set and T. They take addre
 
 from collections import namedtuple
 from functools import cache
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -45,12 +46,21 @@ from blocks2tokens.kernels.unpack import PACKED, Packed
 
 VECTOR = 64  # bytes
 LINE = 64  # bytes that memory delivers at a time
-LOCALITY = 2  # into the second-level cache: a panel ahead may be more than the first one holds
 ARGUMENTS = {
-    "rows": ("weights", "row_bytes", "blocks", "codes", "d", "sums", "out", "ahead"),
-    "fill": ("weights", "row_bytes", "blocks", "panel", "ahead"),
+    "rows": ("weights", "row_bytes", "blocks", "codes", "d", "sums", "out", "coming"),
+    "fill": ("weights", "row_bytes", "blocks", "panel", "coming"),
     "tile": ("panel", "blocks", "codes", "d", "sums", "out"),
 }
+
+
+class Prefetch(NamedTuple):
+    """How the next 16 rows are asked for: see `prefetch`, and `prefetching` for how it is chosen."""
+
+    streams: int = 4  # places at which memory is read at a time, 0: it is not asked for
+    level: int = 2  # of the cache that it is to come to
+
+
+DEFAULT = Prefetch()
 
 
 def tile_sizes(packed: Packed, n_rows: int) -> tuple[int, int, int]:
@@ -225,7 +235,7 @@ def replay(builder, isa, packed, base, out):
 # --- Functions --------------------------------------------------------------------------------------------
 
 
-def function(module, kind, packed, isa, n_rows=1):
+def function(module, kind, packed, isa, n_rows=1, prefetching=DEFAULT):
     """Return the LLVM function of this kind, defined in a module."""
     name = f"b2t_{kind}_{packed.name}_{isa.name}_{n_rows}"
     if name in module.globals:
@@ -235,19 +245,21 @@ def function(module, kind, packed, isa, n_rows=1):
     made.linkage = "internal"
     builder = ir.IRBuilder(made.append_basic_block("entry"))
     {"rows": define_rows, "fill": define_fill, "tile": define_tile}[kind](
-        builder, packed, isa, n_rows, **dict(zip(names, made.args, strict=True))
+        builder, packed, isa, n_rows, prefetching, **dict(zip(names, made.args, strict=True))
     )
     builder.ret_void()
     return made
 
 
-def define_rows(builder, packed, isa, n_rows, weights, row_bytes, blocks, codes, d, sums, out, ahead):
+def define_rows(
+    builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, codes, d, sums, out, coming
+):
     x = Activations(builder, packed, n_rows, codes, d, sums)
     multiply = Multiply(builder, isa, packed, x)
     for total in multiply.totals:
         builder.store(constant(FLOATS, 0.0), total)
     with cgutils.for_range(builder, blocks) as turn:
-        prefetch(builder, packed, weights, turn.index, ahead)
+        prefetch(builder, packed, prefetching, coming, row_bytes, turn.index)
         at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
         x.at(turn.index)
         multiply.begin()
@@ -256,16 +268,16 @@ def define_rows(builder, packed, isa, n_rows, weights, row_bytes, blocks, codes,
         builder.store(builder.load(total), pointer(builder, out, VECTOR * m, FLOATS), align=1)
 
 
-def define_fill(builder, packed, isa, n_rows, weights, row_bytes, blocks, panel, ahead):
+def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, panel, coming):
     store = Store(builder, isa, packed, panel)
     with cgutils.for_range(builder, blocks) as turn:
-        prefetch(builder, packed, weights, turn.index, ahead)
+        prefetch(builder, packed, prefetching, coming, row_bytes, turn.index)
         at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
         store.at(turn.index)
         packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), store)
 
 
-def define_tile(builder, packed, isa, n_rows, panel, blocks, codes, d, sums, out):
+def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes, d, sums, out):
     x = Activations(builder, packed, n_rows, codes, d, sums)
     multiply = Multiply(builder, isa, packed, x)
     places = [pointer(builder, out, VECTOR * m, FLOATS) for m in range(n_rows)]
@@ -280,24 +292,34 @@ def define_tile(builder, packed, isa, n_rows, panel, blocks, codes, d, sums, out
         builder.store(builder.load(total), place, align=1)
 
 
-def prefetch(builder, packed, weights, block, ahead):
-    """Ask for as many bytes as 16 blocks have, `ahead` bytes before they are due in the order of memory."""
-    size = ROWS * packed.size
-    start = builder.add(builder.add(weights, ahead), builder.mul(block, I64(size)))
+def prefetch(builder, packed, how, coming, row_bytes, block):
+    """Ask for the bytes of 16 blocks of the 16 rows that begin at `coming`, to be multiplied later.
+
+    Not for block b of each row, but in the order of memory at some places, of 4: at rows 0, 4, 8 and 12.
+    Hardware prefetchers follow addresses that run upwards, each in a page of its own, and fetch further ahead
+    than the 10 to 16 requests of one core can. One place keeps too few bytes on their way, 16 are too many.
+    """
+    if not how.streams:
+        return
+    size = ROWS // how.streams * packed.size
+    first = builder.add(coming, builder.mul(block, I64(size)))
+    apart = builder.mul(row_bytes, I64(ROWS // how.streams))
+    starts = [builder.add(first, builder.mul(apart, I64(i))) for i in range(how.streams)]
     kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     asked = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
         builder.module, kind, "llvm.prefetch.p0"
     )
+    read, data, locality = I32(0), I32(1), I32(4 - how.level)
     for line in range(-(-size // LINE)):
-        at = pointer(builder, start, LINE * line, I8)
-        builder.call(asked, [at, I32(0), I32(LOCALITY), I32(1)])
+        for start in starts:
+            builder.call(asked, [pointer(builder, start, LINE * line, I8), read, locality, data])
 
 
-def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2"):
+def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2", prefetching=DEFAULT):
     """Return a module with functions of a format, to be compiled for any CPU."""
     module = ir.Module(f"{name}_{isa_name}")
     for kind, n_rows in kinds:
-        function(module, kind, PACKED[name], ISAS[isa_name], n_rows).linkage = "external"
+        function(module, kind, PACKED[name], ISAS[isa_name], n_rows, prefetching).linkage = "external"
     return module
 
 
@@ -308,38 +330,38 @@ def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2"):
 # tag in its closure looks the same in every process, so that Numba finds it in its cache; one that has an
 # intrinsic or another compiled function there does not.
 
-TAGS = {}  # class of a tag: (format, instruction set, T)
+TAGS = {}  # class of a tag: (format, instruction set, T, how to prefetch)
 
 
 @cache
-def tag_of(name: str, isa_name: str, n_rows: int = 1):
-    """Return what stands for a format, an instruction set and T in `@njit` code."""
-    label = f"Tag_{name}_{isa_name}_{n_rows}"
+def tag_of(name: str, isa_name: str, n_rows: int = 1, prefetching: Prefetch = DEFAULT):
+    """Return what stands for a format, an instruction set, T and a way to prefetch in `@njit` code."""
+    label = "_".join(map(str, ("Tag", name, isa_name, n_rows, *prefetching)))
     kind = globals()[label] = namedtuple(label, "nothing", module=__name__)
-    TAGS[kind] = PACKED[name], ISAS[isa_name], n_rows
+    TAGS[kind] = PACKED[name], ISAS[isa_name], n_rows, prefetching
     return kind(0)
 
 
 def call_function(kind, tag):
     """Return the signature and the code of a call; all arguments but the tag are int64."""
-    packed, isa, n_rows = TAGS[tag.instance_class]
+    what = TAGS[tag.instance_class]
     signature = types.void(tag, *[types.int64] * len(ARGUMENTS[kind]))
 
     def codegen(context, builder, signature, args):
-        builder.call(function(builder.module, kind, packed, isa, n_rows), args[1:])
+        builder.call(function(builder.module, kind, *what), args[1:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def rows(typingctx, tag, weights, row_bytes, blocks, codes, d, sums, out, ahead):
+def rows(typingctx, tag, weights, row_bytes, blocks, codes, d, sums, out, coming):
     """Multiply 16 rows of weights by a tile of x: out, float32 [T, 16]."""
     return call_function("rows", tag)
 
 
 @intrinsic
-def fill(typingctx, tag, weights, row_bytes, blocks, panel, ahead):
+def fill(typingctx, tag, weights, row_bytes, blocks, panel, coming):
     """Unpack 16 rows of weights into a panel."""
     return call_function("fill", tag)
 

@@ -6,8 +6,9 @@
     codes, d, sums        addresses of x as 8-bit activations, see `activations`, in tiles of one row
     row                   address of room for K float32, to decode a row or to leave sums in
     out                   address of float32 [N]
+    coming                address of the rows that this core will multiply next
 
-All formats have the same signature, eleven whole numbers, so that a model of mixed formats is one loop with
+All formats have the same signature, twelve whole numbers, so that a model of mixed formats is one loop with
 a call for each job. `lane_rows` takes sixteen rows at a time, as `simd_dot` does; `float_rows` decodes a row
 and dots floats, as `fused_rows` does: on CPUs without vector code, and for matrices that it does not fit.
 """
@@ -24,27 +25,29 @@ from blocks2tokens.formats.compiled import pointer
 from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.jit.vectors import load_float, store_float
+from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.fused_rows import dot
 from blocks2tokens.kernels.panels import rows as multiply_rows
 from blocks2tokens.kernels.panels import tag_of
 from blocks2tokens.kernels.unpack import PACKED
 
-SIGNATURE = types.void(*[types.int64] * 11)
+SIGNATURE = types.void(*[types.int64] * 12)
 DECODER = types.void(*[types.int64] * 3)
 
 
 @cache
 def lane_rows(name: str, isa_name: str):
     """Return the job for a format with vector code, as a function pointer; the matrix has 16 rows or more."""
-    packed, tag = PACKED[name], tag_of(name, isa_name)
+    packed, tag = PACKED[name], tag_of(name, isa_name, 1, prefetching.chosen())
     size, is_float = packed.weights, packed.is_float
 
-    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out):
+    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out, coming):
         codes = x if is_float else codes
         for n in range(first, last, ROWS):
             start = max(0, min(n, last - ROWS))
             at = weights + start * row_bytes
-            multiply_rows(tag, at, row_bytes, K // size, codes, d, sums, row, ROWS * row_bytes)
+            following = at + ROWS * row_bytes if n + ROWS < last else coming
+            multiply_rows(tag, at, row_bytes, K // size, codes, d, sums, row, following)
             for i in range(n, min(n + ROWS, last)):
                 store_float(out, 4 * i, load_float(row, 4 * (i - start)))
 
@@ -56,7 +59,7 @@ def float_rows(fmt: Format):
     """Return the job for any format, by way of float32, as a function pointer."""
     decode_row = fmt.module.decode_row
 
-    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out):
+    def rows(weights, row_bytes, first, last, x, K, codes, d, sums, row, out, coming):
         inputs, decoded = floats_at(x, K), floats_at(row, K)
         for n in range(first, last):
             decode_row(bytes_at(weights + n * row_bytes, row_bytes), decoded)

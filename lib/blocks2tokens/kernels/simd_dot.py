@@ -17,18 +17,18 @@ from numba import get_num_threads, njit, prange, types
 from blocks2tokens.jit import cpu
 from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
-from blocks2tokens.kernels import activations, integer_dot
+from blocks2tokens.kernels import activations, integer_dot, prefetching
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.panels import rows, tag_of, tile_sizes
-from blocks2tokens.kernels.team import new_tickets, take_job
+from blocks2tokens.kernels.team import MOST_JOBS, first_job, new_tickets, take_job_at
 from blocks2tokens.kernels.unpack import PACKED
 
 JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
 FLOATS_2D = types.float32[:, ::1]
-# weights, their row bytes, blocks of a row; codes, d and sums of x; tiles; how far ahead to ask for weights
-OPERANDS = (types.int64,) * 8
+# weights, their row bytes, blocks of a row; codes, d and sums of x; tiles
+OPERANDS = (types.int64,) * 7
 JOB = types.void(*OPERANDS, types.int64, types.int64, FLOATS_2D, FLOATS_2D, types.uint8[::1])
 
 
@@ -40,16 +40,17 @@ def vectors_for(fmt, N, K):
 
 def rows_job(name, isa_name, n_rows):
     """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of n_rows rows of x."""
-    tag = tag_of(name, isa_name, n_rows)
+    tag = tag_of(name, isa_name, n_rows, prefetching.chosen())
     code_bytes, d_bytes, sum_bytes = tile_sizes(PACKED[name], n_rows)
 
-    def job(weights, row_bytes, blocks, codes, d, sums, tiles, ahead, first, last, part, out, panel):
+    def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
         for n in range(first, last, ROWS):
             start = min(n, out.shape[1] - ROWS)  # the last sixteen may overlap those before
+            at = weights + start * row_bytes
             for tile in range(tiles):
                 place = tile * blocks
                 x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
-                rows(tag, weights + start * row_bytes, row_bytes, blocks, *x, part.ctypes.data, ahead)
+                rows(tag, at, row_bytes, blocks, *x, part.ctypes.data, at + ROWS * row_bytes)
                 copy_tile(part, out, n_rows * tile, start)
 
     return named(job, f"rows_job_{name}_{isa_name}_{n_rows}".lower())
@@ -64,21 +65,22 @@ def copy_tile(part, out, m, n):
 
 
 @njit(cache=True)
-def work(job, operands, jobs, step, part, out, panel):
+def work(job, operands, tickets, step, worker, n_workers, part, out, panel):
     """Take `step` rows of weights at a time until none are left."""
     N = out.shape[1]
-    first = step * take_job(jobs, 0)
-    while first < N:
-        job(*operands, first, min(N, first + step), part, out, panel)
-        first = step * take_job(jobs, 0)
+    n_jobs = -(-N // step)
+    i = take_job_at(tickets, 0, first_job(worker, n_workers, n_jobs), n_jobs)
+    while i < n_jobs:
+        job(*operands, step * i, min(N, step * (i + 1)), part, out, panel)
+        i = take_job_at(tickets, 0, i + 1, n_jobs)
 
 
 @njit(parallel=True, cache=True)
-def share(job, operands, jobs, step, n_workers, part_rows, panel_bytes, out):
-    """Fill out, float32 [M, N]. The cores take rows as they get done: one that is disturbed takes fewer."""
-    for _ in prange(n_workers):
+def share(job, operands, tickets, step, n_workers, part_rows, panel_bytes, out):
+    """Fill out, float32 [M, N]. Each core begins with rows of its own and helps others when it is done."""
+    for worker in prange(n_workers):
         part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
-        work(job, operands, jobs, step, part, out, panel)
+        work(job, operands, tickets, step, np.int64(worker), n_workers, part, out, panel)
 
 
 @njit(cache=True)
@@ -102,12 +104,12 @@ def run_job(job, a, w, part_rows, panel_bytes=0):
     out = np.empty((M, N), np.float32)
     x = (array.ctypes.data for array in (a.codes, a.d, a.sums))
     blocks = K // PACKED[w.format.name].weights
-    operands = (w.raw.ctypes.data, row_bytes, blocks, *x, len(a.codes), ROWS * row_bytes)
+    operands = (w.raw.ctypes.data, row_bytes, blocks, *x, len(a.codes))
     job, n_threads = pointer(job, JOB), get_num_threads()
     if n_threads == 1 or M * N * K < SERIAL_BELOW:
         alone(job, operands, part_rows, panel_bytes, out)
     else:
-        step = -(-N // (JOBS * n_threads * ROWS)) * ROWS
+        step = -(-N // (min(JOBS * n_threads, MOST_JOBS) * ROWS)) * ROWS
         share(job, operands, new_tickets(1), step, n_threads, part_rows, panel_bytes, out)
     return out
 

@@ -1,14 +1,16 @@
 """A team of workers that goes through stages together; each stage is a number of jobs.
 
-    tickets   int64 [stages, 2, 8]     [stage, 0, 0] jobs handed out     [stage, 1, 0] jobs done
-                                       each counter in a cache line of its own
+    tickets   int64 [stages, 3, 8], each line a cache line of its own
+              [stage, 0, 0]  jobs handed out in order     [stage, 1, 0]  jobs done
+              [stage, 2]     512 bits: jobs taken one by one
 
-    for each stage:    take tickets and do the jobs, until there are none
+    for each stage:    take jobs and do them, until there are none
                        wait until all jobs are done, the others' too
 
-Whoever is quicker takes more jobs. Nobody waits for a worker that has not come: one alone does all the
-jobs, and one that comes late finds them done. So it does not matter how many threads there really are.
-All counters must be 0 at the beginning.
+Jobs are taken in order, `take_job`, or from a place on, `take_job_at`: then each worker begins at its own
+share, its jobs are neighbours in memory, and it helps the others when it is done. Whoever is quicker does
+more. Nobody waits for a worker that has not come: one alone does all the jobs, and one that comes late finds
+them done. So it does not matter how many threads there really are. All counters must be 0 at the beginning.
 """
 
 import os
@@ -20,7 +22,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-HANDED_OUT, DONE, LINE = 0, 8, 16  # places of the counters of a stage, numbers for each stage
+HANDED_OUT, DONE, TAKEN, STAGE = 0, 8, 16, 24  # places of the counters of a stage; numbers for each stage
+MOST_JOBS = 512  # of a stage whose jobs are taken one by one
 PATIENCE = 1000  # turns of waiting, some 10 to 50 microseconds, before the core is given to somebody else
 REST = 20  # microseconds, to which the system adds about 50
 HAS_PAUSE = platform.machine().lower() in ("x86_64", "amd64")
@@ -29,22 +32,28 @@ HAS_SLEEP = os.name == "posix"
 
 def new_tickets(n_stages: int) -> np.ndarray:
     """Return the counters of so many stages."""
-    return np.zeros(n_stages * LINE, np.int64)
+    return np.zeros(n_stages * STAGE, np.int64)
 
 
 def _place(context, builder, array_type, array, at):
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [at])
 
 
-@intrinsic
-def fetch_add(typingctx, counters, at, amount):
-    """Add to counters[at], atomically; return what it was."""
+def atomic(operation):
+    """Make an intrinsic that changes counters[at] by a number, atomically, and returns what it was."""
 
-    def codegen(context, builder, signature, args):
-        place = _place(context, builder, signature.args[0], *args[:2])
-        return builder.atomic_rmw("add", place, args[2], "seq_cst")
+    @intrinsic
+    def change(typingctx, counters, at, number):
+        def codegen(context, builder, signature, args):
+            place = _place(context, builder, signature.args[0], *args[:2])
+            return builder.atomic_rmw(operation, place, args[2], "seq_cst")
 
-    return types.int64(counters, types.intp, types.int64), codegen
+        return types.int64(counters, types.intp, types.int64), codegen
+
+    return change
+
+
+fetch_add, fetch_or = atomic("add"), atomic("or")
 
 
 @intrinsic
@@ -93,26 +102,37 @@ def rest(typingctx):
 @njit(cache=True)
 def take_job(tickets, stage):
     """Return the number of the next job of a stage; it may be past the last."""
-    return fetch_add(tickets, LINE * stage + HANDED_OUT, 1)
+    return fetch_add(tickets, STAGE * stage + HANDED_OUT, 1)
 
 
 @njit(cache=True)
-def is_open(tickets, stage, n_jobs):
-    """Are there jobs of a stage that nobody has taken?"""
-    return load(tickets, LINE * stage + HANDED_OUT) < n_jobs
+def first_job(worker, n_workers, n_jobs):
+    """Return where the share of a worker begins."""
+    return worker * n_jobs // n_workers
+
+
+@njit(cache=True)
+def take_job_at(tickets, stage, wanted, n_jobs):
+    """Take job number `wanted`, or the next in a circle that nobody has; return n_jobs if there is none."""
+    for i in range(n_jobs):
+        job = (wanted + i) % n_jobs
+        at, bit = STAGE * stage + TAKEN + job // 64, np.int64(1) << (job % 64)
+        if not load(tickets, at) & bit and not fetch_or(tickets, at, bit) & bit:
+            return job
+    return n_jobs
 
 
 @njit(cache=True)
 def count_done(tickets, stage):
     """Count one job of a stage as done."""
-    fetch_add(tickets, LINE * stage + DONE, 1)
+    fetch_add(tickets, STAGE * stage + DONE, 1)
 
 
 @njit(cache=True)
 def wait_for(tickets, stage, n_jobs):
     """Wait until all jobs of a stage are done."""
     turns = 0
-    while load(tickets, LINE * stage + DONE) < n_jobs:
+    while load(tickets, STAGE * stage + DONE) < n_jobs:
         turns += 1
         pause()
         if turns % PATIENCE == 0:

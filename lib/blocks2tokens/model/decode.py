@@ -37,7 +37,15 @@ from blocks2tokens.kernels.row_jobs import (
     signed_bytes_at,
 )
 from blocks2tokens.kernels.simd_dot import vectors_for
-from blocks2tokens.kernels.team import LINE, count_done, is_open, new_tickets, take_job, wait_for
+from blocks2tokens.kernels.team import (
+    MOST_JOBS,
+    STAGE,
+    count_done,
+    first_job,
+    new_tickets,
+    take_job_at,
+    wait_for,
+)
 from blocks2tokens.kernels.unpack import PACKED
 from blocks2tokens.model.compiled_layers import (
     add,
@@ -60,7 +68,7 @@ FLOATS_ONLY = 0  # BLOCK of a matrix whose job takes x as it is
 SUPER = 256  # weights of a block with integer scales
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
-JOBS = 4  # of a stage for each core, at the most
+JOBS = 8  # of a stage for each core, at the most
 
 
 class Model(NamedTuple):
@@ -168,7 +176,7 @@ def shared_at(at, s):
         floats_at(at.logits, s.vocab_size),
         floats_at(at.cos, s.head_dim // 2),
         floats_at(at.sin, s.head_dim // 2),
-        integers_at(at.tickets, (STAGES * s.n_layers + 1) * LINE),
+        integers_at(at.tickets, (STAGES * s.n_layers + 1) * STAGE),
     )
 
 
@@ -222,8 +230,11 @@ def round_input(model, own, w, first, last, x):
 
 
 @njit(cache=True)
-def multiply_rows(model, own, w, i, first, last, x, out):
-    """Fill out[first : last] with these rows of matrix i times x, which `round_input` has seen."""
+def multiply_rows(model, own, w, i, first, last, x, out, coming):
+    """Fill out[first : last] with these rows of matrix i times x, which `round_input` has seen.
+
+    coming is the address of what this worker multiplies next.
+    """
     t = model.table[i]
     slot = t[SLOT]
     call_job(
@@ -240,33 +251,73 @@ def multiply_rows(model, own, w, i, first, last, x, out):
             address_of(own.sums[w, slot]),
             address_of(own.row[w]),
             address_of(out),
+            coming,
         ),
     )
+
+
+@njit(cache=True)
+def row_address(model, i, row):
+    """Return where a row of matrix i is in memory."""
+    return model.data + model.table[i, AT] + row * model.table[i, ROW_BYTES]
 
 
 @njit(cache=True)
 def rows_of_a_job(model, i, n_workers):
     """Return how many rows of matrix i make a job: a multiple of 16, so that jobs hardly share lines."""
     t = model.table[i]
-    share, least = -(-t[ROWS] // (JOBS * n_workers)), -(-JOB_BYTES // t[ROW_BYTES])
+    jobs = min(JOBS * n_workers, MOST_JOBS)
+    share, least = -(-t[ROWS] // jobs), -(-JOB_BYTES // t[ROW_BYTES])
     return -(-max(share, least) // 16) * 16
 
 
+@njit(cache=True)
+def jobs_of(model, i, n_workers):
+    """Return how many jobs the rows of matrix i are."""
+    return -(-model.table[i, ROWS] // rows_of_a_job(model, i, n_workers))
+
+
 # --- Stages -----------------------------------------------------------------------------------------------
+# A worker tells each product where it will go on, so that memory is read ahead across jobs and stages.
 
 
 @njit(cache=True)
-def do_head(model, shared, own, keys, values, shape, layer, position, w, job):
+def entry(model, i, w, n_workers):
+    """Return the address of the rows of matrix i that worker w begins with."""
+    job = first_job(w, n_workers, jobs_of(model, i, n_workers))
+    return row_address(model, i, job * rows_of_a_job(model, i, n_workers))
+
+
+@njit(cache=True)
+def head_of(shape, job):
+    """Return which of Q, K and V a job of HEADS makes, and which head of it."""
+    if job < shape.n_heads:
+        return Q, job
+    job -= shape.n_heads
+    return (K, job) if job < shape.n_kv_heads else (V, job - shape.n_kv_heads)
+
+
+@njit(cache=True)
+def head_address(model, shape, layer, job):
+    """Return where the rows of a job of HEADS are."""
+    matrix, head = head_of(shape, job)
+    return row_address(model, MATRICES * layer + matrix, head * shape.head_dim)
+
+
+@njit(cache=True)
+def is_last(w, n_workers, job, n_jobs):
+    """Is this job the last of its worker's share?"""
+    return job + 1 == first_job(w + 1, n_workers, n_jobs)
+
+
+@njit(cache=True)
+def do_head(model, shared, own, keys, values, shape, layer, position, w, job, coming):
     """Make one head of Q, K or V: jobs are numbered in this order."""
-    head, matrix = job, Q
-    if job >= shape.n_heads + shape.n_kv_heads:
-        head, matrix = job - shape.n_heads - shape.n_kv_heads, V
-    elif job >= shape.n_heads:
-        head, matrix = job - shape.n_heads, K
+    matrix, head = head_of(shape, job)
     size, start = shape.head_dim, (job - head) * shape.head_dim
     part = shared.qkv[start : start + model.table[MATRICES * layer + matrix, ROWS]]
     first, last = head * size, (head + 1) * size
-    multiply_rows(model, own, w, MATRICES * layer + matrix, first, last, own.h[w], part)
+    multiply_rows(model, own, w, MATRICES * layer + matrix, first, last, own.h[w], part, coming)
     made = part[first:last]
     if model.biases.shape[1]:
         add(made, model.biases[layer, start + first : start + last])
@@ -281,24 +332,27 @@ def do_head(model, shared, own, keys, values, shape, layer, position, w, job):
 
 
 @njit(cache=True)
-def heads_stage(model, shared, own, keys, values, shape, layer, position, w, stage):
+def heads_stage(model, shared, own, keys, values, shape, layer, position, w, n_workers, stage):
     n_jobs = shape.n_heads + 2 * shape.n_kv_heads
-    if is_open(shared.tickets, stage, n_jobs):
+    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    if job < n_jobs:
         normalize(shared.x, model.norms[layer, 0], shape.eps, own.h[w])
         round_input(model, own, w, MATRICES * layer + Q, MATRICES * layer + O, own.h[w])
-        job = take_job(shared.tickets, stage)
-        while job < n_jobs:
-            do_head(model, shared, own, keys, values, shape, layer, position, w, job)
-            count_done(shared.tickets, stage)
-            job = take_job(shared.tickets, stage)
+    while job < n_jobs:
+        coming = entry(model, MATRICES * layer + O, w, n_workers)
+        if not is_last(w, n_workers, job, n_jobs):
+            coming = head_address(model, shape, layer, job + 1)
+        do_head(model, shared, own, keys, values, shape, layer, position, w, job, coming)
+        count_done(shared.tickets, stage)
+        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
     wait_for(shared.tickets, stage, n_jobs)
 
 
 @njit(cache=True)
-def attention_stage(shared, own, keys, values, shape, layer, position, w, stage):
-    size, group = shape.head_dim, shape.n_heads // shape.n_kv_heads
-    job = take_job(shared.tickets, stage)
-    while job < shape.n_heads:
+def attention_stage(shared, own, keys, values, shape, layer, position, w, n_workers, stage):
+    size, group, n_jobs = shape.head_dim, shape.n_heads // shape.n_kv_heads, shape.n_heads
+    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    while job < n_jobs:
         part = slice(job * size, (job + 1) * size)
         seen_keys = keys[layer, job // group, : position + 1]
         seen_values = values[layer, job // group, : position + 1]
@@ -306,60 +360,68 @@ def attention_stage(shared, own, keys, values, shape, layer, position, w, stage)
             shared.qkv[part], seen_keys, seen_values, shape.scale, own.scores[w], shared.attended[part]
         )
         count_done(shared.tickets, stage)
-        job = take_job(shared.tickets, stage)
-    wait_for(shared.tickets, stage, shape.n_heads)
-
-
-@njit(cache=True)
-def add_product_stage(model, shared, own, i, x, w, n_workers, stage):
-    """shared.x += matrix i @ x; x is what the stages before made of it."""
-    n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
-    n_jobs = -(-n_rows // step)
-    if is_open(shared.tickets, stage, n_jobs):
-        round_input(model, own, w, i, i + 1, x)
-        job = take_job(shared.tickets, stage)
-        while job < n_jobs:
-            first, last = job * step, min(n_rows, (job + 1) * step)
-            multiply_rows(model, own, w, i, first, last, x, shared.more)
-            add(shared.x[first:last], shared.more[first:last])
-            count_done(shared.tickets, stage)
-            job = take_job(shared.tickets, stage)
+        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
     wait_for(shared.tickets, stage, n_jobs)
 
 
 @njit(cache=True)
-def gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage):
+def add_product_stage(model, shared, own, i, x, w, n_workers, stage, following):
+    """shared.x += matrix i @ x; x is what the stages before made of it."""
+    n_rows, step, n_jobs = (
+        model.table[i, ROWS],
+        rows_of_a_job(model, i, n_workers),
+        jobs_of(model, i, n_workers),
+    )
+    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    if job < n_jobs:
+        round_input(model, own, w, i, i + 1, x)
+    while job < n_jobs:
+        first, last = job * step, min(n_rows, (job + 1) * step)
+        coming = following if is_last(w, n_workers, job, n_jobs) else row_address(model, i, last)
+        multiply_rows(model, own, w, i, first, last, x, shared.more, coming)
+        add(shared.x[first:last], shared.more[first:last])
+        count_done(shared.tickets, stage)
+        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
+    wait_for(shared.tickets, stage, n_jobs)
+
+
+@njit(cache=True)
+def gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage, following):
     gate, up = MATRICES * layer + GATE, MATRICES * layer + UP
     n_rows, step = model.table[gate, ROWS], rows_of_a_job(model, gate, n_workers)
-    n_jobs = -(-n_rows // step)
-    if is_open(shared.tickets, stage, n_jobs):
+    n_jobs = jobs_of(model, gate, n_workers)
+    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    if job < n_jobs:
         normalize(shared.x, model.norms[layer, 1], shape.eps, own.h[w])
         round_input(model, own, w, gate, up + 1, own.h[w])
-        job = take_job(shared.tickets, stage)
-        while job < n_jobs:
-            first, last = job * step, min(n_rows, (job + 1) * step)
-            multiply_rows(model, own, w, gate, first, last, own.h[w], shared.gate)
-            multiply_rows(model, own, w, up, first, last, own.h[w], shared.up)
-            silu_times(shared.gate[first:last], shared.up[first:last], shared.gate[first:last])
-            count_done(shared.tickets, stage)
-            job = take_job(shared.tickets, stage)
+    while job < n_jobs:
+        first, last = job * step, min(n_rows, (job + 1) * step)
+        coming = following if is_last(w, n_workers, job, n_jobs) else row_address(model, gate, last)
+        multiply_rows(model, own, w, gate, first, last, own.h[w], shared.gate, row_address(model, up, first))
+        multiply_rows(model, own, w, up, first, last, own.h[w], shared.up, coming)
+        silu_times(shared.gate[first:last], shared.up[first:last], shared.gate[first:last])
+        count_done(shared.tickets, stage)
+        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
     wait_for(shared.tickets, stage, n_jobs)
 
 
 @njit(cache=True)
 def logits_stage(model, shared, own, shape, w, n_workers, stage):
     i = MATRICES * shape.n_layers
-    n_rows, step = model.table[i, ROWS], rows_of_a_job(model, i, n_workers)
-    n_jobs = -(-n_rows // step)
-    if is_open(shared.tickets, stage, n_jobs):
+    n_rows, step, n_jobs = (
+        model.table[i, ROWS],
+        rows_of_a_job(model, i, n_workers),
+        jobs_of(model, i, n_workers),
+    )
+    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    if job < n_jobs:
         normalize(shared.x, model.output_norm, shape.eps, own.h[w])
         round_input(model, own, w, i, i + 1, own.h[w])
-        job = take_job(shared.tickets, stage)
-        while job < n_jobs:
-            first, last = job * step, min(n_rows, (job + 1) * step)
-            multiply_rows(model, own, w, i, first, last, own.h[w], shared.logits)
-            count_done(shared.tickets, stage)
-            job = take_job(shared.tickets, stage)
+    while job < n_jobs:
+        first, last = job * step, min(n_rows, (job + 1) * step)
+        multiply_rows(model, own, w, i, first, last, own.h[w], shared.logits, row_address(model, i, last))
+        count_done(shared.tickets, stage)
+        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
     wait_for(shared.tickets, stage, n_jobs)
 
 
@@ -371,11 +433,18 @@ def work(model_addresses, shared_addresses, own_addresses, cache, shape, positio
     keys, values = numbers_at(cache, cache.keys, shape), numbers_at(cache, cache.values, shape)
     for layer in range(shape.n_layers):
         stage, first = STAGES * layer, MATRICES * layer
-        heads_stage(model, shared, own, keys, values, shape, layer, position, w, stage + HEADS)
-        attention_stage(shared, own, keys, values, shape, layer, position, w, stage + ATTENTION)
-        add_product_stage(model, shared, own, first + O, shared.attended, w, n_workers, stage + OUTPUT)
-        gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage + GATE_UP)
-        add_product_stage(model, shared, own, first + MATRIX_DOWN, shared.gate, w, n_workers, stage + DOWN)
+        gate, down = entry(model, first + GATE, w, n_workers), entry(model, first + MATRIX_DOWN, w, n_workers)
+        after = entry(model, first + MATRICES, w, n_workers)  # of the logits, or about where Q begins
+        if layer + 1 < shape.n_layers:
+            job = first_job(w, n_workers, shape.n_heads + 2 * shape.n_kv_heads)
+            after = head_address(model, shape, layer + 1, job)
+        heads_stage(model, shared, own, keys, values, shape, layer, position, w, n_workers, stage + HEADS)
+        attention_stage(shared, own, keys, values, shape, layer, position, w, n_workers, stage + ATTENTION)
+        add_product_stage(model, shared, own, first + O, shared.attended, w, n_workers, stage + OUTPUT, gate)
+        gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage + GATE_UP, down)
+        add_product_stage(
+            model, shared, own, first + MATRIX_DOWN, shared.gate, w, n_workers, stage + DOWN, after
+        )
     if with_logits:
         logits_stage(model, shared, own, shape, w, n_workers, STAGES * shape.n_layers)
 

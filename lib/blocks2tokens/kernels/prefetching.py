@@ -1,0 +1,126 @@
+"""How to ask memory for the next rows: tried on this machine, kept, and looked up.
+
+    16 rows after 16 rows of a matrix that no cache holds  --each way of WAYS-->  GB/s  --> the fastest
+
+Hardware prefetchers differ: how many places they follow, how far ahead, and whether it pays to ask at all.
+Each way is compiled as it is used in decoding, without Numba, and run by all threads.
+"""
+
+import ctypes
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import llvmlite.binding as llvm
+import numpy as np
+import psutil
+from llvmlite import ir
+from numba import get_num_threads
+from numba.core import cgutils, config
+
+from blocks2tokens.jit import cpu
+from blocks2tokens.jit.lanes import I64, ROWS
+from blocks2tokens.kernels import measured, panels
+from blocks2tokens.kernels.panels import DEFAULT, Prefetch
+from blocks2tokens.kernels.unpack import PACKED
+
+WAYS = (
+    DEFAULT,
+    Prefetch(4, 1),
+    Prefetch(8, 2),
+    Prefetch(2, 2),
+    Prefetch(1, 2),
+    Prefetch(1, 1),
+    Prefetch(0, 0),
+)
+FORMAT, BLOCKS = "Q4_K", 16  # of a row: 4096 weights
+BYTES = 256 << 20  # of the matrix; less where memory is short
+REPEATS = 5
+MARGIN = 1.05  # another way than the default must be faster by this factor
+
+
+def chosen() -> Prefetch:
+    """Return the way that is fastest on this machine; measured if nobody did before."""
+    return fastest(speeds(get_num_threads(), cpu.chosen()))
+
+
+def fastest(found: dict[Prefetch, float]) -> Prefetch:
+    best = max(found, key=found.get)
+    return best if found[best] > MARGIN * found[DEFAULT] else DEFAULT
+
+
+@cache
+def speeds(n_threads: int, isa: str, anew: bool = False) -> dict[Prefetch, float]:
+    """Return the GB/s of each way, from the cache folder or by measuring."""
+
+    def check(rows):
+        found = {Prefetch(int(streams), int(level)): float(speed) for streams, level, speed in rows}
+        if set(found) != set(WAYS):
+            raise ValueError("speeds of other ways")
+        return found
+
+    def measure():
+        return [(*way, speed) for way, speed in measure_speeds(n_threads, isa).items()]
+
+    return measured.kept("prefetch", (n_threads, isa, WAYS), measure, check, anew)
+
+
+def measure_anew() -> dict[Prefetch, float]:
+    """Measure again and forget what was; return the GB/s of each way."""
+    speeds.cache_clear()
+    return speeds(get_num_threads(), cpu.chosen(), anew=True)
+
+
+def measure_speeds(n_threads: int, isa: str) -> dict[Prefetch, float]:
+    """Return the GB/s of each way, medians of runs in turn."""
+    row_bytes = BLOCKS * PACKED[FORMAT].size
+    n_panels = max(n_threads, min(BYTES, psutil.virtual_memory().available // 8) // (row_bytes * ROWS))
+    weights = np.full((n_panels, ROWS, row_bytes), 17, np.uint8)
+    functions = {way: compiled(isa, way) for way in WAYS}
+    parts = np.array_split(np.arange(n_panels), n_threads)
+    runs = {way: [] for way in WAYS}
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in range(1 + REPEATS):  # the first is for warming up
+            for way, (_, run) in functions.items():
+                before = time.perf_counter()
+                list(pool.map(lambda part, run=run: run_part(run, weights, part), parts))
+                runs[way].append(weights.nbytes / (time.perf_counter() - before) / 1e9)
+    return {way: float(np.median(speed[1:])) for way, speed in runs.items()}
+
+
+def run_part(run, weights, part):
+    """Multiply some panels by a row of x made of ones."""
+    size = BLOCKS * PACKED[FORMAT].weights
+    x, d, sums = np.ones(size, np.int8), np.ones(size, np.float32), np.ones(size, np.int16)
+    out = np.empty(ROWS, np.float32)
+    addresses = [array.ctypes.data for array in (x, d, sums, out)]
+    run(weights[part[0]].ctypes.data, weights.shape[2], BLOCKS, *addresses, len(part))
+
+
+def compiled(isa: str, way: Prefetch):
+    """Return a function that multiplies panel after panel, and what keeps its code alive."""
+    module = panels.module_of((("rows", 1),), FORMAT, isa, way)
+    define_pass(module, next(f for f in module.functions if f.name.startswith("b2t_rows")))
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=config.CPU_NAME or llvm.get_host_cpu_name(),
+        features=config.CPU_FEATURES or llvm.get_host_cpu_features().flatten(),
+        opt=3,
+    )
+    parsed = llvm.parse_assembly(str(module))
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(parsed, builder)
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return engine, ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 8)(engine.get_function_address("pass"))
+
+
+def define_pass(module, rows):
+    """Add a function that calls `rows` for one panel after the other."""
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 8), "pass")
+    builder = ir.IRBuilder(made.append_basic_block("entry"))
+    weights, row_bytes, *rest, n_panels = made.args
+    panel = builder.mul(row_bytes, I64(ROWS))
+    with cgutils.for_range(builder, n_panels) as turn:
+        at = builder.add(weights, builder.mul(turn.index, panel))
+        builder.call(rows, [at, row_bytes, *rest, builder.add(at, panel)])
+    builder.ret_void()
