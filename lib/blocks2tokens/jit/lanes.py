@@ -18,7 +18,6 @@ Sources: Intel Intrinsics Guide; Arm's intrinsics reference; LLVM `llvm.x86.*`, 
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 from llvmlite import ir
 
@@ -255,30 +254,46 @@ def lookup(builder, isa, table, words):
 
 
 class Isa:
-    """How one instruction set multiplies codes of 16 rows by those of T rows of x.
+    """How one instruction set multiplies codes of 16 rows by those of a row of x.
 
-    codes   vectors of 64 bytes, 4 of each row of weights: uint8 <= largest; where `largest` is 128, int8
-    x       x(m, i): the four bytes of x, int8, that belong to codes[i], for row m of x, 16 times
+    code    a vector of 64 bytes, 4 of each row of weights: uint8 <= largest; where `largest` is 128, int8
+    four    the four bytes of x, int8, that belong to it, 16 times
+    sum     of such products, as the dot instruction leaves them
+    total   of sums, each times the scale of its group: int32, or float32
     """
 
     name: str
     tile: int  # rows of x that share what lies unpacked in memory
+    at_a_time: int  # vectors of codes, in the innermost loop over what lies there
     signed: bool  # is it as fast with int8 as with uint8?
 
-    def dots(self, builder, codes, x, n_rows, largest):
-        """Return the dot products for each row of x: int32 of 16 rows of weights."""
+    def at_once(self, largest):
+        """Return how many vectors of codes one sum can take."""
+        return 64
+
+    def zero_sum(self):
+        return constant(WORDS, 0)
+
+    def multiply_add(self, builder, total, code, four, largest):
+        """Return a sum plus the products of a vector of codes."""
+
+    def to_words(self, builder, total):
+        """Return a sum as int32 of 16 rows of weights."""
+        return total
 
     def scale(self, builder, words, i, signed):
         """Return byte i of each word as `add_scaled` wants its scales."""
 
     def zero_total(self):
         """Return what a total of `add_scaled` begins with."""
+        return constant(WORDS, 0)
 
-    def add_scaled(self, builder, totals, codes, x, largest, scale):
-        """Return totals, one for each row of x, plus the dot products times the scales."""
+    def add_scaled(self, builder, total, products, scale):
+        """Return a total plus a sum times the scales."""
 
     def to_floats(self, builder, total):
         """Return a total of `add_scaled` as float32."""
+        return builder.sitofp(total, FLOATS)
 
     def add_pairs(self, builder, total, pairs, sums):
         """Return total, int32, plus two int16 of each row of weights times two of x."""
@@ -287,16 +302,11 @@ class Isa:
 class Avx512(Isa):
     """AVX-512 with VNNI: 64 products and 16 sums in one instruction."""
 
-    name, tile, signed = "avx512", 8, False
+    name, tile, at_a_time, signed = "avx512", 8, 4, False
 
-    def dots(self, builder, codes, x, n_rows, largest):
-        totals = [constant(WORDS, 0)] * n_rows
-        for i, code in enumerate(codes):
-            code = builder.bitcast(code, WORDS)
-            for m in range(n_rows):
-                args = [totals[m], code, builder.bitcast(x(m, i), WORDS)]
-                totals[m] = call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, args)
-        return totals
+    def multiply_add(self, builder, total, code, four, largest):
+        args = [total, builder.bitcast(code, WORDS), builder.bitcast(four, WORDS)]
+        return call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, args)
 
     def scale(self, builder, words, i, signed):
         return (words.signed_byte(i) if signed else words.byte(i)).to_floats()
@@ -304,10 +314,8 @@ class Avx512(Isa):
     def zero_total(self):
         return constant(FLOATS, 0.0)
 
-    def add_scaled(self, builder, totals, codes, x, largest, scale):
-        dots = self.dots(builder, codes, x, len(totals), largest)
-        floats = [builder.sitofp(dot, FLOATS) for dot in dots]
-        return [fma(builder, part, scale, total) for part, total in zip(floats, totals, strict=True)]
+    def add_scaled(self, builder, total, products, scale):
+        return fma(builder, builder.sitofp(products, FLOATS), scale, total)
 
     def to_floats(self, builder, total):
         return total
@@ -320,45 +328,36 @@ class Avx512(Isa):
 class Avx2(Isa):
     """AVX2: 32 products and 16 sums in one instruction, of 16 bits, so that only some can be added up."""
 
-    name, tile, signed = "avx2", 4, True
+    name, tile, at_a_time, signed = "avx2", 4, 2, True
 
-    def dots(self, builder, codes, x, n_rows, largest):
-        return self.add_scaled(builder, [None] * n_rows, codes, x, largest, constant(PAIRS, 1))
+    def at_once(self, largest):
+        return products_in_16_bits(largest)
+
+    def zero_sum(self):
+        return constant(PAIRS, 0)
+
+    def multiply_add(self, builder, total, code, four, largest):
+        """Add two products in each of 32 int16. The sign of an int8 code moves over to x."""
+        if largest == 128:
+            four = in_parts(builder, 2, "llvm.x86.avx2.psign.b", BYTES, [four, code])
+            code = call(builder, "llvm.abs.v64i8", BYTES, [code, ir.Constant(ir.IntType(1), 0)])
+        pairs = in_parts(builder, 2, "llvm.x86.avx2.pmadd.ub.sw", PAIRS, [code, four])
+        return builder.add(total, pairs)
+
+    def to_words(self, builder, total):
+        return self._join_pairs(builder, total, constant(PAIRS, 1))
 
     def scale(self, builder, words, i, signed):
         return words.pairs(i, signed)
 
-    def zero_total(self):
-        return constant(WORDS, 0)
-
-    def add_scaled(self, builder, totals, codes, x, largest, scale):
-        totals, at_once = list(totals), products_in_16_bits(largest)
-        for first in range(0, len(codes), at_once):
-            sums = [None] * len(totals)
-            for i in range(first, min(first + at_once, len(codes))):
-                self._add_products(builder, sums, codes[i], partial(x, i=i), largest)
-            for m, pairs in enumerate(sums):
-                part = in_parts(builder, 2, "llvm.x86.avx2.pmadd.wd", WORDS, [pairs, scale])
-                totals[m] = part if totals[m] is None else builder.add(totals[m], part)
-        return totals
-
-    def _add_products(self, builder, sums, code, x, largest):
-        """Add two products in each of 32 int16. The sign of an int8 code moves over to x."""
-        size = code
-        if largest == 128:
-            size = call(builder, "llvm.abs.v64i8", BYTES, [code, ir.Constant(ir.IntType(1), 0)])
-        for m in range(len(sums)):
-            four = x(m)
-            if largest == 128:
-                four = in_parts(builder, 2, "llvm.x86.avx2.psign.b", BYTES, [four, code])
-            part = in_parts(builder, 2, "llvm.x86.avx2.pmadd.ub.sw", PAIRS, [size, four])
-            sums[m] = part if sums[m] is None else builder.add(sums[m], part)
-
-    def to_floats(self, builder, total):
-        return builder.sitofp(total, FLOATS)
+    def add_scaled(self, builder, total, products, scale):
+        return builder.add(total, self._join_pairs(builder, products, scale))
 
     def add_pairs(self, builder, total, pairs, sums):
-        return builder.add(total, in_parts(builder, 2, "llvm.x86.avx2.pmadd.wd", WORDS, [pairs, sums]))
+        return builder.add(total, self._join_pairs(builder, pairs, sums))
+
+    def _join_pairs(self, builder, pairs, factors):
+        return in_parts(builder, 2, "llvm.x86.avx2.pmadd.wd", WORDS, [pairs, factors])
 
 
 def products_in_16_bits(largest: int) -> int:
@@ -369,32 +368,16 @@ def products_in_16_bits(largest: int) -> int:
 class Neon(Isa):
     """ARM with the dot product extension: 16 products and 4 sums in one instruction."""
 
-    name, tile, signed = "neon", 4, True
+    name, tile, at_a_time, signed = "neon", 4, 2, True
 
-    def dots(self, builder, codes, x, n_rows, largest):
-        part = ir.VectorType(I32, 4)
-        totals = [split(builder, constant(WORDS, 0), 4) for _ in range(n_rows)]
-        for i, code in enumerate(codes):
-            code = split(builder, code, 4)
-            for m in range(n_rows):
-                four = split(builder, x(m, i), 4)
-                cut = zip(totals[m], code, four, strict=True)
-                name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-                totals[m] = [call(builder, name, part, list(args)) for args in cut]
-        return [join(builder, parts) for parts in totals]
+    def multiply_add(self, builder, total, code, four, largest):
+        return in_parts(builder, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", WORDS, [total, code, four])
 
     def scale(self, builder, words, i, signed):
         return (words.signed_byte(i) if signed else words.byte(i)).value
 
-    def zero_total(self):
-        return constant(WORDS, 0)
-
-    def add_scaled(self, builder, totals, codes, x, largest, scale):
-        dots = self.dots(builder, codes, x, len(totals), largest)
-        return [builder.add(t, builder.mul(dot, scale)) for t, dot in zip(totals, dots, strict=True)]
-
-    def to_floats(self, builder, total):
-        return builder.sitofp(total, FLOATS)
+    def add_scaled(self, builder, total, products, scale):
+        return builder.add(total, builder.mul(products, scale))
 
     def add_pairs(self, builder, total, pairs, sums):
         for part in range(2):

@@ -17,6 +17,7 @@ from blocks2tokens.kernels.simd_dot import copy_tile, round_x, run_job, vectors_
 from blocks2tokens.kernels.unpack import PACKED
 
 SPAN = 256  # weights of a row in a panel
+PANELS = 4  # that a tile of x meets while it is in the first-level cache
 
 
 @cache
@@ -32,21 +33,32 @@ def panel_job(name, isa_name):
     step = packed.size * ROWS // max(1, prefetch.streams)  # of what comes, for each block
     code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
     size, span = packed.size, SPAN // packed.weights
+    panel_bytes = Layout(ISAS[isa_name], packed).size * span
 
     def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
         results, room = part.ctypes.data, panel.ctypes.data
-        for n in range(first, last, ROWS):
-            start = min(n, out.shape[1] - ROWS)  # the last sixteen may overlap those before
-            at, part[:] = weights + start * row_bytes, 0
+        size_of_results = 4 * ROWS * n_rows * tiles
+        for n in range(first, last, PANELS * ROWS):
+            n_panels = min(PANELS, (last - n + ROWS - 1) // ROWS)
+            part[:] = 0
             for block in range(0, blocks, span):
                 count = min(span, blocks - block)
-                coming = at + ROWS * row_bytes + step * block
-                fill(tag, at + size * block, row_bytes, count, room, coming)
+                for p in range(n_panels):
+                    start = min(
+                        n + ROWS * p, out.shape[1] - ROWS
+                    )  # the last sixteen may overlap those before
+                    at = weights + start * row_bytes
+                    coming = at + PANELS * ROWS * row_bytes + step * block
+                    fill(tag, at + size * block, row_bytes, count, room + panel_bytes * p, coming)
                 for t in range(tiles):
                     place = t * blocks + block
                     x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
-                    tile(tag, room, count, *x, results + 4 * ROWS * n_rows * t)
-            copy_tile(part, out, 0, start)
+                    for p in range(n_panels):
+                        made = results + size_of_results * p + 4 * ROWS * n_rows * t
+                        tile(tag, room + panel_bytes * p, count, *x, made)
+            for p in range(n_panels):
+                rows = part[n_rows * tiles * p : n_rows * tiles * (p + 1)]
+                copy_tile(rows, out, 0, min(n + ROWS * p, out.shape[1] - ROWS))
 
     return named(job, f"panel_job_{name}_{isa_name}".lower())
 
@@ -58,7 +70,9 @@ def run(x, w):
     isa, packed = ISAS[isa_name], PACKED[w.format.name]
     a = round_x(x, w.format, isa.tile)
     panel_bytes = Layout(isa, packed).size * (SPAN // packed.weights)
-    return run_job(compiled_job(packed.name, isa_name), a, w, len(a.codes) * isa.tile, panel_bytes)
+    return run_job(
+        compiled_job(packed.name, isa_name), a, w, PANELS * len(a.codes) * isa.tile, PANELS * panel_bytes
+    )
 
 
 def count(M, K, N, fmt, cores):

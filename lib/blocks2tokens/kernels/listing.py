@@ -11,6 +11,7 @@ from functools import cache
 import llvmlite.binding as llvm
 
 from blocks2tokens.jit.cpu import UNWANTED
+from blocks2tokens.jit.lanes import ISAS
 from blocks2tokens.kernels import panels
 from blocks2tokens.kernels.unpack import PACKED
 
@@ -37,12 +38,23 @@ _JUMP, _LABEL = re.compile(r"(j[a-z]+|b\.\w+|b|cbn?z)\s"), re.compile(r"\.?\w+:"
 
 
 def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[str]:
-    """Return the instructions of the loop over blocks of a format, on a CPU of CPUS."""
+    """Return the instructions that the loop over blocks of a format runs through, on a CPU of CPUS.
+
+    Those of loops in it are there as often as they are run.
+    """
     lines = assembly(name, cpu, kind, n_rows)
     at = {line.split(":")[0]: i for i, line in enumerate(lines) if _LABEL.match(line)}
     jumps = [(at.get(line.split()[-1], i), i) for i, line in enumerate(lines) if _JUMP.match(line)]
-    start, end = max(jumps, key=lambda jump: jump[1] - jump[0])
-    return [line for line in lines[start : end + 1] if line[0] not in ".#/" and not _LABEL.match(line)]
+    loops = sorted(((start, end) for start, end in jumps if start < end), key=lambda loop: loop[0] - loop[1])
+    (start, end), inner = loops[0], loops[1:]
+    inside = panels.turns(PACKED[name], ISAS[CPUS[cpu]]) if kind == "tile" else []
+    assert len(inner) == len(inside), f"{name}, {cpu}, {kind}: {len(inner)} loops in a block's"
+    times = [1] * len(lines)
+    for (first, last), count in zip(inner, inside, strict=True):
+        for i in range(first, last + 1):
+            times[i] *= count
+    here = [(lines[i], times[i]) for i in range(start, end + 1)]
+    return [line for line, n in here for _ in range(n) if line[0] not in ".#/" and not _LABEL.match(line)]
 
 
 def per_256(name: str, count: float) -> float:

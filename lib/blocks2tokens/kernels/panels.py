@@ -17,6 +17,7 @@ The functions exist once for each format, instruction set and T. They take addre
 """
 
 from collections import namedtuple
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from blocks2tokens.jit.lanes import (
+    BYTES,
     F32,
     FLOATS,
     I8,
@@ -86,13 +88,18 @@ class Activations:
         )
 
     def four_codes(self, m, i):
-        """Return codes 4 i to 4 i + 3 of row m, 16 times."""
-        four = load(self.builder, self.codes, m * self.packed.weights + 4 * i, I32)
+        """Return codes 4 i to 4 i + 3 of row m, 16 times; i is a number or an LLVM value."""
+        four = load(self.builder, self.codes, self._offset(m * self.packed.weights, 4, i), I32)
         return self.builder.bitcast(splat(self.builder, four), ir.VectorType(I8, 64))
 
     def value(self, m, i):
         """Return number i of row m, a float32, 16 times."""
-        return self._float(self.codes, 4 * (m * self.packed.weights + i))
+        return self._float(self.codes, self._offset(4 * m * self.packed.weights, 4, i))
+
+    def _offset(self, start, size, i):
+        if isinstance(i, int):
+            return start + size * i
+        return self.builder.add(I64(start), self.builder.mul(i, I64(size)))
 
     def scale(self, m):
         return self._float(self.d, 4 * m)
@@ -117,49 +124,63 @@ class Multiply:
         self.totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(x.n_rows)]
 
     def begin(self):
-        self.parts = [self.isa.zero_total()] * self.x.n_rows
+        self.parts = [self.isa.zero_total() if self.packed.is_super else None] * self.x.n_rows
 
     def group(self, g, codes, scale):
         b, x, packed = self.builder, self.x, self.packed
+        first = g * len(codes)
         if packed.is_float:
             for i, values in enumerate(codes):
                 for m in range(x.n_rows):
-                    self._add(m, values, x.value(m, g * packed.group + i))
+                    add_product(b, self.totals[m], values, x.value(m, first + i))
             return
         codes = [getattr(code, "bytes", code) for code in codes]
-        first = g * packed.group // 4
-
-        def four(m, i):
-            return x.four_codes(m, first + i)
-
-        if packed.is_super:
-            scale = scale if isinstance(scale, ir.Value) else self.isa.scale(b, *scale)
-            self.parts = self.isa.add_scaled(b, self.parts, codes, four, packed.largest, scale)
-        else:
-            self.parts = self.isa.dots(b, codes, four, x.n_rows, packed.largest)
+        scale = scale if isinstance(scale, (ir.Value, type(None))) else self.isa.scale(b, *scale)
+        at_once = self.isa.at_once(packed.largest)
+        for start in range(0, len(codes), at_once):
+            products = [self.isa.zero_sum()] * x.n_rows
+            for i, code in list(enumerate(codes))[start : start + at_once]:
+                for m in range(x.n_rows):
+                    four = x.four_codes(m, first + i)
+                    products[m] = self.isa.multiply_add(b, products[m], code, four, packed.largest)
+            self.parts = [
+                add_part(b, self.isa, part, some, scale)
+                for part, some in zip(self.parts, products, strict=True)
+            ]
 
     def end(self, d, offset, pairs):
-        b, x = self.builder, self.x
-        for m in range(x.n_rows):
-            if self.packed.is_super:
-                product = b.fmul(self.isa.to_floats(b, self.parts[m]), d)
-                if pairs is not None:
-                    product = fma(b, b.fneg(self._mins(m, pair_vectors(pairs))), offset, product)
-                self._add(m, product, x.scale(m))
-            else:
-                self._add(m, b.sitofp(self.parts[m], FLOATS), b.fmul(d, x.scale(m)))
-                if offset is not None:
-                    self._add(m, offset, x.sum(m))
+        for m, part in enumerate(self.parts):
+            add_block(self.builder, self.isa, self.packed, self.x, self.totals[m], m, part, d, offset, pairs)
 
-    def _mins(self, m, pairs):
-        total = constant(WORDS, 0)
-        for i, two in enumerate(pairs):
-            total = self.isa.add_pairs(self.builder, total, two, self.x.two_sums(m, i))
-        return self.builder.sitofp(total, FLOATS)
 
-    def _add(self, m, a, b):
-        old = self.builder.load(self.totals[m])
-        self.builder.store(fma(self.builder, a, b, old), self.totals[m])
+def add_part(builder, isa, part, products, scale):
+    """Return the total of a block, None at its beginning, plus a sum of products of one of its groups."""
+    if scale is not None:
+        return isa.add_scaled(builder, part, products, scale)
+    words = isa.to_words(builder, products)
+    return words if part is None else builder.add(part, words)
+
+
+def add_block(builder, isa, packed, x, total, m, part, d, offset, pairs):
+    """Add what a block gives for row m of x to its total in memory."""
+    if packed.is_super:
+        product = builder.fmul(isa.to_floats(builder, part), d)
+        if pairs is not None:
+            mins = constant(WORDS, 0)
+            for i, two in enumerate(pair_vectors(pairs)):
+                mins = isa.add_pairs(builder, mins, two, x.two_sums(m, i))
+            mins = builder.sitofp(mins, FLOATS)
+            product = fma(builder, builder.fneg(mins), offset, product)
+        add_product(builder, total, product, x.scale(m))
+    else:
+        add_product(builder, total, builder.sitofp(part, FLOATS), builder.fmul(d, x.scale(m)))
+        if offset is not None:
+            add_product(builder, total, offset, x.sum(m))
+
+
+def add_product(builder, total, a, b):
+    """Add a * b to a vector of float32 in memory."""
+    builder.store(fma(builder, a, b, builder.load(total)), total)
 
 
 def pair_vectors(pairs):
@@ -217,21 +238,6 @@ class Layout:
         return self.step * g + VECTOR * self.codes
 
 
-def replay(builder, isa, packed, base, out):
-    """Give a block of a panel, at an address, to `out`, as `unpack` gave it to `Store`."""
-    layout = Layout(isa, packed)
-    kind = FLOATS if packed.is_float else ir.VectorType(I8, 64)
-    for g in range(packed.groups):
-        codes = [load(builder, base, layout.code(g, i), kind) for i in range(layout.codes)]
-        scale = load(builder, base, layout.scale(g), layout.scale_type) if packed.is_super else None
-        out.group(g, codes, scale)
-    if packed.is_float:
-        return
-    d, offset = (load(builder, base, layout.ends + VECTOR * i, FLOATS) for i in range(2))
-    pairs = [load(builder, base, layout.ends + (2 + i) * VECTOR, PAIRS) for i in range(layout.n_pairs)]
-    out.end(d, offset if layout.has_offset else None, pairs or None)
-
-
 # --- Functions --------------------------------------------------------------------------------------------
 
 
@@ -278,18 +284,116 @@ def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, b
 
 
 def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes, d, sums, out):
-    x = Activations(builder, packed, n_rows, codes, d, sums)
-    multiply = Multiply(builder, isa, packed, x)
+    x, layout = Activations(builder, packed, n_rows, codes, d, sums), Layout(isa, packed)
+    totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(n_rows)]
     places = [pointer(builder, out, VECTOR * m, FLOATS) for m in range(n_rows)]
-    for place, total in zip(places, multiply.totals, strict=True):
+    for place, total in zip(places, totals, strict=True):
         builder.store(builder.load(place, align=1), total)
     with cgutils.for_range(builder, blocks) as turn:
         x.at(turn.index)
-        multiply.begin()
-        base = builder.add(panel, builder.mul(turn.index, I64(Layout(isa, packed).size)))
-        replay(builder, isa, packed, base, multiply)
-    for place, total in zip(places, multiply.totals, strict=True):
+        base = builder.add(panel, builder.mul(turn.index, I64(layout.size)))
+        if packed.is_float:
+            define_float_groups(builder, packed, isa, x, layout, base, totals)
+        else:
+            define_groups(builder, packed, isa, x, layout, base, totals)
+    for place, total in zip(places, totals, strict=True):
         builder.store(builder.load(total), place, align=1)
+
+
+# The loops of a tile are loops in the code, too, of a few vectors of codes each. Written out, a block is one
+# long stretch of code, which LLVM goes through row of x by row of x: with all weights of the block on the
+# stack, a third of the instructions moved them there and back.
+
+
+def define_float_groups(builder, packed, isa, x, layout, base, totals):
+    """Multiply the numbers of a block of a panel by those of the tile."""
+    with loop(builder, layout.codes * packed.groups // isa.at_a_time) as turn:
+        for j in range(isa.at_a_time):
+            i = builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j))
+            values = load(builder, builder.add(base, builder.mul(i, I64(VECTOR))), 0, FLOATS)
+            for m, total in enumerate(totals):
+                add_product(builder, total, values, x.value(m, i))
+
+
+def define_groups(builder, packed, isa, x, layout, base, totals):
+    """Multiply the codes of a block of a panel by those of the tile, group by group, and add it up."""
+    kind = isa.zero_total() if packed.is_super else constant(WORDS, 0)
+    parts = [cgutils.alloca_once(builder, kind.type) for _ in totals]
+    for part in parts:
+        builder.store(kind, part)
+    with loop(builder, packed.groups) as g:
+        at = builder.add(base, builder.mul(g, I64(layout.step)))
+        scale = load(builder, at, layout.scale(0), layout.scale_type) if packed.is_super else None
+        first = builder.mul(g, I64(layout.codes))
+        at_once = power_of_two(min(layout.codes, isa.at_once(packed.largest)))
+        size = max(at_once, isa.at_a_time)
+        with loop(builder, layout.codes // size) as turn:
+            start = builder.mul(turn, I64(size))
+            define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scale)
+    d, offset = (load(builder, base, layout.ends + VECTOR * i, FLOATS) for i in range(2))
+    pairs = [load(builder, base, layout.ends + (2 + i) * VECTOR, PAIRS) for i in range(layout.n_pairs)]
+    for m, part in enumerate(parts):
+        some = builder.load(part), d, offset if layout.has_offset else None, pairs or None
+        add_block(builder, isa, packed, x, totals[m], m, *some)
+
+
+def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scale):
+    """Multiply `size` vectors of codes of a group, and add to parts whenever a sum has taken `at_once`."""
+    sums = [cgutils.alloca_once(builder, isa.zero_sum().type) for _ in parts]
+    for total in sums:
+        builder.store(isa.zero_sum(), total)
+
+    def flush():
+        for part, total in zip(parts, sums, strict=True):
+            builder.store(add_part(builder, isa, builder.load(part), builder.load(total), scale), part)
+            builder.store(isa.zero_sum(), total)
+
+    with loop(builder, size // isa.at_a_time) as turn:
+        for j in range(isa.at_a_time):
+            i = builder.add(start, builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j)))
+            code = load(builder, builder.add(at, builder.mul(i, I64(VECTOR))), 0, BYTES)
+            for m, total in enumerate(sums):
+                four = x.four_codes(m, builder.add(first, i))
+                more = isa.multiply_add(builder, builder.load(total), code, four, packed.largest)
+                builder.store(more, total)
+            if (j + 1) % at_once == 0:
+                flush()
+    if at_once > isa.at_a_time:
+        flush()
+
+
+def turns(packed, isa):
+    """Return how often each loop of `tile` within the loop over blocks goes round, from the outside in."""
+    codes = Layout(isa, packed).codes
+    if packed.is_float:
+        return [codes * packed.groups // isa.at_a_time]
+    at_once = power_of_two(min(codes, isa.at_once(packed.largest)))
+    size = max(at_once, isa.at_a_time)
+    return [count for count in (packed.groups, codes // size, size // isa.at_a_time) if count > 1]
+
+
+def power_of_two(n):
+    """Return the largest power of two that is at most n."""
+    return 1 << (n.bit_length() - 1)
+
+
+@contextmanager
+def loop(builder, count):
+    """Make a loop that LLVM does not unroll: it is not told how often; one turn alone is no loop."""
+    if count == 1:
+        yield I64(0)
+        return
+    same = builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [I64(count)], side_effect=False)
+    before, body = builder.block, builder.append_basic_block("loop")
+    builder.branch(body)
+    builder.position_at_end(body)
+    turn = builder.phi(I64)
+    turn.add_incoming(I64(0), before)
+    yield turn
+    following, after = builder.add(turn, I64(1)), builder.append_basic_block("after")
+    turn.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_unsigned("<", following, same), body, after)
+    builder.position_at_end(after)
 
 
 def prefetch(builder, packed, how, coming, row_bytes, block):
