@@ -20,9 +20,9 @@ from blocks2tokens.kernels.unpack import PACKED
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BLOCKS2TOKENS_CACHE", str(tmp_path))
-    picker.winners.cache_clear()
+    picker.TABLES.clear()
     yield tmp_path
-    picker.winners.cache_clear()
+    picker.TABLES.clear()
 
 
 def kernel(name, calls, cost):
@@ -70,7 +70,7 @@ def test_it_is_measured_once_and_read_from_the_file_after_that(cache, crossing):
     (path,) = cache.iterdir()
     assert ["many", 16, 10.0] in json.loads(path.read_text())["found"]
     n_calls = len(calls)
-    picker.winners.cache_clear()
+    picker.TABLES.clear()
     assert picker.choose(b2t.FORMATS["Q4_K"], 20, kernels) == choice and len(calls) == n_calls
 
 
@@ -82,7 +82,7 @@ def test_measuring_anew_forgets_what_was_picked(cache, crossing):
     data = json.loads(path.read_text())
     data["found"] = [(name, M, 99.0 if name == "many" else seconds) for name, M, seconds in data["found"]]
     path.write_text(json.dumps(data | {"quiet": True}))  # a choice that noise made
-    picker.winners.cache_clear()
+    picker.TABLES.clear()
     assert picker.choose(fmt, 20, kernels).kernel == "few"
     times = picker.measure_anew(fmt, kernels)
     assert times["few", 16] == pytest.approx(16) and times["many", 16] == pytest.approx(10)
@@ -109,7 +109,7 @@ def test_a_file_that_makes_no_sense_is_measured_again(cache, crossing, text):
     (path,) = cache.iterdir()
     whole = path.read_text()
     path.write_text(text)
-    picker.winners.cache_clear()
+    picker.TABLES.clear()
     calls.clear()
     assert picker.choose(b2t.FORMATS["Q4_K"], 1, kernels).kernel == "few"
     assert calls and len(path.read_text()) == pytest.approx(len(whole), rel=0.3)

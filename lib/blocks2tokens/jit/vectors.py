@@ -372,6 +372,42 @@ def total(typingctx, vector):
     return types.float32(vector), codegen
 
 
+@intrinsic(prefer_literal=True)
+def largest_bits(typingctx, array, offset, count):
+    """Return the largest magnitude of `count` float32, a literal multiple of 16, as its bits, uint32.
+
+    The bits of infinity and NaN are larger than those of all numbers.
+    """
+    n, words = count.literal_value // 16, ir.VectorType(I32, 16)
+
+    def codegen(context, builder, signature, args):
+        most = None
+        for i in range(n):
+            at = builder.add(args[1], ir.Constant(args[1].type, 64 * i))
+            place = address(context, builder, signature.args[0], args[0], at, words)
+            bits = builder.and_(builder.load(place, align=1), constant(words, 0x7FFFFFFF))
+            most = bits if most is None else call(builder, "llvm.umax.v16i32", words, [most, bits])
+        return call(builder, "llvm.vector.reduce.umax.v16i32", I32, [most])
+
+    return types.uint32(array, types.intp, count), codegen
+
+
+@intrinsic
+def round_16(typingctx, array, offset, factor, codes, to):
+    """Round 16 float32 at `offset` times a factor to int8, at byte `to` of codes; return their sum."""
+
+    def codegen(context, builder, signature, args):
+        floats, words = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
+        x = builder.load(address(context, builder, signature.args[0], *args[:2], floats), align=1)
+        product = builder.fmul(x, splat(builder, args[2]))
+        whole = builder.fptosi(call(builder, "llvm.rint.v16f32", floats, [product]), words)
+        few = builder.trunc(whole, ir.VectorType(I8, 16))
+        builder.store(few, address(context, builder, signature.args[3], *args[3:], few.type), align=1)
+        return call(builder, "llvm.vector.reduce.add.v16i32", I32, [whole])
+
+    return types.int32(array, types.intp, types.float32, codes, types.intp), codegen
+
+
 @intrinsic
 def store(typingctx, array, offset, vector):
     """Store a vector at byte `offset` of an array."""

@@ -19,8 +19,8 @@ from numba import njit, prange
 
 from blocks2tokens.formats.compiled import bits_to_float
 from blocks2tokens.jit.cores import takes_turns
+from blocks2tokens.jit.vectors import largest_bits, round_16
 
-MAGNITUDE = np.uint32(0x7FFFFFFF)
 TINY = np.float32(2.0**-100)
 SERIAL_BELOW = 1 << 15  # weights: less is done before other threads would have begun
 
@@ -35,58 +35,47 @@ class Activations(NamedTuple):
 
 
 @njit(cache=True)
-def largest_magnitude(x):
-    """Return the largest magnitude; NaN or infinity if there is one: their bits are the largest integers."""
-    largest, bits = np.uint32(0), x.view(np.uint32)
-    for i in range(bits.size):
-        largest = max(largest, bits[i] & MAGNITUDE)
-    return bits_to_float(largest)
-
-
-@njit(cache=True)
-def round_to_codes(x, inverse, codes):
-    for i in range(x.size):
-        codes[i] = np.int8(np.rint(x[i] * inverse))
-
-
-@njit(cache=True)
-def sum_of(codes):
-    total = np.int32(0)
-    for i in range(codes.size):
-        total += np.int32(codes[i])
-    return np.float32(total)
-
-
-@njit(cache=True)
-def quantize_block(x, codes):
-    """Fill codes, int8 [n], from x, float32 [n]; return their scale."""
-    largest = largest_magnitude(x)
-    if not largest >= TINY or not np.isfinite(largest):
-        codes[:] = 0
-        return np.float32(0) if largest < TINY else np.float32(np.nan)
-    round_to_codes(x, np.float32(127) / largest, codes)
-    return largest / np.float32(127)
+def scale_of(bits):
+    """Return the scale of a block and its inverse, from the bits of its largest magnitude; 0: no codes."""
+    largest = bits_to_float(bits)
+    if not np.isfinite(largest):
+        return np.float32(np.nan), np.float32(0)
+    if largest < TINY:
+        return np.float32(0), np.float32(0)
+    return largest / np.float32(127), np.float32(127) / largest
 
 
 @njit(cache=True)
 def quantize_super_row(x, tile, m, codes, d, sums):
     """Round x, float32 [K], as row m of a tile, with the sums of its groups."""
-    size, group = codes.shape[3], codes.shape[3] // sums.shape[3]
+    sixteens = 16 // sums.shape[3]  # in a group
     for b in range(codes.shape[1]):
         made = codes[tile, b, m]
-        d[tile, b, m] = quantize_block(x[b * size : (b + 1) * size], made)
+        scale, inverse = scale_of(largest_bits(x, 1024 * b, 256))
+        d[tile, b, m] = scale
+        if not inverse:
+            made[:] = 0
+            sums[tile, b, m, :] = 0
+            continue
         for g in range(sums.shape[3]):
-            sums[tile, b, m, g] = np.int16(sum_of(made[g * group : (g + 1) * group]))
+            total = np.int32(0)
+            for i in range(sixteens * g, sixteens * (g + 1)):
+                total += round_16(x, 1024 * b + 64 * i, inverse, made, 16 * i)
+            sums[tile, b, m, g] = total
 
 
 @njit(cache=True)
 def quantize_row(x, tile, m, codes, d, sums):
     """Round x, float32 [K], as row m of a tile, with the sums of its blocks."""
-    size = codes.shape[3]
     for b in range(codes.shape[1]):
         made = codes[tile, b, m]
-        scale = quantize_block(x[b * size : (b + 1) * size], made)
-        d[tile, b, m], sums[tile, b, m] = scale, scale * sum_of(made)
+        scale, inverse = scale_of(largest_bits(x, 128 * b, 32))
+        d[tile, b, m], sums[tile, b, m] = scale, scale
+        if not inverse:
+            made[:] = 0
+            continue
+        total = round_16(x, 128 * b, inverse, made, 0) + round_16(x, 128 * b + 64, inverse, made, 16)
+        sums[tile, b, m] = scale * np.float32(total)
 
 
 @njit(cache=True)

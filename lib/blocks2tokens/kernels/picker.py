@@ -11,13 +11,12 @@ part for the numbers of rows that it is meant for, `Kernel.rows`.
 
 import time
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numba import get_num_threads
 from tqdm import tqdm
 
-from blocks2tokens.formats import FORMATS, Format
+from blocks2tokens.formats import Format
 from blocks2tokens.jit import cpu
 from blocks2tokens.kernels import measured
 from blocks2tokens.matrix import QuantizedMatrix
@@ -27,6 +26,8 @@ SHAPE = (1024, 2048)  # N, K of the matrix that is timed
 REPEATS = 5  # timed runs of each kernel
 REST = 0.05  # seconds between rounds
 MARGIN = 0.95  # a later kernel must be faster by this factor: noise should not decide
+
+TABLES = {}  # what this process has looked up
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,24 @@ class Choice:
 
 def choose(fmt: Format, M: int, candidates: dict) -> Choice:
     """Return the fastest of the candidates, {name: Kernel}, for M rows; times them if nobody did before."""
-    table = winners(fmt.name, get_num_threads(), cpu.chosen(), tuple(candidates.values()))
+    table = winners(fmt, get_num_threads(), cpu.chosen(), candidates)
     rows = max((m for m in table if m <= M), default=min(table))
     name, seconds = table[rows]
     return Choice(name, f"fastest for {fmt.name} at M = {rows} on this machine ({seconds * 1e3:.3g} ms)")
 
 
-@cache
-def winners(name: str, n_threads: int, isa: str, kernels: tuple) -> dict[int, tuple[str, float]]:
-    """Return {M: (kernel, seconds)} for a format, from the cache folder or by measuring."""
-    return fastest(kept(FORMATS[name], n_threads, isa, kernels), kernels)
+def winners(fmt: Format, n_threads: int, isa: str, candidates: dict) -> dict[int, tuple[str, float]]:
+    """Return {M: (kernel, seconds)} for a format: looked up in memory, in the cache folder, or measured."""
+    key = fmt.name, n_threads, isa, *candidates
+    if key not in TABLES:
+        kernels = tuple(candidates.values())
+        TABLES[key] = fastest(kept(fmt, n_threads, isa, kernels), kernels)
+    return TABLES[key]
 
 
 def measure_anew(fmt: Format, candidates: dict) -> dict[tuple[str, int], float]:
     """Time the candidates again and forget what was; return {(kernel's name, M): seconds}."""
-    winners.cache_clear()
+    TABLES.clear()
     return kept(fmt, get_num_threads(), cpu.chosen(), tuple(candidates.values()), anew=True)
 
 

@@ -2,7 +2,7 @@
 
 normalize       x / rms(x) * weight
 rotate          pairs by their angles; adjacent or halves
-silu_times      silu(gate) * up
+silu_times      gate = silu(gate) * up
 attend_head     one query of one head over its keys and values: scores, softmax, weighted sum
 
 Keys and values may be float32, or float16 kept as uint16: `as_float` and `store` know both.
@@ -81,10 +81,13 @@ def fill_angles(position, frequencies, magnitude, cos, sin):
 
 
 @njit(cache=True, error_model="numpy")
-def silu_times(gate, up, out):
-    """out = silu(gate) * up, float32 [n]; out may be one of them."""
+def silu_times(gate, up):
+    """gate = silu(gate) * up, float32 [n].
+
+    In place: a third array might overlap one of the two, and then the loop runs without vectors.
+    """
     for i in range(gate.size):
-        out[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]
+        gate[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]
 
 
 # --- Numbers in a cache -----------------------------------------------------------------------------------

@@ -399,7 +399,7 @@ def gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage, followi
         coming = following if is_last(w, n_workers, job, n_jobs) else row_address(model, gate, last)
         multiply_rows(model, own, w, gate, first, last, own.h[w], shared.gate, row_address(model, up, first))
         multiply_rows(model, own, w, up, first, last, own.h[w], shared.up, coming)
-        silu_times(shared.gate[first:last], shared.up[first:last], shared.gate[first:last])
+        silu_times(shared.gate[first:last], shared.up[first:last])
         count_done(shared.tickets, stage)
         job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
     wait_for(shared.tickets, stage, n_jobs)

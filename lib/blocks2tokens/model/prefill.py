@@ -54,7 +54,7 @@ def add_rows(x, more):
 def silu_times_rows(gate, up):
     """gate = silu(gate) * up, float32 [T, ffn_dim]."""
     for t in prange(gate.shape[0]):
-        silu_times(gate[t], up[t], gate[t])
+        silu_times(gate[t], up[t])
 
 
 @takes_turns

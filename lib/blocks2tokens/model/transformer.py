@@ -83,10 +83,12 @@ class Transformer:
         The next call with this cache overwrites them. Raises ValueError as `hidden` does.
         """
         ids = self._checked(ids, cache)
-        if len(ids) > 1:
-            for _ in self._batches(ids[:-1], cache):
-                pass
-        return self.step(int(ids[-1]), cache)
+        if len(ids) == 1:
+            return self.step(int(ids[0]), cache)
+        for x in self._batches(ids, cache):  # noqa: B007
+            pass
+        self._decoder(cache)  # the tokens that follow find all memory there
+        return self.project(x[-1:])[0]
 
     def step(self, token: int, cache: KVCache) -> np.ndarray:
         """Run one token behind those of the cache; return its logits, float32 [vocab]; no array is allocated.
@@ -135,13 +137,17 @@ class Transformer:
                 f"ids: {n_tokens} more tokens do not fit, {cache.length} of {cache.capacity} used"
             )
 
-    def _decode(self, token, cache, with_logits) -> Decoder:
+    def _decoder(self, cache) -> Decoder:
         if cache.decoder is None or cache.decoder.weights is not self.weights:
             cache.decoder = Decoder(self.data, self.weights, self.config, cache)
-        with cores.using(self.threads):
-            cache.decoder.step(token, cache.length, with_logits)
-        cache.advance(1)
         return cache.decoder
+
+    def _decode(self, token, cache, with_logits) -> Decoder:
+        decoder = self._decoder(cache)
+        with cores.using(self.threads):
+            decoder.step(token, cache.length, with_logits)
+        cache.advance(1)
+        return decoder
 
     def _batches(self, ids, cache):
         """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
