@@ -62,15 +62,22 @@ lessons: install-test smollm2 ## run all lessons and save their outputs in noteb
 bench: install-test smollm2 ## print the performance tables of this machine
 	@$(PY) -m blocks2tokens.course.bench_report
 
-# llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines.
+# llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
+# SIMD=avx2 a second one without AVX-512, beside the first.
 PEER_FLAGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
+PEER_WHERE := -e ".[peer]"
+ifeq ($(SIMD),avx2)
+PEER_FLAGS := -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DLLAVA_BUILD=OFF
+PEER_WHERE := --no-deps --upgrade --target .venv/peer-avx2 "$$($(PY) -c 'import tomllib; \
+    print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peer"][0])')"
+endif
 ifeq ($(shell uname -m),x86_64)
 PEER_FLAGS += -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
 peer: install-test ## build llama.cpp for this CPU (some minutes), for `make bench` to measure beside ours
 	CMAKE_ARGS="$(PEER_FLAGS)" $(PY) -m pip install --disable-pip-version-check \
-	    --no-binary llama-cpp-python -e ".[peer]"
+	    --no-binary llama-cpp-python $(PEER_WHERE)
 
 clean: ## remove .venv and caches; never work/, never data/models/
 	rm -rf .venv .arm .pytest_cache .ruff_cache .ipynb_checkpoints lib/blocks2tokens.egg-info

@@ -1,10 +1,16 @@
 """The performance tables of this machine: `make bench` or `python -m blocks2tokens.course.bench_report`.
 
-Everything in one run, interleaved, medians; ratios are between figures of the same run.
+Everything in one run, interleaved, medians; ratios are between figures of the same run. On a CPU with
+AVX-512 the tables of formats and models come once more with AVX2 alone, for both sides if llama.cpp was
+built for that, too: `make peer SIMD=avx2`.
 """
 
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import gguf
 import numba
@@ -12,7 +18,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import blocks2tokens as b2t
-from blocks2tokens.course import bench, bench_models, models, peer, published, roofline
+from blocks2tokens.course import bench, bench_models, cycles, models, peer, published, roofline
+from blocks2tokens.jit import cpu
 from blocks2tokens.kernels.unpack import PACKED
 
 SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
@@ -20,20 +27,44 @@ MATRICES = 3  # in turn, 99 MB in Q4_K: more than the last-level cache holds
 ROWS = (1, 4, 8, 16, 64, 128, 512)
 REPEATS = 7
 SECONDS = 60.0  # of each loop that measures
+FORMATS_SHAPE, FORMATS_ROWS = (8192, 4096), (1, 8, 16, 128)
+PEERS = Path(sys.prefix)  # peer-avx2/ in it: llama.cpp for that instruction set
+ONE_SET = "one-set"  # argument: only the tables that depend on the instruction set
 BASELINE = "dequantize_then_blas"
 DEAR = ("fused_rows", "integer_dot", "simd_dot")  # at many rows
 
 
 def main() -> None:
     ceilings = roofline.measure()
+    if sys.argv[1:] == [ONE_SET]:
+        print_one_set(ceilings)
+        return
     print_machine(ceilings)
     print_metadata()
     print_kernels(ceilings)
     print_phase0()
-    print_formats(ceilings)
+    print_one_set(ceilings)
+    print_other_sets()
+    cycles.print_cycles()
     print_errors()
-    bench_models.print_models(ceilings)
     print_report()
+
+
+def print_one_set(ceilings: roofline.Ceilings) -> None:
+    """Print what depends on the instruction set: all formats, and whole models."""
+    peers = ", ".join(peer.library().features) if peer.library() else "no llama.cpp"
+    print(f"\n=== {cpu.chosen()}; llama.cpp's side: {peers}")
+    print_formats(ceilings)
+    bench_models.print_models(ceilings)
+
+
+def print_other_sets() -> None:
+    """Print the same with the other instruction sets that this CPU has, each in a process of its own."""
+    for name in cpu.available():
+        if name not in (cpu.chosen(), "plain"):
+            paths = str(PEERS / f"peer-{name}"), os.environ.get("PYTHONPATH", "")
+            environ = os.environ | {cpu.VARIABLE: name, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+            subprocess.run([sys.executable, "-m", __spec__.name, ONE_SET], env=environ, check=True)
 
 
 def print_machine(ceilings: roofline.Ceilings) -> None:
@@ -166,25 +197,34 @@ def print_phase0() -> None:
 def print_formats(ceilings: roofline.Ceilings) -> None:
     """Time what `matmul` picks for each format with vector code, and llama.cpp."""
     n_threads = max(ceilings.read)
-    print(f"\nWhat matmul picks, {SHAPE[0]} x {SHAPE[1]}, {n_threads} threads: ms, GB/s, against llama.cpp")
+    print(
+        f"\nWhat matmul picks, {FORMATS_SHAPE[0]} x {FORMATS_SHAPE[1]}, {n_threads} threads: for each M the"
+    )
+    print("kernel, ms, GB/s of weights (share of the read bandwidth), times faster than llama.cpp")
     for name in PACKED:
-        weights = matrices(name, SHAPE, 2)
-        for M in (1, 8, 128):
-            x = np.random.default_rng(M).standard_normal((M, SHAPE[1]), dtype=np.float32)
-            choice = b2t.matmul(x, weights[0], explain=True)[1]
-            functions = {"ours": partial(in_turn, partial(b2t.matmul, x), weights)}
-            peers = [peer.Product(w, M, n_threads) for w in weights] if peer.library() else []
-            for product in peers:
-                product.set_x(x)
-            if peers:
-                functions["peer"] = lambda peers=peers: [product() for product in peers]
-            t = bench.interleaved(functions, REPEATS if M < 128 else 3, SECONDS)
-            ours = t["ours"].median
-            against = f"{t['peer'].median / ours:6.2f}x" if peers else ""
-            speed = 2 * weights[0].nbytes / ours / 1e9
-            print(f"  {name} M = {M:3}  {choice.kernel:14} {ours / 2 * 1e3:8.2f} {speed:7.2f} {against}")
-            for product in peers:
-                product.close()
+        weights = matrices(name, FORMATS_SHAPE, MATRICES)
+        for M in FORMATS_ROWS:
+            print_format(ceilings, weights, M, n_threads)
+
+
+def print_format(ceilings, weights, M, n_threads):
+    """Print the line of a format for M rows."""
+    x = np.random.default_rng(M).standard_normal((M, weights[0].shape[1]), dtype=np.float32)
+    choice = b2t.matmul(x, weights[0], explain=True)[1]
+    functions = {"ours": partial(in_turn, partial(b2t.matmul, x), weights)}
+    peers = [peer.Product(w, M, n_threads) for w in weights] if peer.library() else []
+    for product in peers:
+        product.set_x(x)
+    if peers:
+        functions["peer"] = lambda: [product() for product in peers]
+    t = bench.interleaved(functions, REPEATS if M < 128 else 3, SECONDS)
+    ours, n, name = t["ours"].median, len(weights), weights[0].format.name
+    speed = n * weights[0].nbytes / ours / 1e9
+    against = f"{t['peer'].median / ours:6.2f}x" if peers else ""
+    share = f"{speed:7.2f} ({speed / ceilings.read[n_threads]:5.1%})"
+    print(f"  {name:7} M = {M:3}  {choice.kernel:20} {ours / n * 1e3:8.2f} {share} {against}", flush=True)
+    for product in peers:
+        product.close()
 
 
 def print_errors() -> None:

@@ -1,11 +1,12 @@
-"""The pictures of lesson 16: whole numbers inside, a register's path, the order of a load, the waterfall."""
+"""The pictures of lesson 16: whole numbers, a register's path, a load's order, the waterfall, other CPUs."""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from blocks2tokens.course import plot
+from blocks2tokens.course import cycles, plot
+from blocks2tokens.kernels import listing
 
 OWN = "your kernel"
 
@@ -106,4 +107,29 @@ def waterfall(each: Mapping[str, float]) -> Axes:
     axes.grid(axis="y", visible=False)
     axes.set(xscale="log", xlabel="ns for each multiply-add", xlim=(min(values) / 2, max(values) * 100))
     axes.set_title(f"From the slowest to the fastest: {max(values) / min(values):,.0f} times")
+    return axes
+
+
+def draw_cpus(name: str = "Q4_K") -> Axes:
+    """Draw how many instructions the engine's code for 256 weights is on each CPU of a table.
+
+    Beside them, where llvm-mca is installed, the cycles that LLVM's model of the CPU gives.
+    """
+    colours = {"avx512": plot.BLUE, "avx2": plot.SKY, "neon": plot.GREEN}
+    counts = {cpu: listing.per_256(name, len(listing.loop_of(name, cpu))) for cpu in listing.CPUS}
+    axes = plt.subplots(figsize=(9.5, 0.34 * len(counts) + 0.9))[1]
+    for isa, colour in colours.items():
+        some = [cpu for cpu, its in listing.CPUS.items() if its == isa]
+        axes.barh(some, [counts[cpu] for cpu in some], color=colour, edgecolor="0.3", height=0.7, label=isa)
+    for y, cpu in enumerate(cpu for isa in colours for cpu, its in listing.CPUS.items() if its == isa):
+        modelled = f", about {cycles.cycles(name, cpu):.0f} cycles" if cycles.tool() else ""
+        axes.text(counts[cpu] + 1, y, f"{counts[cpu]:.0f}{modelled}", va="center")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlim=(0, 1.3 * max(counts.values())), xlabel="instructions for 256 weights and one row of x")
+    widest = max(counts.values()) / min(counts.values())
+    axes.set_title(
+        f"One definition, {len(counts)} CPUs: wider registers, up to {widest:.1f} times fewer instructions"
+    )
+    axes.legend(loc="upper right")
     return axes

@@ -8,6 +8,9 @@
 Numba compiles for all features of the host but those in UNWANTED. SSE4A is one of them: its `extrq` and
 `insertq`, which LLVM likes for shuffles on AMD's CPUs before Zen 4, have no VEX form, and each of them
 after a 256-bit instruction costs about as much as 300 additions.
+
+BLOCKS2TOKENS_SIMD names the instruction set to use. Set to avx2 before Python starts it also makes Numba
+compile without AVX-512, so that all code is what a CPU without it would run.
 """
 
 import os
@@ -25,14 +28,23 @@ NEEDS = {
     "plain": (),
 }
 UNWANTED = ("sse4a",)
+BEYOND_AVX2 = ("avx512", "avx10", "amx", "avxvnni", "evex512")  # features, by how their names begin
 VARIABLE = "BLOCKS2TOKENS_SIMD"
+AT_START = os.environ.get(VARIABLE, "").lower()
 
 
 @cache
 def available() -> tuple[str, ...]:
-    """Return the names of the instruction sets that this CPU has, fastest first."""
-    features = llvm.get_host_cpu_features()
-    return tuple(name for name, needed in NEEDS.items() if all(map(features.get, needed)))
+    """Return the names of the instruction sets that this CPU has, fastest first; not those turned off."""
+    has = features()
+    return tuple(name for name, needed in NEEDS.items() if all(map(has.get, needed)))
+
+
+@cache
+def features() -> dict[str, bool]:
+    """Return which of LLVM's features of this CPU Numba may use."""
+    off = UNWANTED + (BEYOND_AVX2 if AT_START == "avx2" else ())
+    return {name: has and not name.startswith(off) for name, has in llvm.get_host_cpu_features().items()}
 
 
 def chosen() -> str:
@@ -53,12 +65,9 @@ def is_emulated_arm(wanted: str) -> bool:
 
 
 def leave_out_unwanted() -> None:
-    """Make Numba compile without the features in UNWANTED, unless the user has said which it shall use."""
-    if config.CPU_FEATURES is None and config.CPU_NAME is None:
-        features = llvm.get_host_cpu_features()
-        if any(features.get(name) for name in UNWANTED):
-            kept = {name: has and name not in UNWANTED for name, has in features.items()}
-            config.CPU_FEATURES = llvm.FeatureMap(kept).flatten()
+    """Make Numba compile for `features`, unless the user has said for which it shall."""
+    if config.CPU_FEATURES is None and config.CPU_NAME is None and features() != llvm.get_host_cpu_features():
+        config.CPU_FEATURES = llvm.FeatureMap(features()).flatten()
 
 
 leave_out_unwanted()
