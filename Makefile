@@ -32,12 +32,14 @@ help: ## print this
 # --allow-root matters in containers only; the server answers this machine alone, and asks for its token.
 lab: install-lab smollm2 ## set up, copy new lessons to work/ (keeping what you changed), open JupyterLab there
 	@$(PY) -m blocks2tokens.course.workspace
+	@$(PY) -m blocks2tokens.course.warm_up
 	@echo "Starting JupyterLab on work/. Ctrl-C, twice, stops it."
 	@export PATH="$$PWD/.venv/bin:$$PATH"; \
 	exec $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=work --allow-root $(ARGS)
 
 # Lines of progress show only where a cell is slow: without them its outputs are the same on every machine.
 test: install-test smollm2 ## set up, then check style, run all tests and all lessons
+	@$(PY) -m blocks2tokens.course.warm_up
 	@summary=""; \
 	step() { \
 	    name="$$1"; shift; start=$$(date +%s); \

@@ -19,7 +19,8 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 import blocks2tokens.compiled_code
 import blocks2tokens.jit.cores
-import blocks2tokens.jit.cpu  # noqa: F401  importing it says what Numba compiles for
+import blocks2tokens.jit.cpu  # importing it says what Numba compiles for
+import blocks2tokens.jit.progress  # noqa: F401  and this, that it does
 from blocks2tokens.convert import convert
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats import FORMATS

@@ -12,6 +12,8 @@ import threading
 
 from numba.core import event
 
+from blocks2tokens.jit.progress import PROGRESS
+
 PATIENCE = 2.0  # seconds
 COMPILING = "compiling the kernels, once"
 
@@ -47,12 +49,14 @@ class Notice(event.Listener):
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self):
+        PROGRESS.off = True
         event.register("numba:compile", self)
         self._thread.start()
         return self
 
     def __exit__(self, *_):
         self.over = True
+        PROGRESS.off = False
         self.beat()
         event.unregister("numba:compile", self)
         self._thread.join()
