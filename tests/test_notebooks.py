@@ -489,3 +489,17 @@ def test_every_rule_is_tested():
 def test_words_are_what_a_reader_reads():
     text = "Two words [and link](https://example.org) `x` $a + b$ <b>bold</b>\n```\nnot this\n```\n"
     assert words(text) == ["Two", "words", "and", "link", "x", "bold"]
+
+
+ANCHOR = re.compile(r"glossary\.md(?:#([\w-]+))?\)")
+TERMS = re.compile(r"^### (.+)$", re.MULTILINE)
+
+
+def test_words_that_link_to_the_glossary_are_in_it():
+    terms = TERMS.findall((notebooks.NOTEBOOKS / "glossary.md").read_text(encoding="utf-8"))
+    known = {re.sub(r"[^\w -]", "", term.lower()).replace(" ", "-") for term in terms}
+    assert len(known) == len(terms) > 30 and "kernel" in known
+    wanted = {
+        anchor for path in COURSE for anchor in ANCHOR.findall(path.read_text(encoding="utf-8")) if anchor
+    }
+    assert wanted <= known

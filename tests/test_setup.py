@@ -240,6 +240,14 @@ def test_checkpoints_are_not_lessons(folders):
     assert folders.sync().copied == [NAME]
 
 
+def test_the_glossary_comes_along_and_stays_the_course_s(folders):
+    (folders.course / "glossary.md").write_text("# Glossary\n")
+    folders.sync()
+    (folders.work / "glossary.md").write_text("scribbled\n")
+    folders.sync()
+    assert (folders.work / "glossary.md").read_text() == "# Glossary\n"
+
+
 def test_unchanged_lesson_is_updated(folders):
     folders.sync()
     folders.publish("version 2")

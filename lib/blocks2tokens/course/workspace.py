@@ -22,6 +22,7 @@ lost, a notebook counts as changed unless it equals the course's.
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -128,6 +129,8 @@ def sync(source: Path, target: Path) -> Summary:
             summary.kept.append(name)
             if was != new:
                 put_beside(notebook, new, name)
+    for page in source.glob("*.md"):  # to look things up in: the course's, whatever was done to it
+        shutil.copyfile(page, target / page.name)
     save_manifest(target, manifest)
     return summary
 
