@@ -11,7 +11,6 @@ TOP = "blocks2tokens"  # the package itself: what a learner imports
 # layer: the layers below it that it may import. A module or folder directly in the package is a layer.
 LAYERS = {
     "errors": set(),
-    "compiled_code": set(),
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},

@@ -13,8 +13,8 @@ from numba.core.registry import CPUDispatcher
 from small_model import random_tensor
 
 from blocks2tokens import FORMATS, QuantizedMatrix
+from blocks2tokens.jit import lock
 from blocks2tokens.kernels import (
-    lock,
     phase0_baseline,
     phase1_naive_fused,
     phase2_optimized_fused,

@@ -16,8 +16,8 @@ import numpy as np
 from numba import get_num_threads, njit, prange, types
 from numba.typed import Dict
 
+from blocks2tokens.jit.lock import lock_to_read, lock_to_write, new_lock, unlock_read, unlock_write
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.lock import lock_to_read, lock_to_write, new_lock, unlock_read, unlock_write
 from blocks2tokens.kernels.phase2_optimized_fused import workers
 from blocks2tokens.kernels.report_decoders import block_decoder
 

@@ -15,13 +15,13 @@ import numpy as np
 from numba import get_num_threads, njit, prange, types
 
 from blocks2tokens.jit import cpu
+from blocks2tokens.jit.job_counter import MOST_JOBS, first_job, new_counters, take_job_at
 from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import activations, integer_dot, prefetching
 from blocks2tokens.kernels.integer_dot import pointer
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.panels import rows, tag_of, tile_sizes
-from blocks2tokens.kernels.team import MOST_JOBS, first_job, new_tickets, take_job_at
 from blocks2tokens.kernels.unpack import PACKED
 
 JOBS = 8  # that each core takes, if all are as fast
@@ -65,22 +65,22 @@ def copy_tile(part, out, m, n):
 
 
 @njit(cache=True)
-def work(job, operands, tickets, step, worker, n_workers, part, out, panel):
+def work(job, operands, counters, step, worker, n_workers, part, out, panel):
     """Take `step` rows of weights at a time until none are left."""
     N = out.shape[1]
     n_jobs = -(-N // step)
-    i = take_job_at(tickets, 0, first_job(worker, n_workers, n_jobs), n_jobs)
+    i = take_job_at(counters, 0, first_job(worker, n_workers, n_jobs), n_jobs)
     while i < n_jobs:
         job(*operands, step * i, min(N, step * (i + 1)), part, out, panel)
-        i = take_job_at(tickets, 0, i + 1, n_jobs)
+        i = take_job_at(counters, 0, i + 1, n_jobs)
 
 
 @njit(parallel=True, cache=True)
-def share(job, operands, tickets, step, n_workers, part_rows, panel_bytes, out):
+def share(job, operands, counters, step, n_workers, part_rows, panel_bytes, out):
     """Fill out, float32 [M, N]. Each core begins with rows of its own and helps others when it is done."""
     for worker in prange(n_workers):
         part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
-        work(job, operands, tickets, step, np.int64(worker), n_workers, part, out, panel)
+        work(job, operands, counters, step, np.int64(worker), n_workers, part, out, panel)
 
 
 @njit(cache=True)
@@ -110,7 +110,7 @@ def run_job(job, a, w, part_rows, panel_bytes=0):
         alone(job, operands, part_rows, panel_bytes, out)
     else:
         step = -(-N // (min(JOBS * n_threads, MOST_JOBS) * ROWS)) * ROWS
-        share(job, operands, new_tickets(1), step, n_threads, part_rows, panel_bytes, out)
+        share(job, operands, new_counters(1), step, n_threads, part_rows, panel_bytes, out)
     return out
 
 

@@ -1,6 +1,6 @@
 """A team of workers that goes through stages together; each stage is a number of jobs.
 
-    tickets   int64 [stages, 3, 8], each line a cache line of its own
+    counters  int64 [stages, 3, 8], each line a cache line of its own
               [stage, 0, 0]  jobs handed out in order     [stage, 1, 0]  jobs done
               [stage, 2]     512 bits: jobs taken one by one
 
@@ -30,7 +30,7 @@ HAS_PAUSE = platform.machine().lower() in ("x86_64", "amd64")
 HAS_SLEEP = os.name == "posix"
 
 
-def new_tickets(n_stages: int) -> np.ndarray:
+def new_counters(n_stages: int) -> np.ndarray:
     """Return the counters of so many stages."""
     return np.zeros(n_stages * STAGE, np.int64)
 
@@ -100,9 +100,9 @@ def rest(typingctx):
 
 
 @njit(cache=True)
-def take_job(tickets, stage):
+def take_job(counters, stage):
     """Return the number of the next job of a stage; it may be past the last."""
-    return fetch_add(tickets, STAGE * stage + HANDED_OUT, 1)
+    return fetch_add(counters, STAGE * stage + HANDED_OUT, 1)
 
 
 @njit(cache=True)
@@ -112,27 +112,27 @@ def first_job(worker, n_workers, n_jobs):
 
 
 @njit(cache=True)
-def take_job_at(tickets, stage, wanted, n_jobs):
+def take_job_at(counters, stage, wanted, n_jobs):
     """Take job number `wanted`, or the next in a circle that nobody has; return n_jobs if there is none."""
     for i in range(n_jobs):
         job = (wanted + i) % n_jobs
         at, bit = STAGE * stage + TAKEN + job // 64, np.int64(1) << (job % 64)
-        if not load(tickets, at) & bit and not fetch_or(tickets, at, bit) & bit:
+        if not load(counters, at) & bit and not fetch_or(counters, at, bit) & bit:
             return job
     return n_jobs
 
 
 @njit(cache=True)
-def count_done(tickets, stage):
+def count_done(counters, stage):
     """Count one job of a stage as done."""
-    fetch_add(tickets, STAGE * stage + DONE, 1)
+    fetch_add(counters, STAGE * stage + DONE, 1)
 
 
 @njit(cache=True)
-def wait_for(tickets, stage, n_jobs):
+def wait_for(counters, stage, n_jobs):
     """Wait until all jobs of a stage are done."""
     turns = 0
-    while load(tickets, STAGE * stage + DONE) < n_jobs:
+    while load(counters, STAGE * stage + DONE) < n_jobs:
         turns += 1
         pause()
         if turns % PATIENCE == 0:

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
-from blocks2tokens.compiled_code import forget_outdated
+from blocks2tokens.jit.cache import forget_outdated
 
 
-@pytest.mark.parametrize(("source", "kept"), [("kernels/fast.py", False), ("course/lesson.py", True)])
+@pytest.mark.parametrize(
+    ("source", "kept"), [("kernels/fast.py", False), ("course/lesson.py", True), ("benchmarks/peer.py", True)]
+)
 def test_what_is_older_than_the_engine_is_removed(tmp_path, source, kept):
     old, new = tmp_path / "__init__.py", tmp_path / source
     index = tmp_path / "kernels" / "__pycache__" / "dot.run-1.py311.nbi"
