@@ -10,7 +10,8 @@ from blocks2tokens.jit.cache import forget_outdated
 
 
 @pytest.mark.parametrize(
-    ("source", "kept"), [("kernels/fast.py", False), ("course/lesson.py", True), ("benchmarks/peer.py", True)]
+    ("source", "kept"),
+    [("kernels/ours/fast.py", False), ("course/lesson.py", True), ("benchmarks/peer.py", True)],
 )
 def test_what_is_older_than_the_engine_is_removed(tmp_path, source, kept):
     old, new = tmp_path / "__init__.py", tmp_path / source
@@ -26,7 +27,7 @@ def test_what_is_older_than_the_engine_is_removed(tmp_path, source, kept):
 CLOSURES = """
 import hashlib
 from numba.core.serialize import dumps
-from blocks2tokens.kernels import integer_gemm, simd_dot
+from blocks2tokens.kernels.ours import integer_gemm, simd_dot
 jobs = [simd_dot.rows_job("Q4_K", "avx2", 1), integer_gemm.panel_job("Q4_0", "avx2")]
 for job in jobs:
     cells = tuple(cell.cell_contents for cell in job.py_func.__closure__)

@@ -6,7 +6,7 @@ import pytest
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 from blocks2tokens.course.check import blocks_along_k as lesson
 from blocks2tokens.formats.q4_k import split_nibbles, unpack_scales
-from blocks2tokens.kernels import phase3b_column_major
+from blocks2tokens.kernels.report import phase3b_column_major
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

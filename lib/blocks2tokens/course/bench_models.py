@@ -129,7 +129,7 @@ def measure_speeds(path: Path, engines: Sequence[str], n: int, n_threads: int) -
     if theirs:
         tasks[PEER] = peer_tasks(theirs, model, n)
     try:
-        for engine in tasks.values():  # compiles, reads the file, lets the picker measure
+        for engine in tasks.values():  # compiles, reads the file, lets `autotune` measure
             engine["decode"]()
             engine[min(PREFILLS)]()
         runs = [

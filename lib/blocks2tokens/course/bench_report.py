@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 import blocks2tokens as b2t
 from blocks2tokens.course import bench, bench_models, models, peer, published, roofline
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
 MATRICES = 3  # in turn, 99 MB in Q4_K: more than the last-level cache holds

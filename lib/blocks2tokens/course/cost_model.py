@@ -40,13 +40,13 @@ from threadpoolctl import threadpool_limits
 from blocks2tokens.course import bench, budget, plot
 from blocks2tokens.formats import FORMATS, Format
 from blocks2tokens.kernels import KERNELS, Cost, Kernel
-from blocks2tokens.kernels import fused_rows as rows
-from blocks2tokens.kernels import phase0_baseline as phase0
-from blocks2tokens.kernels import phase1_naive_fused as phase1
-from blocks2tokens.kernels import phase2_optimized_fused as phase2
-from blocks2tokens.kernels import phase3a_block_cache as phase3a
-from blocks2tokens.kernels import phase3b_column_major as phase3b
-from blocks2tokens.kernels.report_decoders import block_decoder, element_decoder
+from blocks2tokens.kernels.ours import fused_rows as rows
+from blocks2tokens.kernels.report import phase0_baseline as phase0
+from blocks2tokens.kernels.report import phase1_naive_fused as phase1
+from blocks2tokens.kernels.report import phase2_optimized_fused as phase2
+from blocks2tokens.kernels.report import phase3a_block_cache as phase3a
+from blocks2tokens.kernels.report import phase3b_column_major as phase3b
+from blocks2tokens.kernels.report.decoders import block_decoder, element_decoder
 from blocks2tokens.matrix import QuantizedMatrix
 
 # --- What one of each costs -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ GGUF stores W as N rows of K weights, just what dot products want. The report's 
 and its transposed copy is of no use; it is made here, at its full price, and the rows are multiplied.
 (That engine copies from 2**20 multiply-adds on. Every matrix of a 7B is above that, so here all are copied.)
 
-Written in Go, the report's loops were compiled, but without SIMD: so are these (see report_decoders).
+Written in Go, the report's loops were compiled, but without SIMD: so are these (see `report.decoders`).
 Decoded matrices are kept in a least-recently-used cache of the same share of the model as the report's,
 8 GB of 26.3 GB. Sources: the report, its engine's public history, and lessons 08 to 13.
 """
@@ -46,8 +46,9 @@ from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.compiled import read_half
 from blocks2tokens.generate import Model
-from blocks2tokens.kernels import fused_rows, phase0_baseline, report_decoders
-from blocks2tokens.kernels.report_decoders import scalar
+from blocks2tokens.kernels.ours import fused_rows
+from blocks2tokens.kernels.report import decoders, phase0_baseline
+from blocks2tokens.kernels.report.decoders import scalar
 from blocks2tokens.model import rope
 from blocks2tokens.sampler import Sampler
 
@@ -117,7 +118,7 @@ def decode_q8_0(raw, out):
             out[32 * block + i] = d * np.float32(np.int8(raw[at + 2 + i]))
 
 
-DECODERS = {**report_decoders.BLOCKS, "Q4_1": decode_q4_1, "Q8_0": decode_q8_0}
+DECODERS = {**decoders.BLOCKS, "Q4_1": decode_q4_1, "Q8_0": decode_q8_0}
 
 
 def slow_decoder(fmt: Format) -> Callable:

@@ -43,10 +43,10 @@ from blocks2tokens.jit.pointers import (
     signed_bytes_at,
 )
 from blocks2tokens.jit.vectors import address_of
-from blocks2tokens.kernels import row_jobs
-from blocks2tokens.kernels.activations import quantize_row, quantize_super_row
-from blocks2tokens.kernels.simd_dot import vectors_for
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours import rows_times_x
+from blocks2tokens.kernels.ours.quantized_activations import quantize_row, quantize_super_row
+from blocks2tokens.kernels.ours.simd_dot import vectors_for
+from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.compiled_layers import (
     add,
     attend_head,
@@ -481,7 +481,7 @@ class Decoder:
         self.shape = _shape(c, self.model, self.own)
         kind = HalfCache if cache.keys.dtype == np.float16 else FloatCache
         self.addresses = (
-            row_jobs.row_decoder(weights.token_embd.format).address,
+            rows_times_x.row_decoder(weights.token_embd.format).address,
             *(_addresses(part) for part in (self.model, self.shared, self.own)),
             kind(cache.keys.ctypes.data, cache.values.ctypes.data),
             self.shape,
@@ -601,10 +601,10 @@ def _job(w):
     """Return the function that multiplies rows of a matrix, and how x is rounded: to which block, group."""
     isa = vectors_for(w.format, *w.shape)
     if isa == "plain" or "simd_dot" not in kernels.candidates(w.format):
-        return row_jobs.float_rows(w.format), (FLOATS_ONLY, 0)
+        return rows_times_x.float_rows(w.format), (FLOATS_ONLY, 0)
     packed = PACKED[w.format.name]
     kind = (FLOATS_ONLY, 0) if packed.is_float else (packed.weights, packed.group)
-    return row_jobs.lane_rows(packed.name, isa), kind
+    return rows_times_x.lane_rows(packed.name, isa), kind
 
 
 def _biases(layers) -> np.ndarray:

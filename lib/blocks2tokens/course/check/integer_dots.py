@@ -21,7 +21,7 @@ from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict, diff
 from blocks2tokens.formats import q4_k
 from blocks2tokens.jit import cpu, vectors
 from blocks2tokens.jit.vectors import packed_scales
-from blocks2tokens.kernels import integer_dot
+from blocks2tokens.kernels.ours import integer_dot
 
 # quantize_activations: x float32 [K], block -> codes int8 [K], d float32 [K / block]
 

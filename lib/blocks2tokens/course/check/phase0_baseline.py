@@ -11,7 +11,7 @@ import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.formats import FORMATS
-from blocks2tokens.kernels import phase0_baseline
+from blocks2tokens.kernels.report import phase0_baseline
 
 TRANSPOSE_ABOVE = phase0_baseline.TRANSPOSE_ABOVE
 

@@ -10,7 +10,7 @@ nanoseconds_per_decode    seconds, threads, sizes -> nanoseconds of one thread
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.kernels import report_decoders
+from blocks2tokens.kernels.report import decoders
 
 # q5_k_bytes_touched: f -> addresses in raw, int [18]
 
@@ -157,7 +157,7 @@ def wrong(**changes):
 
 WEIGHT = Exercise(
     name="q5_k_weight",
-    engine=report_decoders.q5_k_weight.py_func,
+    engine=decoders.q5_k_weight.py_func,
     cases=weight_cases,
     mistakes=(
         Mistake(

@@ -12,9 +12,9 @@ from numba import prange
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.formats import FORMATS
-from blocks2tokens.kernels import phase2_optimized_fused as phase2
-from blocks2tokens.kernels.phase2_optimized_fused import multiply_rows
-from blocks2tokens.kernels.report_decoders import element_decoder
+from blocks2tokens.kernels.report import phase2_optimized_fused as phase2
+from blocks2tokens.kernels.report.decoders import element_decoder
+from blocks2tokens.kernels.report.phase2_optimized_fused import multiply_rows
 from blocks2tokens.matrix import QuantizedMatrix
 
 # Where each worker's rows begin and end

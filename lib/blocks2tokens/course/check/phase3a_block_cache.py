@@ -15,7 +15,7 @@ import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake, _explain_exception, _is_empty
 from blocks2tokens.formats import FORMATS
-from blocks2tokens.kernels import phase2_optimized_fused, phase3a_block_cache
+from blocks2tokens.kernels.report import phase2_optimized_fused, phase3a_block_cache
 
 FORMAT = FORMATS["Q5_K"]
 

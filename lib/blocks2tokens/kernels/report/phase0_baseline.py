@@ -13,7 +13,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.report_decoders import block_decoder
+from blocks2tokens.kernels.report.decoders import block_decoder
 
 TRANSPOSE_ABOVE = 1 << 20  # multiply-adds
 

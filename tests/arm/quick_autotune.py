@@ -7,10 +7,10 @@ import pytest
 
 
 def pytest_configure():
-    from blocks2tokens.kernels import picker, prefetching
+    from blocks2tokens.kernels import autotune, prefetching
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(picker, "SHAPE", (64, 512))
-    patch.setattr(picker, "REPEATS", 1)
+    patch.setattr(autotune, "SHAPE", (64, 512))
+    patch.setattr(autotune, "REPEATS", 1)
     patch.setattr(prefetching, "BYTES", 1 << 20)
     patch.setattr(prefetching, "REPEATS", 1)

@@ -3,7 +3,7 @@
     weights, row_bytes    address of row 0 of a matrix; row n is n * row_bytes behind it
     first, last           out[n] is filled for first <= n < last
     x, K                  address of float32 [K]
-    codes, d, sums        addresses of x as 8-bit activations, see `activations`, in tiles of one row
+    codes, d, sums        addresses of x as `quantized_activations`, in tiles of one row
     row                   address of room for K float32, to decode a row or to leave sums in
     out                   address of float32 [N]
     coming                address of the rows that this core will multiply next
@@ -24,10 +24,10 @@ from blocks2tokens.jit.naming import named
 from blocks2tokens.jit.pointers import bytes_at, floats_at
 from blocks2tokens.jit.vectors import load_float, store_float
 from blocks2tokens.kernels import prefetching
-from blocks2tokens.kernels.fused_rows import dot
-from blocks2tokens.kernels.panels import rows as multiply_rows
-from blocks2tokens.kernels.panels import tag_of
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.fused_rows import dot
+from blocks2tokens.kernels.ours.panels import rows as multiply_rows
+from blocks2tokens.kernels.ours.panels import tag_of
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 SIGNATURE = types.void(*[types.int64] * 12)
 DECODER = types.void(*[types.int64] * 3)

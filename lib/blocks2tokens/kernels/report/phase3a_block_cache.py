@@ -18,8 +18,8 @@ from numba.typed import Dict
 
 from blocks2tokens.jit.lock import lock_to_read, lock_to_write, new_lock, unlock_read, unlock_write
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.phase2_optimized_fused import workers
-from blocks2tokens.kernels.report_decoders import block_decoder
+from blocks2tokens.kernels.report.decoders import block_decoder
+from blocks2tokens.kernels.report.phase2_optimized_fused import workers
 
 new_lock = njit(cache=True)(new_lock)
 WEIGHTS = types.float32[::1]

@@ -18,11 +18,12 @@ from blocks2tokens.jit import cpu
 from blocks2tokens.jit.job_counter import MOST_JOBS, first_job, new_counters, take_job_at
 from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
-from blocks2tokens.kernels import activations, integer_dot, prefetching
-from blocks2tokens.kernels.integer_dot import pointer
+from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.panels import rows, tag_of, tile_sizes
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours import integer_dot, quantized_activations
+from blocks2tokens.kernels.ours.integer_dot import pointer
+from blocks2tokens.kernels.ours.panels import rows, tag_of, tile_sizes
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
@@ -94,8 +95,8 @@ def round_x(x, fmt, n_rows):
     """Return x as activations in tiles of n_rows rows, as this format wants it."""
     packed = PACKED[fmt.name]
     if packed.is_float:
-        return activations.in_tiles(x, packed.weights, n_rows)
-    return activations.quantize(x, packed.weights, packed.group, n_rows)
+        return quantized_activations.in_tiles(x, packed.weights, n_rows)
+    return quantized_activations.quantize(x, packed.weights, packed.group, n_rows)
 
 
 def run_job(job, a, w, part_rows, panel_bytes=0):

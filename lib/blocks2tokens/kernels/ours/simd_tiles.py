@@ -6,9 +6,9 @@ Unpacking costs about as much as multiplying, so sharing it by four nearly halve
 x. Rows that fill up the last four are zeros. All else is as in `simd_dot`.
 """
 
-from blocks2tokens.kernels import integer_dot
 from blocks2tokens.kernels.kernel import Kernel
-from blocks2tokens.kernels.simd_dot import count_times, run_rows, vectors_for
+from blocks2tokens.kernels.ours import integer_dot
+from blocks2tokens.kernels.ours.simd_dot import count_times, run_rows, vectors_for
 
 
 def run(x, w):

@@ -10,9 +10,9 @@ decoded weights.
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.kernels import phase1_naive_fused as phase1
 from blocks2tokens.kernels.kernel import Kernel
-from blocks2tokens.kernels.report_decoders import element_decoder
+from blocks2tokens.kernels.report import phase1_naive_fused as phase1
+from blocks2tokens.kernels.report.decoders import element_decoder
 
 SPLIT_FROM = 32  # rows of a
 

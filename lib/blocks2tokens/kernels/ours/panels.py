@@ -4,7 +4,7 @@
     fill    16 rows of weights  --unpack-->  a panel in the first-level cache                    many rows
     tile    panel               --times T rows of x-->  out [T, 16] += ...                       of x
 
-    activations of T rows, a tile; a block is 32 or 256 weights (see `activations`)
+    activations of T rows, a tile; a block is 32 or 256 weights (see `quantized_activations`)
         codes   int8     [blocks, T, block]        float formats: x itself, float32 [blocks, T, 32]
         d       float32  [blocks, T]
         sums    int16    [blocks, T, groups]       blocks of 256: sums of the codes of each group
@@ -44,7 +44,7 @@ from blocks2tokens.jit.lanes import (
     pointer,
     splat,
 )
-from blocks2tokens.kernels.unpack import PACKED, Packed
+from blocks2tokens.kernels.ours.unpack import PACKED, Packed
 
 VECTOR = 64  # bytes
 LINE = 64  # bytes that memory delivers at a time

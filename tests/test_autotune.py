@@ -1,4 +1,4 @@
-"""The picker: the fastest kernel is taken, measured once, and kept where the user's caches are."""
+"""Choosing kernels: the fastest kernel is taken, measured once, and kept where the user's caches are."""
 
 import dataclasses
 import json
@@ -12,17 +12,17 @@ import pytest
 
 import blocks2tokens as b2t
 from blocks2tokens.jit import cpu
-from blocks2tokens.kernels import candidates, measured, picker, prefetching
+from blocks2tokens.kernels import autotune, candidates, measured, prefetching
 from blocks2tokens.kernels.kernel import Kernel
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BLOCKS2TOKENS_CACHE", str(tmp_path))
-    picker.TABLES.clear()
+    autotune.TABLES.clear()
     yield tmp_path
-    picker.TABLES.clear()
+    autotune.TABLES.clear()
 
 
 def kernel(name, calls, cost):
@@ -43,7 +43,7 @@ class clock:
 @pytest.fixture
 def crossing(monkeypatch):
     """Two kernels that are equally fast at 8 rows, and the list of their calls."""
-    monkeypatch.setattr(picker.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: clock.now)
     calls = []
     few, many = kernel("few", calls, lambda M: M), kernel("many", calls, lambda M: 6 + M / 4)
     return {"few": few, "many": many}, calls
@@ -51,42 +51,42 @@ def crossing(monkeypatch):
 
 def test_the_fastest_for_that_many_rows_is_picked(cache, crossing):
     kernels, _ = crossing
-    picks = {M: picker.choose(b2t.FORMATS["Q4_K"], M, kernels).kernel for M in (0, 1, 4, 8, 15, 16, 999)}
+    picks = {M: autotune.choose(b2t.FORMATS["Q4_K"], M, kernels).kernel for M in (0, 1, 4, 8, 15, 16, 999)}
     assert picks == {0: "few", 1: "few", 4: "few", 8: "few", 15: "few", 16: "many", 999: "many"}
 
 
 def test_a_kernel_is_tried_for_the_rows_that_it_is_meant_for(cache, crossing):
     kernels, calls = crossing
     kernels["few"] = dataclasses.replace(kernels["few"], rows=range(1, 5))
-    picks = {M: picker.choose(b2t.FORMATS["Q4_K"], M, kernels).kernel for M in (1, 4, 8)}
+    picks = {M: autotune.choose(b2t.FORMATS["Q4_K"], M, kernels).kernel for M in (1, 4, 8)}
     assert picks == {1: "few", 4: "few", 8: "many"}
     assert calls.count("few") < calls.count("many")
 
 
 def test_it_is_measured_once_and_read_from_the_file_after_that(cache, crossing):
     kernels, calls = crossing
-    choice = picker.choose(b2t.FORMATS["Q4_K"], 20, kernels)
+    choice = autotune.choose(b2t.FORMATS["Q4_K"], 20, kernels)
     assert choice.kernel == "many" and "fastest for Q4_K at M = 16" in str(choice)
     (path,) = cache.iterdir()
     assert ["many", 16, 10.0] in json.loads(path.read_text())["found"]
     n_calls = len(calls)
-    picker.TABLES.clear()
-    assert picker.choose(b2t.FORMATS["Q4_K"], 20, kernels) == choice and len(calls) == n_calls
+    autotune.TABLES.clear()
+    assert autotune.choose(b2t.FORMATS["Q4_K"], 20, kernels) == choice and len(calls) == n_calls
 
 
 def test_measuring_anew_forgets_what_was_picked(cache, crossing):
     kernels, _ = crossing
     fmt = b2t.FORMATS["Q4_K"]
-    assert picker.choose(fmt, 20, kernels).kernel == "many"
+    assert autotune.choose(fmt, 20, kernels).kernel == "many"
     (path,) = cache.iterdir()
     data = json.loads(path.read_text())
     data["found"] = [(name, M, 99.0 if name == "many" else seconds) for name, M, seconds in data["found"]]
     path.write_text(json.dumps(data | {"quiet": True}))  # a choice that noise made
-    picker.TABLES.clear()
-    assert picker.choose(fmt, 20, kernels).kernel == "few"
-    times = picker.measure_anew(fmt, kernels)
+    autotune.TABLES.clear()
+    assert autotune.choose(fmt, 20, kernels).kernel == "few"
+    times = autotune.measure_anew(fmt, kernels)
     assert times["few", 16] == pytest.approx(16) and times["many", 16] == pytest.approx(10)
-    assert picker.choose(fmt, 20, kernels).kernel == "many"
+    assert autotune.choose(fmt, 20, kernels).kernel == "many"
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_measuring_anew_forgets_what_was_picked(cache, crossing):
 )
 def test_a_file_that_makes_no_sense_is_measured_again(cache, crossing, text):
     kernels, calls = crossing
-    picker.choose(b2t.FORMATS["Q4_K"], 1, kernels)
+    autotune.choose(b2t.FORMATS["Q4_K"], 1, kernels)
     (path,) = cache.iterdir()
     whole = path.read_text()
     path.write_text(text)
-    picker.TABLES.clear()
+    autotune.TABLES.clear()
     calls.clear()
-    assert picker.choose(b2t.FORMATS["Q4_K"], 1, kernels).kernel == "few"
+    assert autotune.choose(b2t.FORMATS["Q4_K"], 1, kernels).kernel == "few"
     assert calls and len(path.read_text()) == pytest.approx(len(whole), rel=0.3)
 
 
@@ -145,7 +145,7 @@ def test_the_key_changes_with_what_the_choice_depends_on(cache, crossing):
     for n_threads in (1, 2):
         for isa in ("avx2", "plain"):
             for some in (kernels, {"few": kernels["few"]}):
-                picker.kept(fmt, n_threads, isa, tuple(some.values()))
+                autotune.kept(fmt, n_threads, isa, tuple(some.values()))
     assert len(list(cache.iterdir())) == 8
 
 
@@ -177,3 +177,14 @@ def test_each_way_to_prefetch_is_measured_and_the_default_taken_if_none_is_bette
     even = dict.fromkeys(prefetching.WAYS, 20.0)
     assert prefetching.fastest(even) == prefetching.DEFAULT
     assert prefetching.fastest(even | {prefetching.WAYS[-1]: 22.0}) == prefetching.WAYS[-1]
+
+
+def test_what_was_measured_is_that_of_all_the_kernels_code(tmp_path, monkeypatch):
+    for folder, module in {"kernels": measured, "jit": cpu}.items():
+        (tmp_path / folder / "ours").mkdir(parents=True)
+        monkeypatch.setattr(module, "__file__", str(tmp_path / folder / "here.py"))
+    keys = {measured.key(())}
+    for path in ("kernels/fast.py", "kernels/ours/fast.py", "jit/vectors.py", "jit/ours/vectors.py"):
+        (tmp_path / path).write_text(path)
+        keys.add(measured.key(()))
+    assert len(keys) == 5

@@ -10,11 +10,12 @@ from functools import cache
 
 from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
-from blocks2tokens.kernels import prefetching, simd_tiles
+from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.panels import Layout, fill, tag_of, tile, tile_sizes
-from blocks2tokens.kernels.simd_dot import copy_tile, round_x, run_job, vectors_for
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours import simd_tiles
+from blocks2tokens.kernels.ours.panels import Layout, fill, tag_of, tile, tile_sizes
+from blocks2tokens.kernels.ours.simd_dot import copy_tile, round_x, run_job, vectors_for
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 SPAN = 256  # weights of a row in a panel
 PANELS = 4  # that a tile of x meets while it is in the first-level cache

@@ -17,8 +17,8 @@ from numba import njit, prange, types
 from blocks2tokens.formats import compiled
 from blocks2tokens.formats.compiled import BYTES, read_half
 from blocks2tokens.formats.q4_k import scale_min
-from blocks2tokens.kernels import activations, fused_rows
 from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.ours import fused_rows, quantized_activations
 
 ROWS_AT_ONCE = 16
 CODES = types.void(BYTES, types.uint8[::1], types.float32[::1], types.float32[::1])
@@ -153,7 +153,7 @@ def run(x, w):
         return fused_rows.run(x, w)
     codes_of, group = FORMATS[w.format.name]
     out = np.empty((x.shape[0], w.shape[0]), np.float32)
-    codes, d, sums = by_rows(activations.quantize(x, w.format.block_size, group))
+    codes, d, sums = by_rows(quantized_activations.quantize(x, w.format.block_size, group))
     multiply(pointer(codes_of, CODES), group, w.raw, codes, d, sums, out)
     return out
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.report_decoders import element_bytes, element_decoder
+from blocks2tokens.kernels.report.decoders import element_bytes, element_decoder
 
 
 @njit(cache=True)

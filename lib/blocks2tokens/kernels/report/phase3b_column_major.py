@@ -13,8 +13,8 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.phase2_optimized_fused import workers
-from blocks2tokens.kernels.report_decoders import block_decoder
+from blocks2tokens.kernels.report.decoders import block_decoder
+from blocks2tokens.kernels.report.phase2_optimized_fused import workers
 
 
 @njit(cache=True)
