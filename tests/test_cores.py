@@ -302,7 +302,9 @@ def test_with_a_pool_for_all_nobody_waits(monkeypatch):
 def engine():
     """Yield the modules of the engine, without those of kernels: whoever multiplies goes through `Kernel`."""
     for found in pkgutil.walk_packages(b2t.__path__, "blocks2tokens."):
-        if not found.name.startswith(("blocks2tokens.course", "blocks2tokens.__main__")):
+        if not found.name.startswith(
+            ("blocks2tokens.course", "blocks2tokens.benchmarks", "blocks2tokens.__main__")
+        ):
             module = importlib.import_module(found.name)
             if not hasattr(module, "KERNEL"):
                 yield module

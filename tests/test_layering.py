@@ -25,7 +25,7 @@ LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"perplexity": {"errors", "generate"}}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
-LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}}
+LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}
 LAYERS |= {"command_line": {*ENGINE, TOP}, "__main__": {"command_line"}}
 
 
@@ -91,6 +91,8 @@ def test_the_package_was_found():
         ("model.transformer", "from blocks2tokens.generate import generate"),
         ("__init__", "from blocks2tokens.course import check"),
         ("generate", "from blocks2tokens.command_line.notice import say"),
+        ("generate", "from blocks2tokens.benchmarks import peer"),
+        ("course.roof", "from blocks2tokens.benchmarks import peer"),
         ("somewhere_new", ""),
     ],
 )

@@ -1,6 +1,6 @@
 """The learner's copy of the course: notebooks/ (the course's) -> work/ (the learner's).
 
-    python -m blocks2tokens.course.workspace
+    python -m blocks2tokens.course.setup.workspace
 
     in work/                            the course's is new     what happens
     not there                           -                       copied, outputs cleared
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from blocks2tokens.course import notebooks
+from blocks2tokens.course.setup import notebooks
 
 WORK = notebooks.ROOT / "work"
 MANIFEST = ".copied.json"

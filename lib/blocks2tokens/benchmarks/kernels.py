@@ -1,7 +1,4 @@
-"""The performance tables of this machine: `make bench` or `python -m blocks2tokens.course.bench_report`.
-
-Everything in one run, interleaved, medians; ratios are between figures of the same run.
-"""
+"""The tables of kernels, of formats, and of the report at its own size."""
 
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +9,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import blocks2tokens as b2t
-from blocks2tokens.course import bench, bench_models, models, peer, published, roofline
+from blocks2tokens.benchmarks import peer
+from blocks2tokens.course import bench, models, published, roofline
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
@@ -22,18 +20,6 @@ REPEATS = 7
 SECONDS = 60.0  # of each loop that measures
 BASELINE = "dequantize_then_blas"
 DEAR = ("fused_rows", "integer_dot", "simd_dot")  # at many rows
-
-
-def main() -> None:
-    ceilings = roofline.measure()
-    print_machine(ceilings)
-    print_metadata()
-    print_kernels(ceilings)
-    print_phase0()
-    print_formats(ceilings)
-    print_errors()
-    bench_models.print_models(ceilings)
-    print_report()
 
 
 def print_machine(ceilings: roofline.Ceilings) -> None:
@@ -210,7 +196,3 @@ def matrices(name: str, shape: tuple[int, int], n: int) -> list[b2t.QuantizedMat
     rows = fmt.quantize(rng.standard_normal((64, shape[1]), dtype=np.float32) * np.float32(0.02))
     orders = (rng.integers(0, 64, shape[0]) for _ in range(n))
     return [b2t.QuantizedMatrix(rows[order], fmt, shape) for order in orders]
-
-
-if __name__ == "__main__":
-    main()

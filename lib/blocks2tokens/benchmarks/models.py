@@ -1,4 +1,4 @@
-"""The tables for whole models: `make bench` or `python -m blocks2tokens.course.bench_models [names]`.
+"""The tables for whole models: `make bench` or `python -m blocks2tokens.benchmarks.models [names]`.
 
     speed    decoding and prefill, ours and llama.cpp's, in one process, in turn, on the same file
     start    seconds from the start of a new process to its first token
@@ -26,8 +26,9 @@ import numpy as np
 import psutil
 
 import blocks2tokens as b2t
-from blocks2tokens.course import bench, models, peer, peer_model, roofline, synthetic
-from blocks2tokens.course.peer_model import PeerModel
+from blocks2tokens.benchmarks import peer, peer_model
+from blocks2tokens.benchmarks.peer_model import PeerModel
+from blocks2tokens.course import bench, models, roofline, synthetic
 
 DECODED = {"SmolLM2": 64, "Austen": 64, "1B": 16, "7B": 8, "14B": 4}  # tokens; its keys are all names
 DEFAULT = ("SmolLM2", "Austen", "1B", "7B")

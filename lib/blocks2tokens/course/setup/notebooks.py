@@ -1,7 +1,7 @@
 """Run the lessons and save them in one fixed form, so that a difference in git is a difference in content.
 
-    python -m blocks2tokens.course.notebooks                   every lesson under notebooks/
-    python -m blocks2tokens.course.notebooks notebooks/1_formats/01_why_blocks.ipynb
+    python -m blocks2tokens.course.setup.notebooks                   every lesson under notebooks/
+    python -m blocks2tokens.course.setup.notebooks notebooks/1_formats/01_why_blocks.ipynb
 
 A lesson is written only when all its cells have run. The fixed form:
 
@@ -23,7 +23,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 NOTEBOOKS = ROOT / "notebooks"
 
 CELL_TIMEOUT = 600  # seconds
@@ -121,7 +121,7 @@ def update(path: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m blocks2tokens.course.notebooks",
+        prog="python -m blocks2tokens.course.setup.notebooks",
         description="Run lessons and save their outputs. Without a path: all of them.",
     )
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks to run")

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 import blocks2tokens as b2t
-from blocks2tokens.course import bench_models, models, synthetic
-from blocks2tokens.course.bench_models import OURS, PEER
+from blocks2tokens.benchmarks import models as bench_models
+from blocks2tokens.benchmarks.models import OURS, PEER
+from blocks2tokens.course import models, synthetic
 from blocks2tokens.course.roofline import Ceilings
 
 SMALL = synthetic.Shape("small", "llama", 256, 8, 4, 2, 64, 512, 1024, 1024)
