@@ -5,7 +5,7 @@ import pytest
 from numba import njit
 
 from blocks2tokens import KERNELS, QuantizedMatrix
-from blocks2tokens.course.check import integer_dots as lesson
+from blocks2tokens.course.lessons.integer_dot import exercises as lesson
 from blocks2tokens.jit import cpu, vectors
 from blocks2tokens.jit.vectors import (
     add_scaled_pairs,

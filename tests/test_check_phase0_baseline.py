@@ -5,7 +5,7 @@ import pytest
 from numba import njit
 
 from blocks2tokens import FORMATS, QuantizedMatrix
-from blocks2tokens.course.check import phase0_baseline as lesson
+from blocks2tokens.course.lessons.phase0_baseline import exercises as lesson
 from blocks2tokens.kernels.report import decoders, phase0_baseline
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

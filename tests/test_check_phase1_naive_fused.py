@@ -6,7 +6,7 @@ from numba import njit
 
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 from blocks2tokens.course import anatomy
-from blocks2tokens.course.check import phase1_naive_fused as lesson
+from blocks2tokens.course.lessons.phase1_naive_fused import exercises as lesson
 from blocks2tokens.kernels.report import decoders
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

@@ -73,6 +73,12 @@ def test_imports_follow_the_data(path):
     assert violations(path.read_text(encoding="utf-8"), dotted(path)) == []
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "course").glob("*.py")), ids=lambda path: path.name)
+def test_what_lessons_share_imports_no_lesson(path):
+    names = imported(path.read_text(encoding="utf-8"), dotted(path))
+    assert [name for name in names if name[1:3] == ["course", "lessons"]] == []
+
+
 def test_the_package_was_found():
     assert PACKAGE / "formats" / "__init__.py" in MODULES
 

@@ -6,7 +6,7 @@ import pytest
 
 from blocks2tokens import KERNELS, QuantizedMatrix
 from blocks2tokens.course import sixteen_rows
-from blocks2tokens.course.check.crossover import make_panel
+from blocks2tokens.course.lessons.crossover.exercises import make_panel
 from blocks2tokens.kernels.ours import integer_dot, quantized_activations, unpack
 
 

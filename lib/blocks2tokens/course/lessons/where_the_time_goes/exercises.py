@@ -6,9 +6,9 @@ amdahl          share, factor                -> how many times faster the whole 
 lru_hit_rate    accesses, sizes, capacity    -> share of accesses that the cache answers
 """
 
-from blocks2tokens.course import slow_engine, stages
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.stages import Stage
+from blocks2tokens.course.lessons.where_the_time_goes import slow_engine, stages
+from blocks2tokens.course.lessons.where_the_time_goes.stages import Stage
 
 # bytes_moved: weights, bits -> bytes
 

@@ -10,7 +10,7 @@ check.decode_q5_1(f)       f(blocks with fields d, m, qh, qs [n]) -> float32 [n,
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.why_blocks import block_cases, weight_cases
+from blocks2tokens.course.lessons.why_blocks.exercises import block_cases, weight_cases
 from blocks2tokens.formats import FORMATS, q4_1, q5_0, q5_1
 
 Q4_1 = FORMATS["Q4_1"]

@@ -10,8 +10,8 @@ check.sentencepiece(f)    f(text, scores) -> pieces
 from functools import partial
 from itertools import pairwise
 
-from blocks2tokens.course import bpe as plain
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.tokens import bpe as plain
 from blocks2tokens.tokenizer import byte_characters
 
 CHARACTERS = byte_characters()

@@ -9,7 +9,7 @@ pack_q5_k_codes      256 codes   -> 32 and 128 bytes
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.q4_k import nibbles_in_sequence, scales_from_a_stream, tame_blocks
+from blocks2tokens.course.lessons.q4_k.exercises import nibbles_in_sequence, scales_from_a_stream, tame_blocks
 from blocks2tokens.formats import FORMATS, q4_k, q5_k
 
 Q5_K = FORMATS["Q5_K"]

@@ -40,8 +40,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.course import ablation, bench, budget, plot, stages
-from blocks2tokens.course.stages import OFF, Recorder, Stage
+from blocks2tokens.course import ablation, bench, budget, plot
+from blocks2tokens.course.lessons.where_the_time_goes import stages
+from blocks2tokens.course.lessons.where_the_time_goes.stages import OFF, Recorder, Stage
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.compiled import read_half
