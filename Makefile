@@ -31,15 +31,15 @@ help: ## print this
 
 # --allow-root matters in containers only; the server answers this machine alone, and asks for its token.
 lab: install-lab smollm2 ## set up, copy new lessons to work/ (keeping what you changed), open JupyterLab there
-	@$(PY) -m blocks2tokens.course.workspace
-	@$(PY) -m blocks2tokens.course.warm_up
+	@$(PY) -m blocks2tokens.course.setup.workspace
+	@$(PY) -m blocks2tokens.course.setup.warm_up
 	@echo "Starting JupyterLab on work/. Ctrl-C, twice, stops it."
 	@export PATH="$$PWD/.venv/bin:$$PATH"; \
 	exec $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=work --allow-root $(ARGS)
 
 # Lines of progress show only where a cell is slow: without them its outputs are the same on every machine.
 test: install-test smollm2 ## set up, then check style, run all tests and all lessons
-	@$(PY) -m blocks2tokens.course.warm_up
+	@$(PY) -m blocks2tokens.course.setup.warm_up
 	@summary=""; \
 	step() { \
 	    name="$$1"; shift; start=$$(date +%s); \
@@ -59,10 +59,10 @@ test-arm: venv ## run the kernels' tests as ARM code, under emulation (Debian or
 	@$(PY) tests/arm/emulate.py $(ARGS)
 
 lessons: install-test smollm2 ## run all lessons and save their outputs in notebooks/
-	@$(PY) -m blocks2tokens.course.notebooks $(ARGS)
+	@$(PY) -m blocks2tokens.course.setup.notebooks $(ARGS)
 
 bench: install-test smollm2 ## print the performance tables of this machine
-	@$(PY) -m blocks2tokens.course.bench_report
+	@$(PY) -m blocks2tokens.benchmarks
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
 # SIMD=avx2 a second one without AVX-512, beside the first.

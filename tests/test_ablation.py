@@ -12,7 +12,7 @@ from numba import njit
 from blocks2tokens.course import ablation
 from blocks2tokens.formats import compiled, q5_k
 from blocks2tokens.formats.q4_k import scale_min
-from blocks2tokens.kernels import report_decoders
+from blocks2tokens.kernels.report import decoders
 
 
 def given(M, K, N, seed=0):
@@ -116,16 +116,16 @@ def tally(monkeypatch):
 
         return call
 
-    for module in (ablation, report_decoders, q5_k):
+    for module in (ablation, decoders, q5_k):
         monkeypatch.setattr(module, "scale_min", unpack)
     for name, stand_in in {
         "carray": lambda pointer, n: np.zeros(n, np.float32),
         "local_floats": lambda: None,
-        "unpack_header": report_decoders.unpack_header.py_func,
+        "unpack_header": decoders.unpack_header.py_func,
     }.items():
-        monkeypatch.setattr(report_decoders, name, stand_in)
+        monkeypatch.setattr(decoders, name, stand_in)
     stand_ins = {
-        "q5_k_element": weight(report_decoders.q5_k_element.py_func),
+        "q5_k_element": weight(decoders.q5_k_element.py_func),
         "decode_needed": weight(q5_k.decode_element.py_func),
         "from_whole_header": weight(ablation.from_whole_header.py_func),
         "from_needed_scale": weight(ablation.from_needed_scale.py_func),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import attention as lesson
+from blocks2tokens.course.lessons.attention import exercises as lesson
 from blocks2tokens.model import KVCache
 from blocks2tokens.model.attention import attend
 

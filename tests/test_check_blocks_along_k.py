@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
-from blocks2tokens.course.check import blocks_along_k as lesson
+from blocks2tokens.course.lessons.blocks_along_k import exercises as lesson
 from blocks2tokens.formats.q4_k import split_nibbles, unpack_scales
-from blocks2tokens.kernels import phase3b_column_major
+from blocks2tokens.kernels.report import phase3b_column_major
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import crossover as lesson
+from blocks2tokens.course.lessons.crossover import exercises as lesson
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import blocks2tokens as b2t
-from blocks2tokens.course import heads
-from blocks2tokens.course.check import full_transformer as lesson
+from blocks2tokens.course.lessons.attention import heads
+from blocks2tokens.course.lessons.full_transformer import exercises as lesson
 from blocks2tokens.model import layers
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

@@ -5,7 +5,7 @@ import pytest
 from numba import njit
 
 from blocks2tokens import KERNELS, QuantizedMatrix
-from blocks2tokens.course.check import integer_dots as lesson
+from blocks2tokens.course.lessons.integer_dot import exercises as lesson
 from blocks2tokens.jit import cpu, vectors
 from blocks2tokens.jit.vectors import (
     add_scaled_pairs,
@@ -28,7 +28,7 @@ from blocks2tokens.jit.vectors import (
     zero_ints,
     zeros_like,
 )
-from blocks2tokens.kernels import activations
+from blocks2tokens.kernels.ours import quantized_activations
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 
@@ -339,7 +339,7 @@ def test_the_row_is_the_engine_s(isa):
     rng = np.random.default_rng(0)
     w = QuantizedMatrix.quantize(rng.standard_normal((4, 768), dtype=np.float32), "Q4_K")
     x = rng.standard_normal((1, 768), dtype=np.float32)
-    arguments = in_order(activations.quantize(x, 256, 32))
+    arguments = in_order(quantized_activations.quantize(x, 256, 32))
     compiled, kind = njit(lesson.dot_q4_k_row), vectors.INSTRUCTION_SETS[isa]
     for raw, expected in zip(w.raw, KERNELS["integer_dot"](x, w)[0], strict=True):
         twin = lesson.interpreted(lesson.dot_q4_k_row)(None, raw, *arguments)
@@ -353,7 +353,7 @@ def test_the_row_is_the_engine_s(isa):
 @pytest.mark.parametrize("block", [32, 256])
 def test_activations_are_the_engine_s(block):
     x = np.random.default_rng(1).standard_normal((1, 1024), dtype=np.float32)
-    made = activations.quantize(x, block, 32)
+    made = quantized_activations.quantize(x, block, 32)
     codes, d = NAMES["quantize_activations"].engine(x[0], block)
     assert np.array_equal(codes, made.codes[0, :, 0].ravel()) and np.array_equal(d, made.d[0, :, 0])
     sums = NAMES["group_sums"].engine(codes, d, 32)

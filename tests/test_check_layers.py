@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import layers as lesson
+from blocks2tokens.course.lessons.layers import exercises as lesson
 from blocks2tokens.model import rope
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

@@ -5,8 +5,8 @@ import pytest
 from numba import njit
 
 from blocks2tokens import FORMATS, QuantizedMatrix
-from blocks2tokens.course.check import phase0_baseline as lesson
-from blocks2tokens.kernels import phase0_baseline, report_decoders
+from blocks2tokens.course.lessons.phase0_baseline import exercises as lesson
+from blocks2tokens.kernels.report import decoders, phase0_baseline
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 
@@ -215,7 +215,7 @@ def test_the_place_is_where_the_report_s_decoder_finds_the_weight():
     B, n_bytes = w.dequantize(), fmt.bytes_per_block
     for k, j in np.ndindex(B.shape):
         block, place = NAMES["block_and_place"].engine(k, j, 48, 256)
-        weight = report_decoders.ELEMENTS["Q5_K"](w.raw[block * n_bytes :], place)
+        weight = decoders.ELEMENTS["Q5_K"](w.raw[block * n_bytes :], place)
         assert weight == B[k, j]
 
 

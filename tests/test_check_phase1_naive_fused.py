@@ -6,8 +6,8 @@ from numba import njit
 
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 from blocks2tokens.course import anatomy
-from blocks2tokens.course.check import phase1_naive_fused as lesson
-from blocks2tokens.kernels import report_decoders
+from blocks2tokens.course.lessons.phase1_naive_fused import exercises as lesson
+from blocks2tokens.kernels.report import decoders
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 FMT = FORMATS["Q5_K"]
@@ -254,17 +254,17 @@ def test_the_bytes_touched_are_the_header_and_what_the_code_depends_on(f):
     expected = {*range(16), *bits}
     answer = NAMES["q5_k_bytes_touched"].engine(f)
     assert set((answer - f // 256 * 176).tolist()) == expected
-    assert len(answer) == report_decoders.element_bytes(FMT) and np.all(np.diff(answer) > 0)
+    assert len(answer) == decoders.element_bytes(FMT) and np.all(np.diff(answer) > 0)
 
 
 def test_the_product_has_the_kernel_s_bits_in_python_and_compiled():
     rng = np.random.default_rng(0)
     w = QuantizedMatrix.quantize(rng.standard_normal((64, 12), np.float32), FMT, layout="report")
     a = rng.standard_normal((3, 64), np.float32)
-    engine, decode = NAMES["naive_fused_product"].engine, report_decoders.ELEMENTS["Q5_K"]
+    engine, decode = NAMES["naive_fused_product"].engine, decoders.ELEMENTS["Q5_K"]
     expected = KERNELS["phase1_naive_fused"](a, w)
     assert np.array_equal(engine(a, w.raw, 12, decode), expected)
-    pointer = report_decoders.element_decoder(FMT)
+    pointer = decoders.element_decoder(FMT)
     assert np.array_equal(njit(engine)(a, w.raw, 12, pointer), expected)
 
 
@@ -272,5 +272,5 @@ def test_the_product_has_the_kernel_s_bits_in_python_and_compiled():
 def test_the_work_is_what_the_kernel_counts(name):
     M, K, N, fmt = 5, 64, 512, FORMATS[name]
     cost = KERNELS["phase1_naive_fused"].cost(M, K, N, fmt, 1)
-    decodes, encoded = NAMES["naive_fused_work"].engine(M, K, N, report_decoders.element_bytes(fmt))
+    decodes, encoded = NAMES["naive_fused_work"].engine(M, K, N, decoders.element_bytes(fmt))
     assert decodes == cost.elements_decoded and encoded + 4 * M * K == cost.bytes_read

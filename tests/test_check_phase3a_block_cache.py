@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import phase3a_block_cache as lesson
+from blocks2tokens.course.lessons.phase3a_block_cache import exercises as lesson
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from blocks2tokens import FORMATS, KERNELS
-from blocks2tokens.course.check import phase3b_column_major as lesson
-from blocks2tokens.kernels import phase3b_column_major as phase3b
+from blocks2tokens.course.lessons.phase3b_column_major import exercises as lesson
+from blocks2tokens.kernels.report import phase3b_column_major as phase3b
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import q4_k as lesson
+from blocks2tokens.course.lessons.q4_k import exercises as lesson
 from blocks2tokens.formats import FORMATS, q4_k
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from blocks2tokens.course.check import q5_k as lesson
+from blocks2tokens.course.lessons.q5_k import exercises as lesson
 from blocks2tokens.formats import FORMATS, q4_k
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import q6_k
+from blocks2tokens.course.lessons.q6_k import exercises as q6_k
 
 EXERCISES = {exercise.name: exercise for exercise in q6_k.EXERCISES}
 QUARTERS = np.array([0, 2, 4, 6])[:, None]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import quantizing_well
+from blocks2tokens.course.lessons.quantizing_well import exercises as quantizing_well
 from blocks2tokens.formats import iq4_nl, mxfp4
 
 EXERCISES = {exercise.name: exercise for exercise in quantizing_well.EXERCISES}

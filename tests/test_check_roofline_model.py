@@ -7,7 +7,7 @@ import pytest
 
 from blocks2tokens import FORMATS, KERNELS
 from blocks2tokens.course import ledger
-from blocks2tokens.course.check import roofline_model as lesson
+from blocks2tokens.course.lessons.roofline import exercises as lesson
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import the_verdict as lesson
+from blocks2tokens.course.lessons.the_verdict import exercises as lesson
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels import KERNELS
 

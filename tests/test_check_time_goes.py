@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from blocks2tokens.course.check import time_goes as lesson
+from blocks2tokens.course.lessons.where_the_time_goes import exercises as lesson
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 

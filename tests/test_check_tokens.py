@@ -8,9 +8,9 @@ import pytest
 import tokenizers
 
 from blocks2tokens import GGUFFile
-from blocks2tokens.course import bpe as plain
 from blocks2tokens.course import models
-from blocks2tokens.course.check import tokens as lesson
+from blocks2tokens.course.lessons.tokens import bpe as plain
+from blocks2tokens.course.lessons.tokens import exercises as lesson
 from blocks2tokens.tokenizer import Tokenizer, byte_characters
 
 NAMES = {e.name: e for e in lesson.EXERCISES}

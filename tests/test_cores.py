@@ -16,7 +16,7 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens.command_line import main
 from blocks2tokens.jit import cores
-from blocks2tokens.kernels import kernel, picker
+from blocks2tokens.kernels import autotune, kernel
 from blocks2tokens.model import decode, transformer
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -200,7 +200,7 @@ def test_every_pass_runs_on_the_model_s_threads_and_leaves_numba_s_alone(path, m
 
     spied(decode, "decode_token", "decode")
     spied(transformer, "run_batch", "prefill")
-    spied(picker, "choose", "picker")
+    spied(autotune, "choose", "autotune")
     for n in (1, ALL):
         seen.clear()
         model = b2t.load(path, threads=n)
@@ -209,7 +209,7 @@ def test_every_pass_runs_on_the_model_s_threads_and_leaves_numba_s_alone(path, m
         assert numba.get_num_threads() == ALL  # between two tokens, the thread is its owner's
         list(tokens)
         model.logits(IDS)
-        assert set(seen) == {"decode", "prefill", "picker"}
+        assert set(seen) == {"decode", "prefill", "autotune"}
         assert {number for numbers in seen.values() for number in numbers} == {n}
     assert numba.get_num_threads() == ALL
 
@@ -302,7 +302,9 @@ def test_with_a_pool_for_all_nobody_waits(monkeypatch):
 def engine():
     """Yield the modules of the engine, without those of kernels: whoever multiplies goes through `Kernel`."""
     for found in pkgutil.walk_packages(b2t.__path__, "blocks2tokens."):
-        if not found.name.startswith(("blocks2tokens.course", "blocks2tokens.__main__")):
+        if not found.name.startswith(
+            ("blocks2tokens.course", "blocks2tokens.benchmarks", "blocks2tokens.__main__")
+        ):
             module = importlib.import_module(found.name)
             if not hasattr(module, "KERNEL"):
                 yield module
@@ -324,6 +326,6 @@ def test_products_take_turns(monkeypatch):
     monkeypatch.setattr(kernel, "in_turn", lambda run, x, w: asked.append(run) or run(x, w))
     x, w = np.ones((1, 32), np.float32), b2t.QuantizedMatrix.quantize(np.ones((4, 32), np.float32), "Q8_0")
     b2t.KERNELS["fused_rows"](x, w)
-    picker.timed([b2t.KERNELS["fused_rows"]], [x], w)
+    autotune.timed([b2t.KERNELS["fused_rows"]], [x], w)
     b2t.matmul(x, w)
-    assert len(asked) >= 1 + (1 + picker.REPEATS) + 1
+    assert len(asked) >= 1 + (1 + autotune.REPEATS) + 1

@@ -7,8 +7,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from blocks2tokens.course import cost_model
-from blocks2tokens.course.cost_model import Rates, draw, measure, parts, predict, predictable, steps, table
+from blocks2tokens.course.lessons.the_verdict import cost_model
+from blocks2tokens.course.lessons.the_verdict.cost_model import (
+    Rates,
+    draw,
+    measure,
+    parts,
+    predict,
+    predictable,
+    steps,
+    table,
+)
 from blocks2tokens.kernels import KERNELS, Kernel
 
 matplotlib.use("Agg")

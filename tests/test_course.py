@@ -12,8 +12,9 @@ import pytest
 from numba import njit
 
 import blocks2tokens as b2t
-from blocks2tokens.course import anatomy, bench, budget, environment, explore, models, plot, roofline
+from blocks2tokens.course import anatomy, bench, budget, explore, models, plot, roofline
 from blocks2tokens.course.check import EXERCISES, Exercise, Mistake
+from blocks2tokens.course.setup import environment
 
 matplotlib.use("Agg")
 

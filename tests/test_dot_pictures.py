@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from blocks2tokens.course import dot_pictures
+from blocks2tokens.course.lessons.integer_dot import dot_pictures
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import blocks2tokens as b2t
-from blocks2tokens.course import heads
+from blocks2tokens.course.lessons.attention import heads
 from blocks2tokens.model.attention import attend
 
 

@@ -7,7 +7,7 @@ from small_model import random_tensor
 
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix, UnsupportedError
 from blocks2tokens.jit import cpu, vectors
-from blocks2tokens.kernels import activations, integer_dot
+from blocks2tokens.kernels.ours import integer_dot, quantized_activations
 
 VECTORS = [name for name in cpu.available() if vectors.INSTRUCTION_SETS[name]]
 
@@ -78,7 +78,7 @@ def test_the_instruction_set_is_the_cpus_best_unless_it_is_named(monkeypatch):
 @pytest.mark.parametrize(("name", "block"), [("Q8_K", 256), ("Q8_0", 32)])
 def test_activations_have_ggmls_codes(name, block):
     x = np.random.default_rng(1).standard_normal((5, 512), np.float32)
-    made = activations.quantize(x, block, 32)
+    made = quantized_activations.quantize(x, block, 32)
     ggml = FORMATS[name].blocks(FORMATS[name].quantize(x))
     signs = np.sign(ggml["d"].astype(np.float32))[..., None]  # Q8_K makes the largest value -127
     codes = made.codes.reshape(ggml["qs"].shape)
@@ -89,7 +89,7 @@ def test_activations_have_ggmls_codes(name, block):
 
 def test_activations_are_off_by_half_a_step_at_most():
     x = np.random.default_rng(2).standard_normal((3, 768), np.float32) * np.float32(1e6)
-    made = activations.quantize(x, 256, 32)
+    made = quantized_activations.quantize(x, 256, 32)
     steps = made.d[..., None]
     assert np.all(np.abs(x.reshape(3, 3, 1, 256) - steps * made.codes) <= 0.5001 * steps)
 
@@ -98,7 +98,8 @@ def test_activations_are_off_by_half_a_step_at_most():
 @pytest.mark.parametrize("n_rows", [5, 400])  # by one core, by all
 def test_activations_stand_in_tiles_with_their_sums(block, group, n_rows):
     x = np.random.default_rng(3).standard_normal((n_rows, 512), np.float32)
-    alone, tiled = activations.quantize(x, block, group), activations.quantize(x, block, group, tile=4)
+    alone = quantized_activations.quantize(x, block, group)
+    tiled = quantized_activations.quantize(x, block, group, tile=4)
     for name in ("codes", "d", "sums"):
         one, four = getattr(alone, name), getattr(tiled, name)
         for m in range(n_rows):
@@ -112,7 +113,7 @@ def test_activations_stand_in_tiles_with_their_sums(block, group, n_rows):
 def test_activations_that_have_no_scale(value, d):
     x = np.zeros((1, 64), np.float32)
     x[0, 5] = value
-    made = activations.quantize(x, 32, 32)
+    made = quantized_activations.quantize(x, 32, 32)
     assert np.array_equal(made.d[0, :, 0], [d, 0], equal_nan=True) and not made.codes.any()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import blocks2tokens as b2t
-from blocks2tokens.course import layer_costs, models
-from blocks2tokens.course import layer_pictures as pictures
+from blocks2tokens.course import models
+from blocks2tokens.course.lessons.layers import layer_costs, pictures
 from blocks2tokens.model import layers, rope
 
 matplotlib.use("Agg")

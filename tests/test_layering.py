@@ -11,7 +11,6 @@ TOP = "blocks2tokens"  # the package itself: what a learner imports
 # layer: the layers below it that it may import. A module or folder directly in the package is a layer.
 LAYERS = {
     "errors": set(),
-    "compiled_code": set(),
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
@@ -26,7 +25,7 @@ LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"perplexity": {"errors", "generate"}}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
-LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}}
+LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}
 LAYERS |= {"command_line": {*ENGINE, TOP}, "__main__": {"command_line"}}
 
 
@@ -74,6 +73,12 @@ def test_imports_follow_the_data(path):
     assert violations(path.read_text(encoding="utf-8"), dotted(path)) == []
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "course").glob("*.py")), ids=lambda path: path.name)
+def test_what_lessons_share_imports_no_lesson(path):
+    names = imported(path.read_text(encoding="utf-8"), dotted(path))
+    assert [name for name in names if name[1:3] == ["course", "lessons"]] == []
+
+
 def test_the_package_was_found():
     assert PACKAGE / "formats" / "__init__.py" in MODULES
 
@@ -92,6 +97,8 @@ def test_the_package_was_found():
         ("model.transformer", "from blocks2tokens.generate import generate"),
         ("__init__", "from blocks2tokens.course import check"),
         ("generate", "from blocks2tokens.command_line.notice import say"),
+        ("generate", "from blocks2tokens.benchmarks import peer"),
+        ("course.roof", "from blocks2tokens.benchmarks import peer"),
         ("somewhere_new", ""),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from blocks2tokens.jit.cpu import NEEDS
 from blocks2tokens.jit.lanes import ISAS
 from blocks2tokens.kernels import listing
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 # Signs that a vector was taken apart, that a call is left in the loop, or that the CPU stalls.
 BAD = re.compile(r"(extrq|insertq|movnts\w|v?p?gather\w*|call\w*|blr?|v?pextr\w|v?pinsr\w|[us]mov|ins)\b")

@@ -12,8 +12,9 @@ import pytest
 from llama_cpp import llama_cpp
 
 import blocks2tokens as b2t
-from blocks2tokens.course import llama_cpp_logits, models
-from blocks2tokens.course.llama_cpp_logits import agreement, log_probs, recorded
+from blocks2tokens.course import models
+from blocks2tokens.course.lessons.full_transformer import llama_cpp_logits
+from blocks2tokens.course.lessons.full_transformer.llama_cpp_logits import agreement, log_probs, recorded
 
 SCRIPT = Path(__file__).resolve().parents[1] / "data" / "make_llama_cpp_logits.py"
 ALLOWED = {"Austen": (1.0, 0.002), "SmolLM2": (0.9, 0.2)}  # share of equal top tokens, mean difference

@@ -8,7 +8,7 @@ from small_model import random_tensor
 
 import blocks2tokens as b2t
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 INTEGER = [name for name, packed in PACKED.items() if not packed.is_float]
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative error of one rounding

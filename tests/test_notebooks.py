@@ -8,7 +8,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from blocks2tokens.course import notebooks
+from blocks2tokens.course.setup import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 1_500_000

@@ -9,8 +9,8 @@ from small_model import random_tensor
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 from blocks2tokens.jit import cpu
 from blocks2tokens.jit.lanes import ISAS, products_in_16_bits
-from blocks2tokens.kernels import activations
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours import quantized_activations
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 SETS = [name for name in ("avx512", "avx2", "neon") if name in (*cpu.available(), cpu.chosen())]
 FAST = ("simd_dot", "simd_tiles", "integer_gemm")
@@ -26,7 +26,7 @@ def as_rounded(x, name):
     packed = PACKED[name]
     if packed.is_float:
         return x.astype(np.float64)
-    a = activations.quantize(x, packed.weights, packed.group)
+    a = quantized_activations.quantize(x, packed.weights, packed.group)
     return (a.codes * a.d[..., None].astype(np.float64)).reshape(x.shape)
 
 

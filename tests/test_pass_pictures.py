@@ -9,8 +9,8 @@ import pytest
 from small_model import small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.course import pass_pictures
 from blocks2tokens.course.bench import size
+from blocks2tokens.course.lessons.full_transformer import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def model(request, tmp_path):
 
 
 def test_every_matrix_stands_in_the_pass_with_shape_format_and_bytes(model):
-    pass_pictures.draw_pass(model, T=7)
+    pictures.draw_pass(model, T=7)
     found, t = texts(), model.transformer
     matrices = {name: w for name, w in vars(t.layers[0]).items() if isinstance(w, b2t.QuantizedMatrix)}
     tied = " (token_embd again)" if t.output is t.token_embd else ""
@@ -41,7 +41,7 @@ def test_every_matrix_stands_in_the_pass_with_shape_format_and_bytes(model):
 
 
 def test_the_pass_names_the_arrays_between_the_boxes(model):
-    pass_pictures.draw_pass(model, T=7)
+    pictures.draw_pass(model, T=7)
     found = "\n".join(texts())
     for part in ("ids [7]", "x [7, 64]", "q [7, 4, 16]", "k [7, 2, 16]", "v [7, 2, 16]", "[7, 96]"):
         assert part in found
@@ -51,7 +51,7 @@ def test_the_pass_names_the_arrays_between_the_boxes(model):
 def test_agreement_draws_every_pair_of_numbers():
     rng = np.random.default_rng(0)
     pairs = {name: tuple(-rng.random((2, 4, 20))) for name in ("a", "b")}
-    pass_pictures.draw_agreement(pairs, ("theirs", "ours"))
+    pictures.draw_agreement(pairs, ("theirs", "ours"))
     for axes, (name, (theirs, ours)) in zip(plt.gcf().axes, pairs.items(), strict=True):
         points = axes.lines[-1]
         assert name in (axes.get_title(loc) for loc in ("left", "center"))
@@ -62,7 +62,7 @@ def test_agreement_draws_every_pair_of_numbers():
 def test_the_lens_is_bold_where_the_final_answer_stands():
     axes = plt.subplots()[1]
     tokens = [["a", " b"], [" c", " b"], [" c", "\n"]]
-    pass_pictures.draw_lens(axes, ["x", " y"], tokens, np.full((3, 2), 0.5))
+    pictures.draw_lens(axes, ["x", " y"], tokens, np.full((3, 2), 0.5))
     cells = {text.get_position(): text for text in axes.texts}
     bold = {place for place, text in cells.items() if text.get_weight() == "bold"}
     assert bold == {(0, 1), (0, 2), (1, 2)}
@@ -73,6 +73,6 @@ def test_the_lens_is_bold_where_the_final_answer_stands():
 def test_choices_draw_both_distributions():
     axes = plt.subplots()[1]
     before, after = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.3, 0])
-    pass_pictures.draw_choices(axes, [" a", "b", "c"], before, after)
+    pictures.draw_choices(axes, [" a", "b", "c"], before, after)
     heights = [bar.get_height() for bar in axes.patches]
     assert heights == [*before, *after]

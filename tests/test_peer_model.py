@@ -8,7 +8,7 @@ import pytest
 from small_model import small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.course.peer_model import BATCH, PeerModel
+from blocks2tokens.benchmarks.peer_model import BATCH, PeerModel
 
 HERE = Path(__file__).resolve().parent
 

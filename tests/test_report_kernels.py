@@ -13,14 +13,14 @@ from numba.core.registry import CPUDispatcher
 from small_model import random_tensor
 
 from blocks2tokens import FORMATS, QuantizedMatrix
-from blocks2tokens.kernels import (
-    lock,
+from blocks2tokens.jit import lock
+from blocks2tokens.kernels.report import (
+    decoders,
     phase0_baseline,
     phase1_naive_fused,
     phase2_optimized_fused,
     phase3a_block_cache,
     phase3b_column_major,
-    report_decoders,
 )
 
 PHASES = (
@@ -40,9 +40,9 @@ NAMES = ("Q4_K", "Q5_K", "Q6_K")
 def test_the_reports_way_of_decoding_gives_the_same_weights(name):
     raw = random_tensor(name, (5 * 256,), np.random.default_rng(0))[1]
     out = np.empty(5 * 256, np.float32)
-    report_decoders.BLOCKS[name](raw, out)
+    decoders.BLOCKS[name](raw, out)
     assert np.array_equal(out, FORMATS[name].dequantize(raw), equal_nan=True)
-    elements = [report_decoders.ELEMENTS[name](raw, f) for f in range(out.size)]
+    elements = [decoders.ELEMENTS[name](raw, f) for f in range(out.size)]
     assert np.array_equal(np.array(elements, np.float32), out, equal_nan=True)
 
 
@@ -143,13 +143,13 @@ def instrumented(phase, M, K, N, name, cores, monkeypatch):
 
     def element(raw, f):
         seen = set()
-        weight = getattr(report_decoders, f"{name.lower()}_element")(Bytes(raw, seen), f)
+        weight = getattr(decoders, f"{name.lower()}_element")(Bytes(raw, seen), f)
         tally.elements, tally.encoded = tally.elements + 1, tally.encoded + len(seen)
         return weight
 
     def blocks(raw, out):
         seen = set()
-        getattr(report_decoders, f"{name.lower()}_blocks")(Bytes(raw, seen), out)
+        getattr(decoders, f"{name.lower()}_blocks")(Bytes(raw, seen), out)
         tally.elements, tally.encoded = tally.elements + out.size, tally.encoded + len(seen)
         tally.blocks += out.size // fmt.block_size
 
@@ -160,7 +160,7 @@ def instrumented(phase, M, K, N, name, cores, monkeypatch):
         "Dict": counting_dict(tally),
         "np": counting_numpy(tally),
     }
-    as_python(monkeypatch, report_decoders, AS_PYTHON)
+    as_python(monkeypatch, decoders, AS_PYTHON)
     as_python(monkeypatch, phase1_naive_fused, stand_ins)  # Phase 2 calls its loops
     as_python(monkeypatch, phase, stand_ins)
     a = np.array([[Activation(value, tally) for value in row] for row in values], object).reshape(M, K)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import absent
 
-from blocks2tokens.course import notebooks, workspace
+from blocks2tokens.course.setup import notebooks, workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -438,5 +438,5 @@ def test_widget_models_are_not_saved():
 
 
 def test_module_runs_as_a_command():
-    command = [sys.executable, "-m", "blocks2tokens.course.notebooks", "--help"]
+    command = [sys.executable, "-m", "blocks2tokens.course.setup.notebooks", "--help"]
     assert "save their outputs" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -6,8 +6,8 @@ import pytest
 
 from blocks2tokens import KERNELS, QuantizedMatrix
 from blocks2tokens.course import sixteen_rows
-from blocks2tokens.course.check.crossover import make_panel
-from blocks2tokens.kernels import activations, integer_dot, unpack
+from blocks2tokens.course.lessons.crossover.exercises import make_panel
+from blocks2tokens.kernels.ours import integer_dot, quantized_activations, unpack
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K"])
@@ -15,7 +15,9 @@ def test_the_definition_in_numpy_is_the_kernel(name):
     rng = np.random.default_rng(0)
     w = QuantizedMatrix.quantize(rng.standard_normal((16, 512), dtype=np.float32), name)
     x = rng.standard_normal((3, 512), dtype=np.float32)
-    made = sixteen_rows.multiply(unpack.PACKED[name].unpack, w.raw, activations.quantize(x, 256, 32))
+    made = sixteen_rows.multiply(
+        unpack.PACKED[name].unpack, w.raw, quantized_activations.quantize(x, 256, 32)
+    )
     assert np.allclose(made, KERNELS["simd_dot"](x, w), rtol=1e-4, atol=1e-3)
     assert np.allclose(made, KERNELS["integer_dot"](x, w), rtol=1e-4, atol=1e-3)
 

@@ -11,9 +11,16 @@ import pytest
 from small_model import random_tensor, small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.course import slow_engine, stages
+from blocks2tokens.course.lessons.where_the_time_goes import slow_engine, stages
+from blocks2tokens.course.lessons.where_the_time_goes.slow_engine import (
+    CULPRITS,
+    FIXES,
+    ORDERS,
+    SUSPECTS,
+    Past,
+    SlowEngine,
+)
 from blocks2tokens.course.numpy_allocations import counting
-from blocks2tokens.course.slow_engine import CULPRITS, FIXES, ORDERS, SUSPECTS, Past, SlowEngine
 from blocks2tokens.formats import FORMATS
 
 TEXT = "It was the opinion of the whole family that the weather would be fine"

@@ -3,8 +3,8 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from blocks2tokens.course import stages
-from blocks2tokens.course.stages import OFF, Recorder, Stage
+from blocks2tokens.course.lessons.where_the_time_goes import stages
+from blocks2tokens.course.lessons.where_the_time_goes.stages import OFF, Recorder, Stage
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
     .arm/system/root     python3 and the libraries that it and Numba need, from the distribution's packages
     .arm/system/site     NumPy, Numba, pytest and the rest, as wheels for AArch64
     .arm/compiled/HASH   what Numba compiled of these sources; with others it starts anew
-    .arm/cache           the kernel picker's tables, pytest's cache, HOME and temporary files
+    .arm/cache           the tables of kernels' times, pytest's cache, HOME and temporary files
 
     make test-arm                                      TESTS
     make test-arm ARGS="tests/test_formats.py -x"      others, with options for pytest
@@ -192,7 +192,7 @@ def start_pytest(qemu: str, arguments: list[str], compiled: Path, report: Path |
     root = SYSTEM / "root"
     emulated = [qemu, "-cpu", QEMU_CPU, "-L", root, root / "usr/bin/python3"]
     pytest = ["-m", "pytest", "-v", "--tb=short", "--durations=10", "-o", f"cache_dir={CACHE / 'pytest'}"]
-    command, variables = [*emulated, *pytest, "-p", "quick_picker", *arguments], environment(compiled)
+    command, variables = [*emulated, *pytest, "-p", "quick_autotune", *arguments], environment(compiled)
     with report.open("w") if report else nullcontext() as output:
         return subprocess.Popen(command, cwd=REPOSITORY, env=variables, stdout=output)
 

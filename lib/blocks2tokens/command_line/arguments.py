@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable
 
 from blocks2tokens.convert import TARGETS
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 PROG = "python -m blocks2tokens"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -6,7 +6,7 @@ from numba import get_num_threads
 
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.jit import cpu
-from blocks2tokens.kernels import candidates, picker, prefetching
+from blocks2tokens.kernels import autotune, candidates, prefetching
 
 
 def run(args) -> None:
@@ -18,13 +18,13 @@ def run(args) -> None:
     for name in args.formats or USUAL:
         fmt = FORMATS[name]
         kernels = candidates(fmt)
-        times = picker.measure_anew(fmt, kernels)
-        taken = picker.fastest(times, tuple(kernels.values()))
-        print(f"\n{name:22}" + "".join(f"{f'M = {M}':>10}" for M in picker.ROWS))
+        times = autotune.measure_anew(fmt, kernels)
+        taken = autotune.fastest(times, tuple(kernels.values()))
+        print(f"\n{name:22}" + "".join(f"{f'M = {M}':>10}" for M in autotune.ROWS))
         for kernel in kernels:
             print(
                 f"{kernel:22}"
-                + "".join(cell(times.get((kernel, M)), taken[M][0] == kernel) for M in picker.ROWS)
+                + "".join(cell(times.get((kernel, M)), taken[M][0] == kernel) for M in autotune.ROWS)
             )
 
 

@@ -33,8 +33,9 @@ from blocks2tokens.course import bench, plot
 from blocks2tokens.formats import compiled, q5_k
 from blocks2tokens.formats.compiled import read_half
 from blocks2tokens.formats.q4_k import scale_min
-from blocks2tokens.kernels import fused_rows, phase0_baseline, phase1_naive_fused
-from blocks2tokens.kernels.report_decoders import local_floats, q5_k_element, scalar
+from blocks2tokens.kernels.ours import fused_rows
+from blocks2tokens.kernels.report import phase0_baseline, phase1_naive_fused
+from blocks2tokens.kernels.report.decoders import local_floats, q5_k_element, scalar
 from blocks2tokens.matrix import QuantizedMatrix
 
 CHANGES = {

@@ -15,7 +15,7 @@ from functools import cache
 
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels import listing
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 TURNS = 20  # of the loop, in a row
 CLOCK = 3.0  # GHz, to have something to multiply with

@@ -1,4 +1,4 @@
-"""Sixteen rows side by side, in NumPy: what `kernels/unpack.py` says of a format, run without vector code.
+"""Sixteen rows side by side, in NumPy: what `ours/unpack.py` says of a format, run without vector code.
 
     raw[n : n + 16]  --Rows-->  words, uint32 [16]: the same 4 bytes of each row
                      --unpack-->  codes and scales, given to `out`
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from blocks2tokens.course import plot
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 ROWS = 16
 

@@ -10,22 +10,24 @@ import numpy as np
 
 from blocks2tokens.formats import Format
 from blocks2tokens.jit import cpu
-from blocks2tokens.kernels import (
+from blocks2tokens.kernels import autotune
+from blocks2tokens.kernels.autotune import Choice
+from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
+from blocks2tokens.kernels.ours import (
     dequantize_then_blas,
     fused_rows,
     integer_dot,
     integer_gemm,
+    simd_dot,
+    simd_tiles,
+)
+from blocks2tokens.kernels.report import (
     phase0_baseline,
     phase1_naive_fused,
     phase2_optimized_fused,
     phase3a_block_cache,
     phase3b_column_major,
-    picker,
-    simd_dot,
-    simd_tiles,
 )
-from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
-from blocks2tokens.kernels.picker import Choice
 from blocks2tokens.matrix import QuantizedMatrix
 
 STORY = (
@@ -66,7 +68,7 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     Raises ValueError for another dtype, shape or layout.
     """
     x = check_operands(x, w, "gguf")
-    choice = picker.choose(w.format, x.shape[0], candidates(w.format))
+    choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
     product = KERNELS[choice.kernel].product(x, w)
     return (product, choice) if explain else product
 

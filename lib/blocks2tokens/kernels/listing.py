@@ -12,8 +12,8 @@ import llvmlite.binding as llvm
 
 from blocks2tokens.jit.cpu import UNWANTED
 from blocks2tokens.jit.lanes import ISAS
-from blocks2tokens.kernels import panels
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels.ours import panels
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 CPUS = {  # LLVM's name: the instruction set that it would use

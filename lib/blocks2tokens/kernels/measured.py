@@ -101,6 +101,6 @@ def folder() -> Path:
 def key(depends_on: tuple) -> str:
     """Return a short hash of the processor, the code of the kernels, and what else a result depends on."""
     folders = Path(__file__).parent, Path(cpu.__file__).parent
-    sources = [path.read_bytes() for each in folders for path in sorted(each.glob("*.py"))]
+    sources = [path.read_bytes() for each in folders for path in sorted(each.rglob("*.py"))]
     here = platform.machine(), llvm.get_host_cpu_name(), depends_on
     return hashlib.sha256(repr((here, sources)).encode()).hexdigest()[:12]

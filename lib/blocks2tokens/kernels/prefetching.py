@@ -20,9 +20,10 @@ from numba.core import cgutils, config
 
 from blocks2tokens.jit import cpu
 from blocks2tokens.jit.lanes import I64, ROWS
-from blocks2tokens.kernels import measured, panels
-from blocks2tokens.kernels.panels import DEFAULT, Prefetch
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.kernels import measured
+from blocks2tokens.kernels.ours import panels
+from blocks2tokens.kernels.ours.panels import DEFAULT, Prefetch
+from blocks2tokens.kernels.ours.unpack import PACKED
 
 WAYS = (
     DEFAULT,

@@ -19,6 +19,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 
 from blocks2tokens.jit.cores import takes_turns
+from blocks2tokens.jit.job_counter import new_counters, take_job
 from blocks2tokens.jit.vectors import (
     FLOATS,
     address_of,
@@ -29,7 +30,6 @@ from blocks2tokens.jit.vectors import (
     store,
     transpose_words,
 )
-from blocks2tokens.kernels.team import new_tickets, take_job
 from blocks2tokens.model.compiled_layers import IN_ANY_ORDER, as_float, exp
 
 BLOCK, TILE = 16, 64  # queries, keys
@@ -223,5 +223,5 @@ def attend_batch(q: np.ndarray, keys: np.ndarray, values: np.ndarray, position: 
     """
     out = np.empty_like(q)
     scale = np.float32(q.shape[2] ** -0.5)
-    share(q, keys, values, position, scale, new_tickets(1), get_num_threads(), out)
+    share(q, keys, values, position, scale, new_counters(1), get_num_threads(), out)
     return out

@@ -24,10 +24,16 @@ from numba.extending import overload
 
 from blocks2tokens import kernels
 from blocks2tokens.jit.cores import takes_turns
-from blocks2tokens.jit.vectors import address_of
-from blocks2tokens.kernels import row_jobs
-from blocks2tokens.kernels.activations import quantize_row, quantize_super_row
-from blocks2tokens.kernels.row_jobs import (
+from blocks2tokens.jit.job_counter import (
+    MOST_JOBS,
+    STAGE,
+    count_done,
+    first_job,
+    new_counters,
+    take_job_at,
+    wait_for,
+)
+from blocks2tokens.jit.pointers import (
     call_job,
     doubles_at,
     floats_at,
@@ -36,17 +42,11 @@ from blocks2tokens.kernels.row_jobs import (
     shorts_at,
     signed_bytes_at,
 )
-from blocks2tokens.kernels.simd_dot import vectors_for
-from blocks2tokens.kernels.team import (
-    MOST_JOBS,
-    STAGE,
-    count_done,
-    first_job,
-    new_tickets,
-    take_job_at,
-    wait_for,
-)
-from blocks2tokens.kernels.unpack import PACKED
+from blocks2tokens.jit.vectors import address_of
+from blocks2tokens.kernels.ours import rows_times_x
+from blocks2tokens.kernels.ours.quantized_activations import quantize_row, quantize_super_row
+from blocks2tokens.kernels.ours.simd_dot import vectors_for
+from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.compiled_layers import (
     add,
     attend_head,
@@ -87,7 +87,7 @@ class Model(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all workers read and write, each element by one of them in a stage; float32 but for tickets."""
+    """What all workers read and write, each element by one of them in a stage; float32 but for counters."""
 
     x: np.ndarray  # [dim]
     qkv: np.ndarray  # [heads * head_dim of Q, K and V]
@@ -98,7 +98,7 @@ class Shared(NamedTuple):
     logits: np.ndarray  # [vocab]
     cos: np.ndarray  # [head_dim / 2]
     sin: np.ndarray  # [head_dim / 2]
-    tickets: np.ndarray  # int64, see `team`
+    counters: np.ndarray  # int64, see `job_counter`
 
 
 class Own(NamedTuple):
@@ -176,7 +176,7 @@ def shared_at(at, s):
         floats_at(at.logits, s.vocab_size),
         floats_at(at.cos, s.head_dim // 2),
         floats_at(at.sin, s.head_dim // 2),
-        integers_at(at.tickets, (STAGES * s.n_layers + 1) * STAGE),
+        integers_at(at.counters, (STAGES * s.n_layers + 1) * STAGE),
     )
 
 
@@ -334,7 +334,7 @@ def do_head(model, shared, own, keys, values, shape, layer, position, w, job, co
 @njit(cache=True)
 def heads_stage(model, shared, own, keys, values, shape, layer, position, w, n_workers, stage):
     n_jobs = shape.n_heads + 2 * shape.n_kv_heads
-    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    job = take_job_at(shared.counters, stage, first_job(w, n_workers, n_jobs), n_jobs)
     if job < n_jobs:
         normalize(shared.x, model.norms[layer, 0], shape.eps, own.h[w])
         round_input(model, own, w, MATRICES * layer + Q, MATRICES * layer + O, own.h[w])
@@ -343,15 +343,15 @@ def heads_stage(model, shared, own, keys, values, shape, layer, position, w, n_w
         if not is_last(w, n_workers, job, n_jobs):
             coming = head_address(model, shape, layer, job + 1)
         do_head(model, shared, own, keys, values, shape, layer, position, w, job, coming)
-        count_done(shared.tickets, stage)
-        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
-    wait_for(shared.tickets, stage, n_jobs)
+        count_done(shared.counters, stage)
+        job = take_job_at(shared.counters, stage, job + 1, n_jobs)
+    wait_for(shared.counters, stage, n_jobs)
 
 
 @njit(cache=True)
 def attention_stage(shared, own, keys, values, shape, layer, position, w, n_workers, stage):
     size, group, n_jobs = shape.head_dim, shape.n_heads // shape.n_kv_heads, shape.n_heads
-    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    job = take_job_at(shared.counters, stage, first_job(w, n_workers, n_jobs), n_jobs)
     while job < n_jobs:
         part = slice(job * size, (job + 1) * size)
         seen_keys = keys[layer, job // group, : position + 1]
@@ -359,9 +359,9 @@ def attention_stage(shared, own, keys, values, shape, layer, position, w, n_work
         attend_head(
             shared.qkv[part], seen_keys, seen_values, shape.scale, own.scores[w], shared.attended[part]
         )
-        count_done(shared.tickets, stage)
-        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
-    wait_for(shared.tickets, stage, n_jobs)
+        count_done(shared.counters, stage)
+        job = take_job_at(shared.counters, stage, job + 1, n_jobs)
+    wait_for(shared.counters, stage, n_jobs)
 
 
 @njit(cache=True)
@@ -372,7 +372,7 @@ def add_product_stage(model, shared, own, i, x, w, n_workers, stage, following):
         rows_of_a_job(model, i, n_workers),
         jobs_of(model, i, n_workers),
     )
-    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    job = take_job_at(shared.counters, stage, first_job(w, n_workers, n_jobs), n_jobs)
     if job < n_jobs:
         round_input(model, own, w, i, i + 1, x)
     while job < n_jobs:
@@ -380,9 +380,9 @@ def add_product_stage(model, shared, own, i, x, w, n_workers, stage, following):
         coming = following if is_last(w, n_workers, job, n_jobs) else row_address(model, i, last)
         multiply_rows(model, own, w, i, first, last, x, shared.more, coming)
         add(shared.x[first:last], shared.more[first:last])
-        count_done(shared.tickets, stage)
-        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
-    wait_for(shared.tickets, stage, n_jobs)
+        count_done(shared.counters, stage)
+        job = take_job_at(shared.counters, stage, job + 1, n_jobs)
+    wait_for(shared.counters, stage, n_jobs)
 
 
 @njit(cache=True)
@@ -390,7 +390,7 @@ def gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage, followi
     gate, up = MATRICES * layer + GATE, MATRICES * layer + UP
     n_rows, step = model.table[gate, ROWS], rows_of_a_job(model, gate, n_workers)
     n_jobs = jobs_of(model, gate, n_workers)
-    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    job = take_job_at(shared.counters, stage, first_job(w, n_workers, n_jobs), n_jobs)
     if job < n_jobs:
         normalize(shared.x, model.norms[layer, 1], shape.eps, own.h[w])
         round_input(model, own, w, gate, up + 1, own.h[w])
@@ -400,9 +400,9 @@ def gate_up_stage(model, shared, own, shape, layer, w, n_workers, stage, followi
         multiply_rows(model, own, w, gate, first, last, own.h[w], shared.gate, row_address(model, up, first))
         multiply_rows(model, own, w, up, first, last, own.h[w], shared.up, coming)
         silu_times(shared.gate[first:last], shared.up[first:last])
-        count_done(shared.tickets, stage)
-        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
-    wait_for(shared.tickets, stage, n_jobs)
+        count_done(shared.counters, stage)
+        job = take_job_at(shared.counters, stage, job + 1, n_jobs)
+    wait_for(shared.counters, stage, n_jobs)
 
 
 @njit(cache=True)
@@ -413,16 +413,16 @@ def logits_stage(model, shared, own, shape, w, n_workers, stage):
         rows_of_a_job(model, i, n_workers),
         jobs_of(model, i, n_workers),
     )
-    job = take_job_at(shared.tickets, stage, first_job(w, n_workers, n_jobs), n_jobs)
+    job = take_job_at(shared.counters, stage, first_job(w, n_workers, n_jobs), n_jobs)
     if job < n_jobs:
         normalize(shared.x, model.output_norm, shape.eps, own.h[w])
         round_input(model, own, w, i, i + 1, own.h[w])
     while job < n_jobs:
         first, last = job * step, min(n_rows, (job + 1) * step)
         multiply_rows(model, own, w, i, first, last, own.h[w], shared.logits, row_address(model, i, last))
-        count_done(shared.tickets, stage)
-        job = take_job_at(shared.tickets, stage, job + 1, n_jobs)
-    wait_for(shared.tickets, stage, n_jobs)
+        count_done(shared.counters, stage)
+        job = take_job_at(shared.counters, stage, job + 1, n_jobs)
+    wait_for(shared.counters, stage, n_jobs)
 
 
 @njit(cache=True)
@@ -455,7 +455,7 @@ def begin(embedding, decoder, model_addresses, shared_addresses, shape, position
     model, shared = model_at(model_addresses, shape), shared_at(shared_addresses, shape)
     call_job(decoder, (embedding, shared_addresses.x, shape.dim))
     fill_angles(position, model.frequencies, shape.magnitude, shared.cos, shared.sin)
-    clear(shared.tickets, 0)
+    clear(shared.counters, 0)
 
 
 @takes_turns
@@ -481,7 +481,7 @@ class Decoder:
         self.shape = _shape(c, self.model, self.own)
         kind = HalfCache if cache.keys.dtype == np.float16 else FloatCache
         self.addresses = (
-            row_jobs.row_decoder(weights.token_embd.format).address,
+            rows_times_x.row_decoder(weights.token_embd.format).address,
             *(_addresses(part) for part in (self.model, self.shared, self.own)),
             kind(cache.keys.ctypes.data, cache.values.ctypes.data),
             self.shape,
@@ -544,7 +544,7 @@ def _shared(c: ModelConfig) -> Shared:
         "sin": c.head_dim // 2,
     }
     floats = {name: np.empty(size, np.float32) for name, size in sizes.items()}
-    return Shared(**floats, tickets=new_tickets(STAGES * c.n_layers + 1))
+    return Shared(**floats, counters=new_counters(STAGES * c.n_layers + 1))
 
 
 def _own(c: ModelConfig, capacity: int) -> Own:
@@ -601,10 +601,10 @@ def _job(w):
     """Return the function that multiplies rows of a matrix, and how x is rounded: to which block, group."""
     isa = vectors_for(w.format, *w.shape)
     if isa == "plain" or "simd_dot" not in kernels.candidates(w.format):
-        return row_jobs.float_rows(w.format), (FLOATS_ONLY, 0)
+        return rows_times_x.float_rows(w.format), (FLOATS_ONLY, 0)
     packed = PACKED[w.format.name]
     kind = (FLOATS_ONLY, 0) if packed.is_float else (packed.weights, packed.group)
-    return row_jobs.lane_rows(packed.name, isa), kind
+    return rows_times_x.lane_rows(packed.name, isa), kind
 
 
 def _biases(layers) -> np.ndarray:

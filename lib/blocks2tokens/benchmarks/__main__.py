@@ -1,0 +1,55 @@
+"""All tables: `make bench` or `python -m blocks2tokens.benchmarks`.
+
+Everything interleaved, medians; ratios are between figures of the same run. On a CPU with AVX-512 the tables
+of formats and models come once more with AVX2 alone, for both sides if llama.cpp was built for that, too:
+`make peer SIMD=avx2`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from blocks2tokens.benchmarks import kernels, models, peer
+from blocks2tokens.course import cycles, roofline
+from blocks2tokens.jit import cpu
+
+PEERS = Path(sys.prefix)  # peer-avx2/ in it: llama.cpp for that instruction set
+ONE_SET = "one-set"  # argument: only the tables that depend on the instruction set
+
+
+def main() -> None:
+    ceilings = roofline.measure()
+    if sys.argv[1:] == [ONE_SET]:
+        print_one_set(ceilings)
+        return
+    kernels.print_machine(ceilings)
+    kernels.print_metadata()
+    kernels.print_kernels(ceilings)
+    kernels.print_phase0()
+    print_one_set(ceilings)
+    print_other_sets()
+    cycles.print_cycles()
+    kernels.print_errors()
+    kernels.print_report()
+
+
+def print_one_set(ceilings: roofline.Ceilings) -> None:
+    """Print what depends on the instruction set: all formats, and whole models."""
+    peers = ", ".join(peer.library().features) if peer.library() else "no llama.cpp"
+    print(f"\n=== {cpu.chosen()}; llama.cpp's side: {peers}", flush=True)
+    kernels.print_formats(ceilings)
+    models.print_models(ceilings)
+
+
+def print_other_sets() -> None:
+    """Print the same with the other instruction sets that this CPU has, each in a process of its own."""
+    for name in cpu.available():
+        if name not in (cpu.chosen(), "plain"):
+            paths = str(PEERS / f"peer-{name}"), os.environ.get("PYTHONPATH", "")
+            environ = os.environ | {cpu.VARIABLE: name, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+            subprocess.run([sys.executable, "-m", __package__, ONE_SET], env=environ, check=True)
+
+
+if __name__ == "__main__":
+    main()

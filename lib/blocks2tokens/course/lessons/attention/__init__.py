@@ -1,0 +1,1 @@
+"""What lesson 20_attention alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 15_blocks_along_k alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 21_full_transformer alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 07_gguf alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 16_integer_dot alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 19_layers alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 08_phase0_baseline alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 09_phase1_naive_fused alone uses."""

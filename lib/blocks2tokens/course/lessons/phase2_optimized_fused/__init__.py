@@ -1,0 +1,1 @@
+"""What lesson 10_phase2_optimized_fused alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 12_phase3b_column_major alone uses."""

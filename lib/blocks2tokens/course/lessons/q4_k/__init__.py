@@ -1,0 +1,1 @@
+"""What lesson 03_q4_k alone uses."""

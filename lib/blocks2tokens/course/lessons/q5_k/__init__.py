@@ -1,0 +1,1 @@
+"""What lesson 04_q5_k alone uses."""

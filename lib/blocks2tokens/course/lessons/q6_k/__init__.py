@@ -1,0 +1,1 @@
+"""What lesson 05_q6_k alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 06_quantizing_well alone uses."""

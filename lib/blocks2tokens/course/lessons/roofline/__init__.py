@@ -1,0 +1,1 @@
+"""What lesson 14_roofline alone uses."""

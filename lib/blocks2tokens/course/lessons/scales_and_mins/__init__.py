@@ -1,0 +1,1 @@
+"""What lesson 02_scales_and_mins alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 13_the_verdict alone uses."""

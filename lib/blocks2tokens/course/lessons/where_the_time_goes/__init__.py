@@ -1,0 +1,1 @@
+"""What lesson 22_where_the_time_goes alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 01_why_blocks alone uses."""

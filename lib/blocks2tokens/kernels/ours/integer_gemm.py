@@ -1,0 +1,100 @@
+"""Unpack 16 rows of weights into a panel, and let every row of x use it: for many rows of x.
+
+    16 rows of w  --fill-->  panel, 256 codes of each row  --tile-->  T rows of x at a time
+
+A panel is 4 KiB of codes and stays in the first-level cache while all rows of x pass by; unpacking is paid
+once for all of them. See `panels`; the sharing of the cores is that of `simd_dot`.
+"""
+
+from functools import cache
+
+from blocks2tokens.jit.lanes import ISAS, ROWS
+from blocks2tokens.jit.naming import named
+from blocks2tokens.kernels import prefetching
+from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.ours import simd_tiles
+from blocks2tokens.kernels.ours.panels import Layout, fill, tag_of, tile, tile_sizes
+from blocks2tokens.kernels.ours.simd_dot import copy_tile, round_x, run_job, vectors_for
+from blocks2tokens.kernels.ours.unpack import PACKED
+
+SPAN = 256  # weights of a row in a panel
+PANELS = 4  # that a tile of x meets while it is in the first-level cache
+
+
+@cache
+def compiled_job(name, isa_name):
+    return panel_job(name, isa_name)
+
+
+def panel_job(name, isa_name):
+    """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of x."""
+    packed, n_rows = PACKED[name], ISAS[isa_name].tile
+    prefetch = prefetching.chosen()
+    tag = tag_of(name, isa_name, n_rows, prefetch)
+    step = packed.size * ROWS // max(1, prefetch.streams)  # of what comes, for each block
+    code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
+    size, span = packed.size, SPAN // packed.weights
+    panel_bytes = Layout(ISAS[isa_name], packed).size * span
+
+    def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
+        results, room = part.ctypes.data, panel.ctypes.data
+        size_of_results = 4 * ROWS * n_rows * tiles
+        for n in range(first, last, PANELS * ROWS):
+            n_panels = min(PANELS, (last - n + ROWS - 1) // ROWS)
+            part[:] = 0
+            for block in range(0, blocks, span):
+                count = min(span, blocks - block)
+                for p in range(n_panels):
+                    start = min(
+                        n + ROWS * p, out.shape[1] - ROWS
+                    )  # the last sixteen may overlap those before
+                    at = weights + start * row_bytes
+                    coming = at + PANELS * ROWS * row_bytes + step * block
+                    fill(tag, at + size * block, row_bytes, count, room + panel_bytes * p, coming)
+                for t in range(tiles):
+                    place = t * blocks + block
+                    x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
+                    for p in range(n_panels):
+                        made = results + size_of_results * p + 4 * ROWS * n_rows * t
+                        tile(tag, room + panel_bytes * p, count, *x, made)
+            for p in range(n_panels):
+                rows = part[n_rows * tiles * p : n_rows * tiles * (p + 1)]
+                copy_tile(rows, out, 0, min(n + ROWS * p, out.shape[1] - ROWS))
+
+    return named(job, f"panel_job_{name}_{isa_name}".lower())
+
+
+def run(x, w):
+    isa_name = vectors_for(w.format, *w.shape)
+    if isa_name == "plain":
+        return simd_tiles.run(x, w)
+    isa, packed = ISAS[isa_name], PACKED[w.format.name]
+    a = round_x(x, w.format, isa.tile)
+    panel_bytes = Layout(isa, packed).size * (SPAN // packed.weights)
+    return run_job(
+        compiled_job(packed.name, isa_name), a, w, PANELS * len(a.codes) * isa.tile, PANELS * panel_bytes
+    )
+
+
+def count(M, K, N, fmt, cores):
+    if vectors_for(fmt, N, K) == "plain":
+        return simd_tiles.count(M, K, N, fmt, cores)
+    return Cost(
+        elements_decoded=K * N,
+        blocks_decoded=K * N // fmt.block_size,
+        lookups=0,
+        bytes_read=N * fmt.row_bytes(K) + 4 * M * K,
+        temporary_bytes=cores * ROWS * SPAN,
+        multiply_adds=M * K * N,
+    )
+
+
+KERNEL = Kernel(
+    "integer_gemm",
+    "gguf",
+    "unpack 16 rows into a panel, use it for all rows of x",
+    run,
+    count,
+    True,
+    range(4, 2**62),
+)

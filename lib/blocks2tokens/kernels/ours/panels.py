@@ -1,0 +1,476 @@
+"""Sixteen rows of weights times T rows of x: the loops of all vector kernels, written in LLVM's language.
+
+    rows    16 rows of weights  --unpack-->  registers  --times T rows of x-->  out [T, 16]      few rows of x
+    fill    16 rows of weights  --unpack-->  a panel in the first-level cache                    many rows
+    tile    panel               --times T rows of x-->  out [T, 16] += ...                       of x
+
+    activations of T rows, a tile; a block is 32 or 256 weights (see `quantized_activations`)
+        codes   int8     [blocks, T, block]        float formats: x itself, float32 [blocks, T, 32]
+        d       float32  [blocks, T]
+        sums    int16    [blocks, T, groups]       blocks of 256: sums of the codes of each group
+                float32  [blocks, T]               blocks of 32:  d * (sum of the codes)
+
+    a panel, for each block, vectors of 64 bytes: groups (codes ..., scale), then d, offset, pairs
+
+The functions exist once for each format, instruction set and T. They take addresses and check nothing.
+`module_of` makes them by themselves, for any CPU, so that its code can be looked at.
+"""
+
+from collections import namedtuple
+from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from blocks2tokens.jit.lanes import (
+    BYTES,
+    F32,
+    FLOATS,
+    I8,
+    I32,
+    I64,
+    ISAS,
+    PAIRS,
+    ROWS,
+    WORDS,
+    Rows,
+    constant,
+    fma,
+    load,
+    pointer,
+    splat,
+)
+from blocks2tokens.kernels.ours.unpack import PACKED, Packed
+
+VECTOR = 64  # bytes
+LINE = 64  # bytes that memory delivers at a time
+ARGUMENTS = {
+    "rows": ("weights", "row_bytes", "blocks", "codes", "d", "sums", "out", "coming"),
+    "fill": ("weights", "row_bytes", "blocks", "panel", "coming"),
+    "tile": ("panel", "blocks", "codes", "d", "sums", "out"),
+}
+
+
+class Prefetch(NamedTuple):
+    """How the next 16 rows are asked for: see `prefetch`, and `prefetching` for how it is chosen."""
+
+    streams: int = 4  # places at which memory is read at a time, 0: it is not asked for
+    level: int = 2  # of the cache that it is to come to
+
+
+DEFAULT = Prefetch()
+
+
+def tile_sizes(packed: Packed, n_rows: int) -> tuple[int, int, int]:
+    """Return the bytes of codes, d and sums of a block in a tile of n_rows rows of x."""
+    item = 4 if packed.is_float else 1
+    sums = 2 * packed.groups if packed.is_super else 4
+    return item * packed.weights * n_rows, 4 * n_rows, sums * n_rows
+
+
+class Activations:
+    """A tile of x in memory, and which of its blocks is meant."""
+
+    def __init__(self, builder, packed: Packed, n_rows: int, codes, d, sums):
+        self.builder, self.packed, self.n_rows = builder, packed, n_rows
+        self.addresses = codes, d, sums
+
+    def at(self, block):
+        """Move to a block, by its number."""
+        sizes = tile_sizes(self.packed, self.n_rows)
+        self.codes, self.d, self.sums = (
+            self.builder.add(start, self.builder.mul(block, I64(size)))
+            for start, size in zip(self.addresses, sizes, strict=True)
+        )
+
+    def four_codes(self, m, i):
+        """Return codes 4 i to 4 i + 3 of row m, 16 times; i is a number or an LLVM value."""
+        four = load(self.builder, self.codes, self._offset(m * self.packed.weights, 4, i), I32)
+        return self.builder.bitcast(splat(self.builder, four), ir.VectorType(I8, 64))
+
+    def value(self, m, i):
+        """Return number i of row m, a float32, 16 times."""
+        return self._float(self.codes, self._offset(4 * m * self.packed.weights, 4, i))
+
+    def _offset(self, start, size, i):
+        if isinstance(i, int):
+            return start + size * i
+        return self.builder.add(I64(start), self.builder.mul(i, I64(size)))
+
+    def scale(self, m):
+        return self._float(self.d, 4 * m)
+
+    def sum(self, m):
+        return self._float(self.sums, 4 * m)
+
+    def two_sums(self, m, i):
+        """Return the sums of groups 2 i and 2 i + 1 of row m, int16, 16 times."""
+        two = load(self.builder, self.sums, 2 * self.packed.groups * m + 4 * i, I32)
+        return self.builder.bitcast(splat(self.builder, two), PAIRS)
+
+    def _float(self, base, offset):
+        return splat(self.builder, load(self.builder, base, offset, F32))
+
+
+class Multiply:
+    """Takes what `unpack` gives and multiplies it by T rows of x at once."""
+
+    def __init__(self, builder, isa, packed, x: Activations):
+        self.builder, self.isa, self.packed, self.x = builder, isa, packed, x
+        self.totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(x.n_rows)]
+
+    def begin(self):
+        self.parts = [self.isa.zero_total() if self.packed.is_super else None] * self.x.n_rows
+
+    def group(self, g, codes, scale):
+        b, x, packed = self.builder, self.x, self.packed
+        first = g * len(codes)
+        if packed.is_float:
+            for i, values in enumerate(codes):
+                for m in range(x.n_rows):
+                    add_product(b, self.totals[m], values, x.value(m, first + i))
+            return
+        codes = [getattr(code, "bytes", code) for code in codes]
+        scale = scale if isinstance(scale, (ir.Value, type(None))) else self.isa.scale(b, *scale)
+        at_once = self.isa.at_once(packed.largest)
+        for start in range(0, len(codes), at_once):
+            products = [self.isa.zero_sum()] * x.n_rows
+            for i, code in list(enumerate(codes))[start : start + at_once]:
+                for m in range(x.n_rows):
+                    four = x.four_codes(m, first + i)
+                    products[m] = self.isa.multiply_add(b, products[m], code, four, packed.largest)
+            self.parts = [
+                add_part(b, self.isa, part, some, scale)
+                for part, some in zip(self.parts, products, strict=True)
+            ]
+
+    def end(self, d, offset, pairs):
+        for m, part in enumerate(self.parts):
+            add_block(self.builder, self.isa, self.packed, self.x, self.totals[m], m, part, d, offset, pairs)
+
+
+def add_part(builder, isa, part, products, scale):
+    """Return the total of a block, None at its beginning, plus a sum of products of one of its groups."""
+    if scale is not None:
+        return isa.add_scaled(builder, part, products, scale)
+    words = isa.to_words(builder, products)
+    return words if part is None else builder.add(part, words)
+
+
+def add_block(builder, isa, packed, x, total, m, part, d, offset, pairs):
+    """Add what a block gives for row m of x to its total in memory."""
+    if packed.is_super:
+        product = builder.fmul(isa.to_floats(builder, part), d)
+        if pairs is not None:
+            mins = constant(WORDS, 0)
+            for i, two in enumerate(pair_vectors(pairs)):
+                mins = isa.add_pairs(builder, mins, two, x.two_sums(m, i))
+            mins = builder.sitofp(mins, FLOATS)
+            product = fma(builder, builder.fneg(mins), offset, product)
+        add_product(builder, total, product, x.scale(m))
+    else:
+        add_product(builder, total, builder.sitofp(part, FLOATS), builder.fmul(d, x.scale(m)))
+        if offset is not None:
+            add_product(builder, total, offset, x.sum(m))
+
+
+def add_product(builder, total, a, b):
+    """Add a * b to a vector of float32 in memory."""
+    builder.store(fma(builder, a, b, builder.load(total)), total)
+
+
+def pair_vectors(pairs):
+    """Return the mins, two of each row at a time; they may be words yet, or vectors already."""
+    if isinstance(pairs, list):
+        return pairs
+    words, signed = pairs
+    return [word.two(i, signed) for word in words for i in (0, 2)]
+
+
+class Store:
+    """Takes what `unpack` gives and stores it as a block of a panel."""
+
+    def __init__(self, builder, isa, packed, panel):
+        self.builder, self.isa, self.packed, self.layout = builder, isa, packed, Layout(isa, packed)
+        self.panel = panel
+
+    def at(self, block):
+        self.base = self.builder.add(self.panel, self.builder.mul(block, I64(self.layout.size)))
+
+    def group(self, g, codes, scale):
+        for i, code in enumerate(codes):
+            self._store(self.layout.code(g, i), code if isinstance(code, ir.Value) else code.value)
+        if scale is not None:
+            self._store(self.layout.scale(g), self.isa.scale(self.builder, *scale))
+
+    def end(self, d, offset, pairs):
+        self._store(self.layout.ends, d)
+        if offset is not None:
+            self._store(self.layout.ends + VECTOR, offset)
+        if pairs is not None:
+            for i, two in enumerate(pair_vectors(pairs)):
+                self._store(self.layout.ends + (2 + i) * VECTOR, two)
+
+    def _store(self, offset, value):
+        self.builder.store(value, pointer(self.builder, self.base, offset, value.type), align=1)
+
+
+class Layout:
+    """Where things are in a block of a panel, in bytes."""
+
+    def __init__(self, isa, packed):
+        self.codes = packed.group // (1 if packed.is_float else 4)  # vectors of a group
+        self.has_offset = not (isa.signed and packed.largest == 128)
+        self.step = (self.codes + packed.is_super) * VECTOR
+        self.ends = self.step * packed.groups
+        self.scale_type = isa.zero_total().type if isa.name != "avx2" else PAIRS
+        self.n_pairs = packed.groups // 2 if packed.is_super and self.has_offset else 0
+        self.size = self.ends + (0 if packed.is_float else (2 + self.n_pairs) * VECTOR)
+
+    def code(self, g, i):
+        return self.step * g + VECTOR * i
+
+    def scale(self, g):
+        return self.step * g + VECTOR * self.codes
+
+
+# --- Functions --------------------------------------------------------------------------------------------
+
+
+def function(module, kind, packed, isa, n_rows=1, prefetching=DEFAULT):
+    """Return the LLVM function of this kind, defined in a module."""
+    name = f"b2t_{kind}_{packed.name}_{isa.name}_{n_rows}"
+    if name in module.globals:
+        return module.globals[name]
+    names = ARGUMENTS[kind]
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(names)), name)
+    made.linkage = "internal"
+    builder = ir.IRBuilder(made.append_basic_block("entry"))
+    {"rows": define_rows, "fill": define_fill, "tile": define_tile}[kind](
+        builder, packed, isa, n_rows, prefetching, **dict(zip(names, made.args, strict=True))
+    )
+    builder.ret_void()
+    return made
+
+
+def define_rows(
+    builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, codes, d, sums, out, coming
+):
+    x = Activations(builder, packed, n_rows, codes, d, sums)
+    multiply = Multiply(builder, isa, packed, x)
+    for total in multiply.totals:
+        builder.store(constant(FLOATS, 0.0), total)
+    with cgutils.for_range(builder, blocks) as turn:
+        prefetch(builder, packed, prefetching, coming, row_bytes, turn.index)
+        at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
+        x.at(turn.index)
+        multiply.begin()
+        packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), multiply)
+    for m, total in enumerate(multiply.totals):
+        builder.store(builder.load(total), pointer(builder, out, VECTOR * m, FLOATS), align=1)
+
+
+def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, panel, coming):
+    store = Store(builder, isa, packed, panel)
+    with cgutils.for_range(builder, blocks) as turn:
+        prefetch(builder, packed, prefetching, coming, row_bytes, turn.index)
+        at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
+        store.at(turn.index)
+        packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), store)
+
+
+def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes, d, sums, out):
+    x, layout = Activations(builder, packed, n_rows, codes, d, sums), Layout(isa, packed)
+    totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(n_rows)]
+    places = [pointer(builder, out, VECTOR * m, FLOATS) for m in range(n_rows)]
+    for place, total in zip(places, totals, strict=True):
+        builder.store(builder.load(place, align=1), total)
+    with cgutils.for_range(builder, blocks) as turn:
+        x.at(turn.index)
+        base = builder.add(panel, builder.mul(turn.index, I64(layout.size)))
+        if packed.is_float:
+            define_float_groups(builder, packed, isa, x, layout, base, totals)
+        else:
+            define_groups(builder, packed, isa, x, layout, base, totals)
+    for place, total in zip(places, totals, strict=True):
+        builder.store(builder.load(total), place, align=1)
+
+
+# The loops of a tile are loops in the code, too, of a few vectors of codes each. Written out, a block is one
+# long stretch of code, which LLVM goes through row of x by row of x: with all weights of the block on the
+# stack, a third of the instructions moved them there and back.
+
+
+def define_float_groups(builder, packed, isa, x, layout, base, totals):
+    """Multiply the numbers of a block of a panel by those of the tile."""
+    with loop(builder, layout.codes * packed.groups // isa.at_a_time) as turn:
+        for j in range(isa.at_a_time):
+            i = builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j))
+            values = load(builder, builder.add(base, builder.mul(i, I64(VECTOR))), 0, FLOATS)
+            for m, total in enumerate(totals):
+                add_product(builder, total, values, x.value(m, i))
+
+
+def define_groups(builder, packed, isa, x, layout, base, totals):
+    """Multiply the codes of a block of a panel by those of the tile, group by group, and add it up."""
+    kind = isa.zero_total() if packed.is_super else constant(WORDS, 0)
+    parts = [cgutils.alloca_once(builder, kind.type) for _ in totals]
+    for part in parts:
+        builder.store(kind, part)
+    with loop(builder, packed.groups) as g:
+        at = builder.add(base, builder.mul(g, I64(layout.step)))
+        scale = load(builder, at, layout.scale(0), layout.scale_type) if packed.is_super else None
+        first = builder.mul(g, I64(layout.codes))
+        at_once = power_of_two(min(layout.codes, isa.at_once(packed.largest)))
+        size = max(at_once, isa.at_a_time)
+        with loop(builder, layout.codes // size) as turn:
+            start = builder.mul(turn, I64(size))
+            define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scale)
+    d, offset = (load(builder, base, layout.ends + VECTOR * i, FLOATS) for i in range(2))
+    pairs = [load(builder, base, layout.ends + (2 + i) * VECTOR, PAIRS) for i in range(layout.n_pairs)]
+    for m, part in enumerate(parts):
+        some = builder.load(part), d, offset if layout.has_offset else None, pairs or None
+        add_block(builder, isa, packed, x, totals[m], m, *some)
+
+
+def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scale):
+    """Multiply `size` vectors of codes of a group, and add to parts whenever a sum has taken `at_once`."""
+    sums = [cgutils.alloca_once(builder, isa.zero_sum().type) for _ in parts]
+    for total in sums:
+        builder.store(isa.zero_sum(), total)
+
+    def flush():
+        for part, total in zip(parts, sums, strict=True):
+            builder.store(add_part(builder, isa, builder.load(part), builder.load(total), scale), part)
+            builder.store(isa.zero_sum(), total)
+
+    with loop(builder, size // isa.at_a_time) as turn:
+        for j in range(isa.at_a_time):
+            i = builder.add(start, builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j)))
+            code = load(builder, builder.add(at, builder.mul(i, I64(VECTOR))), 0, BYTES)
+            for m, total in enumerate(sums):
+                four = x.four_codes(m, builder.add(first, i))
+                more = isa.multiply_add(builder, builder.load(total), code, four, packed.largest)
+                builder.store(more, total)
+            if (j + 1) % at_once == 0:
+                flush()
+    if at_once > isa.at_a_time:
+        flush()
+
+
+def turns(packed, isa):
+    """Return how often each loop of `tile` within the loop over blocks goes round, from the outside in."""
+    codes = Layout(isa, packed).codes
+    if packed.is_float:
+        return [codes * packed.groups // isa.at_a_time]
+    at_once = power_of_two(min(codes, isa.at_once(packed.largest)))
+    size = max(at_once, isa.at_a_time)
+    return [count for count in (packed.groups, codes // size, size // isa.at_a_time) if count > 1]
+
+
+def power_of_two(n):
+    """Return the largest power of two that is at most n."""
+    return 1 << (n.bit_length() - 1)
+
+
+@contextmanager
+def loop(builder, count):
+    """Make a loop that LLVM does not unroll: it is not told how often; one turn alone is no loop."""
+    if count == 1:
+        yield I64(0)
+        return
+    same = builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [I64(count)], side_effect=False)
+    before, body = builder.block, builder.append_basic_block("loop")
+    builder.branch(body)
+    builder.position_at_end(body)
+    turn = builder.phi(I64)
+    turn.add_incoming(I64(0), before)
+    yield turn
+    following, after = builder.add(turn, I64(1)), builder.append_basic_block("after")
+    turn.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_unsigned("<", following, same), body, after)
+    builder.position_at_end(after)
+
+
+def prefetch(builder, packed, how, coming, row_bytes, block):
+    """Ask for the bytes of 16 blocks of the 16 rows that begin at `coming`, to be multiplied later.
+
+    Not for block b of each row, but in the order of memory at some places, of 4: at rows 0, 4, 8 and 12.
+    Hardware prefetchers follow addresses that run upwards, each in a page of its own, and fetch further ahead
+    than the 10 to 16 requests of one core can. One place keeps too few bytes on their way, 16 are too many.
+    """
+    if not how.streams:
+        return
+    size = ROWS // how.streams * packed.size
+    first = builder.add(coming, builder.mul(block, I64(size)))
+    apart = builder.mul(row_bytes, I64(ROWS // how.streams))
+    starts = [builder.add(first, builder.mul(apart, I64(i))) for i in range(how.streams)]
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    asked = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+        builder.module, kind, "llvm.prefetch.p0"
+    )
+    read, data, locality = I32(0), I32(1), I32(4 - how.level)
+    for line in range(-(-size // LINE)):
+        for start in starts:
+            builder.call(asked, [pointer(builder, start, LINE * line, I8), read, locality, data])
+
+
+def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2", prefetching=DEFAULT):
+    """Return a module with functions of a format, to be compiled for any CPU."""
+    module = ir.Module(f"{name}_{isa_name}")
+    for kind, n_rows in kinds:
+        function(module, kind, PACKED[name], ISAS[isa_name], n_rows, prefetching).linkage = "external"
+    return module
+
+
+# --- In Numba's language ----------------------------------------------------------------------------------
+
+
+# A function is chosen by the type of a tag, a tuple with a class of its own. A generated function that has a
+# tag in its closure looks the same in every process, so that Numba finds it in its cache; one that has an
+# intrinsic or another compiled function there does not.
+
+TAGS = {}  # class of a tag: (format, instruction set, T, how to prefetch)
+
+
+@cache
+def tag_of(name: str, isa_name: str, n_rows: int = 1, prefetching: Prefetch = DEFAULT):
+    """Return what stands for a format, an instruction set, T and a way to prefetch in `@njit` code."""
+    label = "_".join(map(str, ("Tag", name, isa_name, n_rows, *prefetching)))
+    kind = globals()[label] = namedtuple(label, "nothing", module=__name__)
+    TAGS[kind] = PACKED[name], ISAS[isa_name], n_rows, prefetching
+    return kind(0)
+
+
+def call_function(kind, tag):
+    """Return the signature and the code of a call; all arguments but the tag are int64."""
+    what = TAGS[tag.instance_class]
+    signature = types.void(tag, *[types.int64] * len(ARGUMENTS[kind]))
+
+    def codegen(context, builder, signature, args):
+        builder.call(function(builder.module, kind, *what), args[1:])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def rows(typingctx, tag, weights, row_bytes, blocks, codes, d, sums, out, coming):
+    """Multiply 16 rows of weights by a tile of x: out, float32 [T, 16]."""
+    return call_function("rows", tag)
+
+
+@intrinsic
+def fill(typingctx, tag, weights, row_bytes, blocks, panel, coming):
+    """Unpack 16 rows of weights into a panel."""
+    return call_function("fill", tag)
+
+
+@intrinsic
+def tile(typingctx, tag, panel, blocks, codes, d, sums, out):
+    """Multiply a panel by a tile of x: out, float32 [T, 16], += ..."""
+    return call_function("tile", tag)

@@ -1,0 +1,154 @@
+"""Sixteen rows of weights, one row of x, 64 products at a time. For one row of x.
+
+    x float32 [M, K]    ->  int8 codes, scales, sums         once
+    16 rows of w        ->  words of codes, a row per lane   for each row of x, and never in memory
+                        ->  out[m, n : n + 16]
+
+The cores share the rows of w. No float32 weight is ever made: a weight is a few bits in a register until
+it is multiplied. See `panels` for the loop and `unpack` for the formats. On a CPU that has none of the
+instruction sets, and for matrices of fewer than 16 rows, `integer_dot` does the same in plain loops.
+"""
+
+from functools import cache
+
+import numpy as np
+from numba import get_num_threads, njit, prange, types
+
+from blocks2tokens.jit import cpu
+from blocks2tokens.jit.job_counter import MOST_JOBS, first_job, new_counters, take_job_at
+from blocks2tokens.jit.lanes import ROWS
+from blocks2tokens.jit.naming import named
+from blocks2tokens.kernels import prefetching
+from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.ours import integer_dot, quantized_activations
+from blocks2tokens.kernels.ours.integer_dot import pointer
+from blocks2tokens.kernels.ours.panels import rows, tag_of, tile_sizes
+from blocks2tokens.kernels.ours.unpack import PACKED
+
+JOBS = 8  # that each core takes, if all are as fast
+SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
+FLOATS_2D = types.float32[:, ::1]
+# weights, their row bytes, blocks of a row; codes, d and sums of x; tiles
+OPERANDS = (types.int64,) * 7
+JOB = types.void(*OPERANDS, types.int64, types.int64, FLOATS_2D, FLOATS_2D, types.uint8[::1])
+
+
+def vectors_for(fmt, N, K):
+    """Return the name of the instruction set to use, "plain" if none suits a matrix [N, K] of this format."""
+    fits = fmt.name in PACKED and N >= ROWS and K % PACKED[fmt.name].weights == 0
+    return cpu.chosen() if fits else "plain"
+
+
+def rows_job(name, isa_name, n_rows):
+    """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of n_rows rows of x."""
+    tag = tag_of(name, isa_name, n_rows, prefetching.chosen())
+    code_bytes, d_bytes, sum_bytes = tile_sizes(PACKED[name], n_rows)
+
+    def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
+        for n in range(first, last, ROWS):
+            start = min(n, out.shape[1] - ROWS)  # the last sixteen may overlap those before
+            at = weights + start * row_bytes
+            for tile in range(tiles):
+                place = tile * blocks
+                x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
+                rows(tag, at, row_bytes, blocks, *x, part.ctypes.data, at + ROWS * row_bytes)
+                copy_tile(part, out, n_rows * tile, start)
+
+    return named(job, f"rows_job_{name}_{isa_name}_{n_rows}".lower())
+
+
+@njit(cache=True)
+def copy_tile(part, out, m, n):
+    """Copy a tile, float32 [T, 16], to row m and column n of out; rows behind its end are left out."""
+    for i in range(min(part.shape[0], out.shape[0] - m)):
+        for r in range(ROWS):
+            out[m + i, n + r] = part[i, r]
+
+
+@njit(cache=True)
+def work(job, operands, counters, step, worker, n_workers, part, out, panel):
+    """Take `step` rows of weights at a time until none are left."""
+    N = out.shape[1]
+    n_jobs = -(-N // step)
+    i = take_job_at(counters, 0, first_job(worker, n_workers, n_jobs), n_jobs)
+    while i < n_jobs:
+        job(*operands, step * i, min(N, step * (i + 1)), part, out, panel)
+        i = take_job_at(counters, 0, i + 1, n_jobs)
+
+
+@njit(parallel=True, cache=True)
+def share(job, operands, counters, step, n_workers, part_rows, panel_bytes, out):
+    """Fill out, float32 [M, N]. Each core begins with rows of its own and helps others when it is done."""
+    for worker in prange(n_workers):
+        part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
+        work(job, operands, counters, step, np.int64(worker), n_workers, part, out, panel)
+
+
+@njit(cache=True)
+def alone(job, operands, part_rows, panel_bytes, out):
+    """Fill out, float32 [M, N], on this core."""
+    part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
+    job(*operands, 0, out.shape[1], part, out, panel)
+
+
+def round_x(x, fmt, n_rows):
+    """Return x as activations in tiles of n_rows rows, as this format wants it."""
+    packed = PACKED[fmt.name]
+    if packed.is_float:
+        return quantized_activations.in_tiles(x, packed.weights, n_rows)
+    return quantized_activations.quantize(x, packed.weights, packed.group, n_rows)
+
+
+def run_job(job, a, w, part_rows, panel_bytes=0):
+    """Multiply by one of the jobs; they get room for so many rows of results, and for a panel."""
+    M, (N, K), row_bytes = a.n_rows, w.shape, w.raw.shape[1]
+    out = np.empty((M, N), np.float32)
+    x = (array.ctypes.data for array in (a.codes, a.d, a.sums))
+    blocks = K // PACKED[w.format.name].weights
+    operands = (w.raw.ctypes.data, row_bytes, blocks, *x, len(a.codes))
+    job, n_threads = pointer(job, JOB), get_num_threads()
+    if n_threads == 1 or M * N * K < SERIAL_BELOW:
+        alone(job, operands, part_rows, panel_bytes, out)
+    else:
+        step = -(-N // (min(JOBS * n_threads, MOST_JOBS) * ROWS)) * ROWS
+        share(job, operands, new_counters(1), step, n_threads, part_rows, panel_bytes, out)
+    return out
+
+
+@cache
+def compiled_job(name, isa_name, n_rows):
+    return rows_job(name, isa_name, n_rows)
+
+
+def run_rows(x, w, isa_name, n_rows):
+    """Multiply n_rows rows of x at a time."""
+    job = compiled_job(w.format.name, isa_name, n_rows)
+    return run_job(job, round_x(x, w.format, n_rows), w, n_rows)
+
+
+def run(x, w):
+    isa = vectors_for(w.format, *w.shape)
+    return integer_dot.run(x, w) if isa == "plain" else run_rows(x, w, isa, 1)
+
+
+def count_times(times, M, K, N, fmt):
+    """Return the counts of a kernel that unpacks every weight so many times."""
+    return Cost(
+        elements_decoded=times * K * N,
+        blocks_decoded=times * K * N // fmt.block_size,
+        lookups=0,
+        bytes_read=times * N * fmt.row_bytes(K) + 4 * M * K,
+        temporary_bytes=0,
+        multiply_adds=M * K * N,
+    )
+
+
+def count(M, K, N, fmt, cores):
+    if vectors_for(fmt, N, K) == "plain":
+        return integer_dot.count(M, K, N, fmt, cores)
+    return count_times(M, M, K, N, fmt)
+
+
+KERNEL = Kernel(
+    "simd_dot", "gguf", "the CPU's dot instruction on codes of 16 rows", run, count, True, range(1, 32)
+)

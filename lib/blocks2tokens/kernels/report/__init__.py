@@ -1,0 +1,1 @@
+"""The report's kernels, phase by phase, as its text describes them."""
