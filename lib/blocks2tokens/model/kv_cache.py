@@ -51,9 +51,9 @@ class KVCache:
         """Return views of keys and values, [n_kv_heads, n_tokens, head_dim]."""
         return self.keys[layer, :, :n_tokens], self.values[layer, :, :n_tokens]
 
-    def numbers(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return keys and values of a layer as compiled code takes them: float16 as its bits, uint16."""
-        parts = self.keys[layer], self.values[layer]
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return keys and values as compiled code takes them: float16 as its bits, uint16."""
+        parts = self.keys, self.values
         return parts if self.keys.dtype == np.float32 else tuple(part.view(np.uint16) for part in parts)
 
     def advance(self, n_tokens: int) -> None:

@@ -126,7 +126,7 @@ def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) 
         finish_heads(x, *given, eps, cos, sin, halves)
         return x
 
-    keys, values = cache.numbers(i)
+    keys, values = (part[i] for part in cache.numbers())
     q = heads("attn_q", c.n_heads, *angles)
     store_rows(heads("attn_k", c.n_kv_heads, *angles), keys, cache.length)
     store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)

@@ -52,7 +52,7 @@ class Transformer:
             raise ValueError(f"cache: expected one of {', '.join(DTYPES)}, got {cache_dtype!r}")
         self.config, self.cache_dtype = config, cache_dtype
         self.threads = cores.checked(threads)
-        self.data, self.weights = file.data, Weights(file, config)
+        self.weights = Weights(file, config)
 
     token_embd = property(lambda self: self.weights.token_embd)
     layers = property(lambda self: self.weights.layers)
@@ -139,7 +139,7 @@ class Transformer:
 
     def _decoder(self, cache) -> Decoder:
         if cache.decoder is None or cache.decoder.weights is not self.weights:
-            cache.decoder = Decoder(self.data, self.weights, self.config, cache)
+            cache.decoder = Decoder(self.weights, self.config, cache)
         return cache.decoder
 
     def _decode(self, token, cache, with_logits) -> Decoder:

@@ -30,7 +30,6 @@ from blocks2tokens.kernels.ours.panels import tag_of
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 SIGNATURE = types.void(*[types.int64] * 12)
-DECODER = types.void(*[types.int64] * 3)
 
 
 @cache
@@ -64,14 +63,3 @@ def float_rows(fmt: Format):
             store_float(out, 4 * n, dot(inputs, decoded))
 
     return pointer(named(rows, f"float_rows_{fmt.name}".lower()), SIGNATURE)
-
-
-@cache
-def row_decoder(fmt: Format):
-    """Return the decoder of a row, as a function pointer: addresses of the row and of out, and K."""
-    decode_row, size, weights = fmt.module.decode_row, fmt.bytes_per_block, fmt.block_size
-
-    def decode(row, out, K):
-        decode_row(bytes_at(row, K // weights * size), floats_at(out, K))
-
-    return pointer(named(decode, f"row_decoder_{fmt.name}".lower()), DECODER)
