@@ -34,12 +34,8 @@ def pointer_intrinsic(name, dtype):
 
 
 byte_pointer = pointer_intrinsic("byte_pointer", types.uint8)
-signed_byte_pointer = pointer_intrinsic("signed_byte_pointer", types.int8)
 short_pointer = pointer_intrinsic("short_pointer", types.int16)
-half_pointer = pointer_intrinsic("half_pointer", types.uint16)
 float_pointer = pointer_intrinsic("float_pointer", types.float32)
-double_pointer = pointer_intrinsic("double_pointer", types.float64)
-integer_pointer = pointer_intrinsic("integer_pointer", types.int64)
 
 
 # Arrays on memory that somebody else keeps. `shape` is a number or a tuple.
@@ -51,30 +47,10 @@ def bytes_at(address, shape):
 
 
 @njit(cache=True, forceinline=True)
-def signed_bytes_at(address, shape):
-    return carray(signed_byte_pointer(address), shape, np.int8)
-
-
-@njit(cache=True, forceinline=True)
 def shorts_at(address, shape):
     return carray(short_pointer(address), shape, np.int16)
 
 
 @njit(cache=True, forceinline=True)
-def halves_at(address, shape):
-    return carray(half_pointer(address), shape, np.uint16)
-
-
-@njit(cache=True, forceinline=True)
 def floats_at(address, shape):
     return carray(float_pointer(address), shape, np.float32)
-
-
-@njit(cache=True, forceinline=True)
-def doubles_at(address, shape):
-    return carray(double_pointer(address), shape, np.float64)
-
-
-@njit(cache=True, forceinline=True)
-def integers_at(address, shape):
-    return carray(integer_pointer(address), shape, np.int64)
