@@ -41,6 +41,14 @@ def austen_path() -> Path:
     return existing(ROOT / "data" / "austen.gguf", "it comes with the course: git checkout data/austen.gguf")
 
 
+@pytest.fixture
+def exact(monkeypatch):
+    """Let products take float32 activations, as the definition does, and not 8-bit ones."""
+    from blocks2tokens import KERNELS, kernels
+
+    monkeypatch.setattr(kernels, "candidates", lambda fmt: {"fused_rows": KERNELS["fused_rows"]})
+
+
 @pytest.fixture(scope="session")
 def xllamacpp():
     """llama.cpp as a Python module, the oracle for whole models."""

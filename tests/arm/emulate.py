@@ -6,7 +6,7 @@
     .arm/cache           the tables of kernels' times, pytest's cache, HOME and temporary files
 
     make test-arm                                      TESTS
-    make test-arm ARGS="tests/test_formats.py -x"      others, with options for pytest
+    make test-arm ARGS="tests/engine/test_formats.py -x"      others, with options for pytest
     NUMBA_CPU_FEATURES=+dotprod,+i8mm make test-arm    other settings: those of DEFAULTS
 
 The emulator runs one program of another CPU as a process of this machine: system calls, files and threads are
@@ -35,15 +35,15 @@ DEFAULTS = {"BLOCKS2TOKENS_SIMD": "neon", "NUMBA_CPU_NAME": "neoverse-n1", "NUMB
 SETTINGS = {name: os.environ.get(name, default) for name, default in DEFAULTS.items()}
 
 # Two groups that run side by side: most of the time goes into compiling, which takes one core.
-DECODING = "tests/test_transformer.py::test_decoding_is_right_with_every_instruction_set"
+DECODING = "tests/engine/test_transformer.py::test_decoding_is_right_with_every_instruction_set"
 TESTS = [
     [
-        "tests/test_panels.py::test_products_are_those_of_float64",
-        "tests/test_panels.py::test_the_largest_codes_do_not_pass_16_bits",
-        "tests/test_panels.py::test_nan_and_infinity_stay_in_their_row",
+        "tests/engine/test_panels.py::test_products_are_those_of_float64",
+        "tests/engine/test_panels.py::test_the_largest_codes_do_not_pass_16_bits",
+        "tests/engine/test_panels.py::test_nan_and_infinity_stay_in_their_row",
     ],
     [
-        "tests/test_transformer.py::test_rounding_activations_changes_logits_a_little[Q8_0]",
+        "tests/engine/test_transformer.py::test_rounding_activations_changes_logits_a_little[Q8_0]",
         *(f"{DECODING}[{SETTINGS['BLOCKS2TOKENS_SIMD']}-{model}]" for model in ("Q8_0", "K-quants")),
     ],
 ]

@@ -1,7 +1,6 @@
 """The attention of a real model, to look into and to exchange.
 
-    forward(model, ids, attend)      the forward pass in NumPy, with any attend(q, k, v)
-    record(model, ids)               what attend gets, layer by layer
+    record(model, ids)               what `attend` gets, layer by layer
         q       float32 [T, n_heads, head_dim]      rotated
         k, v    float32 [n_kv_heads, T, head_dim]   k rotated
     loss(logits, ids)                how surprised a model is, nats per token
@@ -15,7 +14,7 @@
 For models of the llama architecture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,28 +22,9 @@ from matplotlib.colors import ListedColormap
 
 from blocks2tokens.course import plot
 from blocks2tokens.generate import Model
-from blocks2tokens.model import rope
 from blocks2tokens.model.attention import attend
-from blocks2tokens.model.layers import rms_norm, softmax, swiglu
-from blocks2tokens.model.prefill import one_blas_thread
-
-
-def forward(model: Model, ids: Sequence[int], attend: Callable = attend) -> np.ndarray:
-    """Return the logits after each of ids, float32 [T, vocab]; attend is called as the engine's.
-
-    Weights are decoded to float32 one by one, and not kept. Raises ValueError for an id outside the
-    vocabulary.
-    """
-    c, t = model.config, model.transformer
-    x = t.token_embd.rows(t.check_ids(ids))
-    turns = rope.angles(np.arange(len(x)), t.weights.rope_frequencies)
-    with one_blas_thread():
-        for layer in t.layers:
-            h = rms_norm(x, layer.attn_norm, c.norm_eps)
-            x = x + _attention(layer, h, c.head_dim, turns, attend)
-            h = rms_norm(x, layer.ffn_norm, c.norm_eps)
-            x = x + _product(swiglu(_product(h, layer.ffn_gate), _product(h, layer.ffn_up)), layer.ffn_down)
-        return _product(rms_norm(x, t.output_norm, c.norm_eps), t.output)
+from blocks2tokens.model.forward import forward
+from blocks2tokens.model.layers import softmax
 
 
 def record(model: Model, ids: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -55,7 +35,7 @@ def record(model: Model, ids: Sequence[int]) -> list[tuple[np.ndarray, np.ndarra
         seen.append(qkv)
         return attend(*qkv)
 
-    forward(model, ids, note)
+    forward(model, ids, attend=note)
     return seen
 
 
@@ -122,21 +102,3 @@ def draw_growth(
     axes.plot(crossing, weights, mark, color=colour, ms=8, label=f"{name}: {crossing:,.0f} tokens")
     axes.set(xscale="log", yscale="log", xlabel="tokens in the cache (solid: within the context)")
     axes.set_ylabel("bytes")
-
-
-def _attention(layer, h, head_dim, turns, attend):
-    """Return what attention adds to the stream, [T, dim]; h float32 [T, dim], turns cos and sin."""
-    q, k, v = (
-        _product(h, w).reshape(len(h), -1, head_dim) for w in (layer.attn_q, layer.attn_k, layer.attn_v)
-    )
-    q, k = rope.rotate_adjacent(q, *turns), rope.rotate_adjacent(k, *turns)
-    out = attend(q, _by_head(k), _by_head(v))
-    return _product(out.reshape(len(h), -1), layer.attn_output)
-
-
-def _product(x, w):
-    return x @ w.dequantize().T
-
-
-def _by_head(x):
-    return np.ascontiguousarray(x.swapaxes(0, 1))

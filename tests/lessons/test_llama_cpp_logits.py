@@ -16,7 +16,7 @@ from blocks2tokens.course import models
 from blocks2tokens.course.lessons.full_transformer import llama_cpp_logits
 from blocks2tokens.course.lessons.full_transformer.llama_cpp_logits import agreement, log_probs, recorded
 
-SCRIPT = Path(__file__).resolve().parents[1] / "data" / "make_llama_cpp_logits.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "data" / "make_llama_cpp_logits.py"
 ALLOWED = {"Austen": (1.0, 0.002), "SmolLM2": (0.9, 0.2)}  # share of equal top tokens, mean difference
 
 

@@ -1,4 +1,4 @@
-"""The NumPy model: the reference's logits in every architecture, and parts that a lesson may exchange."""
+"""The plain forward pass: the reference's logits, the engine's on real models, and parts to exchange."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from reference import Reference
 from small_model import small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.course.numpy_model import forward
-from blocks2tokens.model import layers, rope
+from blocks2tokens.model import attention, layers, rope
+from blocks2tokens.model.forward import forward
 
 IDS = np.random.default_rng(5).integers(3, 320, 40)
 MODELS = {
@@ -35,6 +35,17 @@ def test_logits_are_the_references(name, tmp_path):
     assert error < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("path", ["austen_path", "smollm2_path"])
+def test_prefill_and_decode_give_its_logits(path, request):
+    model = b2t.load(request.getfixturevalue(path))
+    ids = model.tokenizer.encode("It is a truth universally acknowledged, that a single man")
+    expected, cache = forward(model, ids), model.transformer.new_cache(len(ids))
+    steps = np.array([model.transformer.step(i, cache).copy() for i in ids])
+    for logits in (model.logits(ids), steps):
+        assert np.abs(logits - expected).max() < 1e-4 * np.std(expected)
+
+
 def test_the_parts_are_called_as_the_engines(llama):
     calls = []
 
@@ -50,8 +61,12 @@ def test_the_parts_are_called_as_the_engines(llama):
         calls.append("gated")
         return layers.swiglu(gate, up)
 
-    assert np.array_equal(forward(llama, IDS, norm, rotate, gated), forward(llama, IDS))
-    one = ["norm", "rotate", "rotate", "norm", "gated"]
+    def attend(q, k, v):
+        calls.append("attend")
+        return attention.attend(q, k, v)
+
+    assert np.array_equal(forward(llama, IDS, norm, rotate, gated, attend), forward(llama, IDS))
+    one = ["norm", "rotate", "rotate", "attend", "norm", "gated"]
     assert calls == one * llama.config.n_layers + ["norm"]
 
 

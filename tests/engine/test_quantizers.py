@@ -8,7 +8,7 @@ import pytest
 from blocks2tokens.formats import FORMATS, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "ggml_quantizers.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "ggml_quantizers.npz")
 LEGACY = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 K_QUANTS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 TABLES = ["IQ4_NL", "IQ4_XS", "MXFP4"]

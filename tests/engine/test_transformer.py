@@ -17,19 +17,11 @@ from reference import Reference
 from small_model import small_model
 
 import blocks2tokens as b2t
-from blocks2tokens import kernels
 from blocks2tokens.course import bench
 from blocks2tokens.jit import cpu
 from blocks2tokens.model import KVCache, prefill, transformer
 from blocks2tokens.model.decode import Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """Let products take float32 activations, as the definition does, and not 8-bit ones."""
-    monkeypatch.setattr(kernels, "candidates", lambda fmt: {"fused_rows": b2t.KERNELS["fused_rows"]})
-
 
 IDS = [1, 70, 304, 3, 3, 259, 12, 319, 8, 100, 41, 7]
 PROMPT = [1, 70, 304, 3]

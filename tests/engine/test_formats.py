@@ -9,7 +9,7 @@ import pytest
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import FORMATS, by_ggml_type
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "ggml_quantizers.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "ggml_quantizers.npz")
 IN_GGUF = [name for name in FORMATS if name != "Q8_K"]  # the gguf package has no decoder for activations
 SCALES = [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00]  # float16
 

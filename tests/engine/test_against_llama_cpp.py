@@ -16,7 +16,7 @@ from llama_cpp import llama_cpp
 
 import blocks2tokens as b2t
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 N_TOKENS = 32
 
 TEXTS = {

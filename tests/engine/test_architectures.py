@@ -14,7 +14,6 @@ from reference import Reference
 from small_model import SmallModel, plain, small_model
 
 import blocks2tokens as b2t
-from blocks2tokens import kernels
 
 IDS = np.random.default_rng(5).integers(3, 320, 64).tolist()
 FEW = IDS[:16]
@@ -82,12 +81,6 @@ def path_of(tmp_path_factory):
 def expected_of(path_of, xllamacpp):
     """Return what llama.cpp expects behind each of IDS, by a model's name; asked once."""
     return cache(lambda name: expected_by_llama_cpp(xllamacpp, path_of(name)))
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """Let products take float32 activations, as the definition does, and not 8-bit ones."""
-    monkeypatch.setattr(kernels, "candidates", lambda fmt: {"fused_rows": b2t.KERNELS["fused_rows"]})
 
 
 def close(a, b):

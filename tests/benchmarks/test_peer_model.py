@@ -10,14 +10,14 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens.benchmarks.peer_model import BATCH, PeerModel
 
-HERE = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def package():
-    """Let llama_cpp be the package, and not the module of that name in this folder."""
+    """Let llama_cpp be the package, and not the module of that name beside these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).resolve() != HERE])
+        patch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).resolve() != TESTS])
         patch.setitem(sys.modules, "llama_cpp", None)
         del sys.modules["llama_cpp"]
         yield pytest.importorskip("llama_cpp", reason="the peer is optional: make peer")

@@ -10,7 +10,7 @@ import pytest
 
 from blocks2tokens.course.setup import notebooks
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 1_500_000
 MAX_LINES, MEDIAN_LINES = 40, 6
 CELLS = range(40, 71)

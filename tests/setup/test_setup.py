@@ -18,7 +18,7 @@ from conftest import absent
 
 from blocks2tokens.course.setup import notebooks, workspace
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 CONDA_NAMES = {"memory-profiler": "memory_profiler", "matplotlib": "matplotlib-base"}
