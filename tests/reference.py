@@ -59,16 +59,16 @@ class Reference:
         first, last = max(0, np.floor(pair_of(32))), min(d - 1, np.ceil(pair_of(1)))
         return 1 - np.clip((np.arange(d // 2) - first) / max(0.001, last - first), 0, 1)
 
-    def magnitude(self):
+    def attention_factor(self):
         """Return what queries and keys are multiplied by as they turn."""
-        magnitude = self.setting("rope.scaling.attn_factor", 1.0)
+        attention_factor = self.setting("rope.scaling.attn_factor", 1.0)
         if self.setting("rope.scaling.type") == "yarn":
-            magnitude *= 1 + 0.1 * np.log(max(1.0, self.setting("rope.scaling.factor", 1.0)))
-        return magnitude
+            attention_factor *= 1 + 0.1 * np.log(max(1.0, self.setting("rope.scaling.factor", 1.0)))
+        return attention_factor
 
     def rotate(self, head, position):
         """Turn each pair of a head by its angle: a product of complex numbers."""
-        turn = self.magnitude() * np.exp(1j * position * self.frequencies())
+        turn = self.attention_factor() * np.exp(1j * position * self.frequencies())
         if self.neighbours:
             turned = (head[0::2] + 1j * head[1::2]) * turn
             return np.stack([turned.real, turned.imag], axis=1).reshape(-1)

@@ -275,18 +275,18 @@ class OtherContext(Reference):
 
 
 class NoMagnitude(Reference):
-    def magnitude(self):
+    def attention_factor(self):
         return 1.0
 
 
 class MagnitudeOfQueriesAlone(Reference):
     def turned(self, name, head, position):
-        return super().turned(name, head, position) / (self.magnitude() if "attn_k" in name else 1.0)
+        return super().turned(name, head, position) / (self.attention_factor() if "attn_k" in name else 1.0)
 
 
 class MagnitudeTwice(Reference):
-    def magnitude(self):
-        return super().magnitude() ** 2
+    def attention_factor(self):
+        return super().attention_factor() ** 2
 
 
 PAIRS = [OtherPairs, NoPositions, KeysShiftedByOne, KeysSharedInTurns]

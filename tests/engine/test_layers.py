@@ -127,7 +127,7 @@ def test_rotated_products_depend_on_distance_alone(name):
 def test_a_linear_factor_slows_every_pair():
     scaling = rope.RopeScaling("linear", 4.0)
     assert np.allclose(rope.scaled_frequencies(16, 1e4, scaling), rope.frequencies(16, 1e4) / 4)
-    assert rope.magnitude(scaling) == 1
+    assert rope.attention_factor(scaling) == 1
 
 
 def test_yarn_slows_slow_pairs_and_keeps_fast_ones():
@@ -137,7 +137,7 @@ def test_yarn_slows_slow_pairs_and_keeps_fast_ones():
     turns = original * 2048 / (2 * np.pi)
     assert np.allclose(kept[turns > 40], 1) and np.allclose(kept[turns < 0.8], 1 / 4)
     assert np.all(np.diff(kept) <= 1e-12) and np.any((kept > 0.3) & (kept < 0.9))
-    assert rope.magnitude(scaling) == pytest.approx(1 + 0.1 * math.log(4))
+    assert rope.attention_factor(scaling) == pytest.approx(1 + 0.1 * math.log(4))
 
 
 # --- Attention --------------------------------------------------------------------------------------------

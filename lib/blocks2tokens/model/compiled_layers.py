@@ -52,10 +52,10 @@ def normalize(x, weight, eps, out):
 
 
 @njit(cache=True)
-def add(x, more):
-    """x += more, float32 [n]."""
+def add(x, delta):
+    """x += delta, float32 [n]."""
     for i in range(x.size):
-        x[i] += more[i]
+        x[i] += delta[i]
 
 
 @njit(cache=True, fastmath=IN_ANY_ORDER)
@@ -73,11 +73,11 @@ def rotate(x, cos, sin, halves):
 
 
 @njit(cache=True)
-def fill_angles(position, frequencies, magnitude, cos, sin):
+def fill_angles(position, frequencies, factor, cos, sin):
     """Fill cos and sin, float32 [head_dim / 2], for one position."""
     for i in range(frequencies.size):
         angle = position * frequencies[i]
-        cos[i], sin[i] = np.float32(np.cos(angle) * magnitude), np.float32(np.sin(angle) * magnitude)
+        cos[i], sin[i] = np.float32(factor * np.cos(angle)), np.float32(factor * np.sin(angle))
 
 
 @njit(cache=True, error_model="numpy")

@@ -48,7 +48,7 @@ from blocks2tokens.model.compiled_layers import (
 )
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.kv_cache import KVCache
-from blocks2tokens.model.rope import magnitude
+from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.weights import Weights
 
 HEADS, ATTENTION, OUTPUT, GATE_UP, DOWN, STAGES = range(6)
@@ -122,7 +122,7 @@ class Sizes(NamedTuple):
     halves: bool  # rotate halves, or neighbours
     eps: np.float32
     scale: np.float32  # of scores
-    magnitude: float  # of rotated vectors
+    attention_factor: float  # of rotated vectors
 
 
 class Worker(NamedTuple):
@@ -377,7 +377,7 @@ def run_stages(parameters, state, scratch, keys, values, sizes, position, with_l
 def begin(embedding, decode_row, parameters, state, sizes, position):
     """Put the embedding of a token, uint8 [row bytes], into the residual, and prepare its angles."""
     decode_row(embedding, state.residual)
-    fill_angles(position, parameters.frequencies, sizes.magnitude, state.cos, state.sin)
+    fill_angles(position, parameters.frequencies, sizes.attention_factor, state.cos, state.sin)
     for i in range(state.counters.size):
         state.counters[i] = 0
 
@@ -418,7 +418,7 @@ class Decoder:
             _parameters(weights),
             self.state,
             _scratch(c, cache.capacity),
-            *cache.numbers(),
+            *cache.for_numba(),
             _sizes(c),
         )
 
@@ -452,7 +452,7 @@ def _sizes(c: ModelConfig) -> Sizes:
         halves=c.family.rope_pairs == "halves",
         eps=np.float32(c.norm_eps),
         scale=np.float32(c.head_dim**-0.5),
-        magnitude=magnitude(c.rope_scaling),
+        attention_factor=attention_factor(c.rope_scaling),
     )
 
 

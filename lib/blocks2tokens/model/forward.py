@@ -35,7 +35,7 @@ def forward(
     c, t = model.config, model.transformer
     ids, eps = t.check_ids(ids), c.norm_eps
     cos, sin = rope.angles(np.arange(len(ids)), t.weights.rope_frequencies)  # [T, head_dim / 2]
-    cos, sin = (np.float32(rope.magnitude(c.rope_scaling)) * z for z in (cos, sin))
+    cos, sin = (np.float32(rope.attention_factor(c.rope_scaling)) * z for z in (cos, sin))
     turn = rotate or rope.ROTATE[c.family.rope_pairs]
     layers, output = decoded(model)
     with one_blas_thread():

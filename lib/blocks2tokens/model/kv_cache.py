@@ -38,7 +38,7 @@ class KVCache:
     def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
         """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
 
-        For passes written in NumPy; the engine's own write to `numbers`.
+        For passes written in NumPy; the engine's own write to `for_numba`.
         Raises ValueError for more than there is room for.
         """
         end = self.length + len(keys)
@@ -51,7 +51,7 @@ class KVCache:
         """Return views of keys and values, [n_kv_heads, n_tokens, head_dim]."""
         return self.keys[layer, :, :n_tokens], self.values[layer, :, :n_tokens]
 
-    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+    def for_numba(self) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and values as compiled code takes them: float16 as its bits, uint16."""
         parts = self.keys, self.values
         return parts if self.keys.dtype == np.float32 else tuple(part.view(np.uint16) for part in parts)

@@ -27,7 +27,7 @@ from blocks2tokens.model.compiled_layers import (
 )
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.kv_cache import KVCache
-from blocks2tokens.model.rope import magnitude
+from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.weights import Layer, Weights
 
 NOTHING = np.zeros(0, np.float32)
@@ -43,10 +43,10 @@ def normalize_rows(x, weight, eps, out):
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def add_rows(x, more):
-    """x += more, float32 [T, dim]."""
+def add_rows(x, delta):
+    """x += delta, float32 [T, dim]."""
     for t in prange(x.shape[0]):
-        add(x[t], more[t])
+        add(x[t], delta[t])
 
 
 @takes_turns
@@ -86,10 +86,10 @@ def store_rows(x, cache, first):
 
 
 @njit(cache=True)
-def all_angles(first, frequencies, magnitude, cos, sin):
+def all_angles(first, frequencies, attention_factor, cos, sin):
     """Fill cos and sin, float32 [T, head_dim / 2], for positions `first` and on."""
     for t in range(cos.shape[0]):
-        fill_angles(first + t, frequencies, magnitude, cos[t], sin[t])
+        fill_angles(first + t, frequencies, attention_factor, cos[t], sin[t])
 
 
 def run_batch(
@@ -100,7 +100,7 @@ def run_batch(
     `between_layers` is called before each layer; what it raises leaves the cache as it was.
     """
     angles = tuple(np.empty((len(ids), c.head_dim // 2), np.float32) for _ in range(2))
-    all_angles(cache.length, weights.rope_frequencies, magnitude(c.rope_scaling), *angles)
+    all_angles(cache.length, weights.rope_frequencies, attention_factor(c.rope_scaling), *angles)
     x = weights.token_embd.rows(ids)
     h, eps = np.empty_like(x), np.float32(c.norm_eps)
     for i, layer in enumerate(weights.layers):
@@ -126,7 +126,7 @@ def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) 
         finish_heads(x, *given, eps, cos, sin, halves)
         return x
 
-    keys, values = (part[i] for part in cache.numbers())
+    keys, values = (part[i] for part in cache.for_numba())
     q = heads("attn_q", c.n_heads, *angles)
     store_rows(heads("attn_k", c.n_kv_heads, *angles), keys, cache.length)
     store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)

@@ -54,7 +54,7 @@ def scaled_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> np.
     return stretched * (1 - share) + original * share
 
 
-def magnitude(scaling: RopeScaling) -> float:
+def attention_factor(scaling: RopeScaling) -> float:
     """Return what rotated vectors are multiplied by: 1, but for yarn, which sharpens attention."""
     sharper = 1 + 0.1 * log(scaling.factor) if scaling.kind == "yarn" and scaling.factor > 1 else 1.0
     return sharper * scaling.attn_factor

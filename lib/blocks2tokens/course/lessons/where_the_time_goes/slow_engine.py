@@ -664,7 +664,7 @@ def _is_plain_llama(model):
     c, weights = model.config, model.transformer.weights
     return (
         c.architecture == "llama"
-        and rope.magnitude(c.rope_scaling) == 1
+        and rope.attention_factor(c.rope_scaling) == 1
         and np.array_equal(weights.rope_frequencies, rope.frequencies(c.head_dim, c.rope_theta))
         and all(
             bias is None for x in weights.layers for bias in (x.attn_q_bias, x.attn_k_bias, x.attn_v_bias)
