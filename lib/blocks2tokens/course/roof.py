@@ -107,11 +107,16 @@ def dots_of_a_turn(isa_name: str):
 
     def codegen(context, builder, signature, args):
         q, x, totals = args
-        codes = [load(builder, q, 64 * i, BYTES) for i in range(TURN)]
-        rows = isa.dots(builder, codes, lambda m, i: load(builder, x, 64 * (m + i), BYTES), 4, LARGEST)
-        for m, row in enumerate(rows):
-            place = pointer(builder, totals, 64 * m, WORDS)
-            builder.store(builder.add(builder.load(place, align=1), row), place, align=1)
+        assert isa.at_once(LARGEST) >= TURN  # vectors of codes that one sum can take
+        sums = [isa.zero_sum()] * 4
+        for i in range(TURN):
+            code = load(builder, q, 64 * i, BYTES)
+            for m in range(4):
+                four = load(builder, x, 64 * (m + i), BYTES)
+                sums[m] = isa.multiply_add(builder, sums[m], code, four, LARGEST)
+        for m in range(4):
+            place, made = pointer(builder, totals, 64 * m, WORDS), isa.to_words(builder, sums[m])
+            builder.store(builder.add(builder.load(place, align=1), made), place, align=1)
         return context.get_dummy_value()
 
     def dots(typingctx, q, x, totals):
