@@ -33,7 +33,7 @@ def shape_and_bytes(ne, fmt):
     n = 1
     for dimension in ne:
         n *= dimension
-    return list(ne)[::-1], n * fmt.bits_per_weight / 8
+    return list(ne)[::-1], int(n * fmt.bits_per_weight) // 8
 
 
 def align(offset, alignment):
@@ -135,6 +135,7 @@ WRONG = [
     ("read_value", four_bytes_each, "counts four bytes for each"),
     ("read_value", stays, "stays where the value begins"),
     ("read_value", tuples, "a tuple: take its one element"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) * f.bits_per_weight / 8), "it is a float"),
     ("shape_and_bytes", lambda ne, f: (ne, shape_and_bytes(ne, f)[1]), "are not reversed"),
     ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) * f.bytes_per_block), "the bytes of a block"),
     ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) / 32 * f.bytes_per_block), "always hold 32"),

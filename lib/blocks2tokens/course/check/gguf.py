@@ -69,6 +69,7 @@ def _by_characters(buffer, at):
 READ_STRING = Exercise(
     name="read_string",
     engine=gguf_file.decode_string,
+    whole=True,
     cases=_strings,
     mistakes=(
         Mistake(
@@ -151,6 +152,7 @@ UNSIGNED = CODES | {1: "B", 3: "H", 5: "I", 11: "Q"}
 READ_VALUE = Exercise(
     name="read_value",
     engine=gguf_file.decode_value,
+    whole=True,
     cases=_values,
     mistakes=(
         Mistake(_read_value(order=">"), 'your numbers are big-endian (">"): GGUF puts the lowest byte first'),
@@ -213,6 +215,7 @@ def _bytes(ne, fmt):
 SHAPE_AND_BYTES = Exercise(
     name="shape_and_bytes",
     engine=gguf_file.shape_and_bytes,
+    whole=True,
     cases=_tensors,
     mistakes=(
         Mistake(
@@ -265,6 +268,7 @@ def _offsets():
 ALIGN = Exercise(
     name="align",
     engine=gguf_file.aligned,
+    whole=True,
     cases=_offsets,
     mistakes=(
         Mistake(lambda offset, alignment: offset, "there is no padding: 65,938 is not a multiple of 32"),
@@ -332,6 +336,7 @@ SIX_BIT_LAYERS = Exercise(
     name="six_bit_layers",
     engine=six_bit_layers,
     solution=more_bits,
+    whole=True,
     cases=_depths,
     mistakes=(
         Mistake(
