@@ -112,6 +112,8 @@ def asymmetric(
     refit=True,
     guard=True,
     fit=None,
+    plus=1,
+    error_of=lambda s, q, m: s * q + m,
 ):
     def search(x, weights):
         x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
@@ -120,13 +122,13 @@ def asymmetric(
             return (0 if guard else np.nan), sign * low, 0 * x
         minimum, scale = low, (high - low) / dtype(15)
         q = np.clip(np.rint((x - low) / scale), 0, 15)
-        least = (w * (scale * q + minimum - x) ** 2).sum()
+        least = (w * (error_of(scale, q, minimum) - x) ** 2).sum()
         for t in trials:
             start = minimum if running else low
             inverse = dtype(14 + 0.1 * t) / (high - start)
-            new = np.clip(np.rint(inverse * (x - start)), 0, 15)
+            new = np.clip(np.rint(inverse * (x - plus * start)), 0, 15)
             s, m = (fit or fit_to(clip=floor == 0))(x, w, new) if refit else (1 / inverse, start)
-            error = (w * (s * new + m - x) ** 2).sum()
+            error = (w * (error_of(s, new, m) - x) ** 2).sum()
             if error < least or last:
                 least, scale, minimum, q = error, s, m, new
         return scale, sign * minimum, q
@@ -193,6 +195,8 @@ MUTANTS = {
         "not weighted": symmetric(weigh=False),
         "last trial wins": symmetric(last=True),
         "one side only": symmetric(trials=range(10)),
+        "ends before 9": symmetric(trials=range(-9, 9)),
+        "they begin at -9": symmetric(trials=range(-8, 10)),
         "whole numbers": symmetric(width=1),
         "not a number": symmetric(first=True),
     },
@@ -214,6 +218,8 @@ MUTANTS = {
         "wrong sign": asymmetric(sign=1),
         "last trial wins": asymmetric(last=True),
         "20 trials": asymmetric(trials=range(20)),
+        "those of x + minimum": asymmetric(plus=-1),
+        "as if the minimum": asymmetric(error_of=lambda s, q, m: s * q - m),
         "equal and not above zero": asymmetric(guard=False),
     },
     "dequantize_iq4_nl": {
@@ -257,6 +263,12 @@ def test_an_untouched_stub_is_not_judged(exercise):
 def test_a_mistake_is_named(name, phrase, wrong):
     verdict = EXERCISES[name].judge(wrong)
     assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict
+
+
+def test_two_slips_in_a_search_are_both_named():
+    largest = {"start": lambda x, nmax: abs(x).max() / (nmax - 1)}
+    message = EXERCISES["symmetric_search"].judge(symmetric(weigh=False, **largest)).message
+    assert "max(abs(x))" in message and "not weighted" in message
 
 
 def test_mistakes_made_together_are_both_named():

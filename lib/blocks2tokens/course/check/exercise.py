@@ -29,6 +29,7 @@ from blocks2tokens.course.check.explain import explain as _explain_exception
 
 GOES_ON = "the lesson goes on with the engine's version"
 NEAR, CLEARLY_WRONG = 1e-5, 1e-4  # relative differences: the same mistake, rounded otherwise; no rounding
+LONGEST_INPUT = 150  # characters of an array
 CAST_OF_NAN = "invalid value encountered in cast"
 
 
@@ -283,9 +284,10 @@ def has_types_of(answer, expected, in_memory: bool = True) -> bool:
             got.writeable or not wanted.writeable,
         )
         return not in_memory or (in_a_row and writable)
-    if isinstance(expected, int | float | np.generic):
-        is_plain = type(answer) is float and isinstance(expected, float | np.floating)
-        return is_plain or isinstance(answer, type(expected))
+    if isinstance(expected, float | np.floating):  # a float16 would round what it is multiplied with
+        return isinstance(answer, type(expected) | float | np.float32 | np.float64)
+    if isinstance(expected, int | np.generic):
+        return isinstance(answer, type(expected))
     return not isinstance(expected, list) or isinstance(answer, list)
 
 
@@ -386,9 +388,14 @@ def _small(value):
         if value.dtype.names and value.ndim == 1 and len(value):
             rest = f" and {len(value) - 1} more" if len(value) > 1 else ""
             return f"[{_small(value[0])}{rest}]"
-        options = {"max_line_width": 10**6, "threshold": 34, "edgeitems": 5, "precision": 5, "separator": " "}
-        line = " ".join(np.array2string(value, **options).split())
-        return f"{line[:240]}{'...' * (len(line) > 240)} {value.dtype} {list(value.shape)}"
+        if value.size > 4 and not value.dtype.names and (value == value.flat[0]).all():
+            return f"{_number(value.flat[0])} everywhere, {value.dtype} {list(value.shape)}"
+        for ends in (18, 3, 1):  # numbers shown at both ends
+            options = {"max_line_width": 10**6, "threshold": 2 * ends, "edgeitems": ends, "precision": 4}
+            line = " ".join(np.array2string(value, **options).split())
+            if len(line) <= LONGEST_INPUT:
+                break
+        return f"{line} {value.dtype} {list(value.shape)}"
     if isinstance(value, np.generic):
         return _number(value)
     if inspect.isroutine(value):

@@ -207,11 +207,15 @@ def what_it_means(error: BaseException, text: str) -> str | None:
 
 def is_numbas(error: BaseException) -> bool:
     """Did Numba raise this while it compiled? Then it is a wall of text."""
-    is_its_own = type(error).__module__.startswith("numba.")
+    is_its_own = type(error).__module__.startswith("numba.") or isinstance(error, NotImplementedError)
     return is_its_own or (isinstance(error, ImportError) and "scipy" in str(error).lower())
 
 
 NUMBA_REASONS = (
+    (
+        r"^float16$",
+        lambda m: "compiled code has no float16; read_half(raw, at) reads one as a float32",
+    ),
     (
         r"scipy",
         lambda m: (

@@ -13,6 +13,7 @@ from math import prod
 from blocks2tokens import gguf_file
 from blocks2tokens.convert import more_bits
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.solutions import gguf as solutions
 from blocks2tokens.formats import FORMATS
 
 
@@ -69,6 +70,8 @@ def _by_characters(buffer, at):
 READ_STRING = Exercise(
     name="read_string",
     engine=gguf_file.decode_string,
+    solution=solutions.read_string,
+    twin=gguf_file.decode_string,
     whole=True,
     cases=_strings,
     mistakes=(
@@ -104,7 +107,9 @@ READ_STRING = Exercise(
     ),
     hints=(
         'struct.unpack_from("<Q", buffer, at) gives the length, in a tuple of one.',
-        "The text is buffer[at + 8 : at + 8 + length].decode(), and the next thing begins where it ends.",
+        "The text begins eight bytes further, and .decode() makes a str of bytes. The next thing begins "
+        "where it "
+        "ends.",
     ),
 )
 
@@ -152,6 +157,8 @@ UNSIGNED = CODES | {1: "B", 3: "H", 5: "I", 11: "Q"}
 READ_VALUE = Exercise(
     name="read_value",
     engine=gguf_file.decode_value,
+    solution=solutions.read_value,
+    twin=gguf_file.decode_value,
     whole=True,
     cases=_values,
     mistakes=(
@@ -184,8 +191,8 @@ READ_VALUE = Exercise(
     ),
     hints=(
         "A string is what you have read already. For a number, CODES[value_type] is its letter.",
-        'code = "<" + CODES[value_type]; struct.unpack_from(code, buffer, at)[0] is the value, and '
-        "struct.calcsize(code) its bytes.",
+        'Put "<" before the letter: struct.unpack_from wants such a code, and gives a tuple. struct.calcsize '
+        "tells how many bytes it takes.",
     ),
 )
 
@@ -215,6 +222,8 @@ def _bytes(ne, fmt):
 SHAPE_AND_BYTES = Exercise(
     name="shape_and_bytes",
     engine=gguf_file.shape_and_bytes,
+    solution=solutions.shape_and_bytes,
+    twin=gguf_file.shape_and_bytes,
     whole=True,
     cases=_tensors,
     mistakes=(
@@ -246,7 +255,8 @@ SHAPE_AND_BYTES = Exercise(
     ),
     hints=(
         "How many weights are there in all? How many blocks do they fill?",
-        "tuple(reversed(ne)) is the shape; math.prod(ne) // fmt.block_size is the number of blocks.",
+        "Blocks are whole, so `//` counts them. reversed(ne) leaves the list as it is; ne.reverse() does "
+        "not.",
     ),
 )
 
@@ -268,6 +278,8 @@ def _offsets():
 ALIGN = Exercise(
     name="align",
     engine=gguf_file.aligned,
+    solution=solutions.align,
+    twin=gguf_file.aligned,
     whole=True,
     cases=_offsets,
     mistakes=(
@@ -299,7 +311,8 @@ ALIGN = Exercise(
     ),
     hints=(
         "How many whole multiples lie below the offset, and when is one more needed?",
-        "Round up in whole numbers: (offset + alignment - 1) // alignment, then times alignment.",
+        "`//` rounds down. What must you add before, so that it rounds up, and leaves a multiple where it "
+        "is?",
     ),
 )
 
@@ -335,7 +348,8 @@ def _layers(first=True, last=True, thirds=True, start=None, remainder=2, end=Non
 SIX_BIT_LAYERS = Exercise(
     name="six_bit_layers",
     engine=six_bit_layers,
-    solution=more_bits,
+    solution=solutions.six_bit_layers,
+    twin=more_bits,
     whole=True,
     cases=_depths,
     mistakes=(
@@ -373,7 +387,8 @@ SIX_BIT_LAYERS = Exercise(
     ),
     hints=(
         "Three conditions, joined by `or`: the first eighth, the last, and every third between.",
-        "For i in range(n_layers): i < n_layers // 8, i >= 7 * n_layers // 8, (i - n_layers // 8) % 3 == 2.",
+        "The ends are i < n_layers // 8 and i >= 7 * n_layers // 8. The thirds count from where the first "
+        "ends.",
     ),
 )
 

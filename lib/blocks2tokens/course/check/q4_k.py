@@ -9,6 +9,7 @@ decode_q4_k_element     a row and i -> one weight
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.solutions import q4_k as solutions
 from blocks2tokens.formats import FORMATS, q4_k
 
 Q4_K = FORMATS["Q4_K"]
@@ -110,6 +111,8 @@ def scales_and_minimums_exchanged(scales):
 UNPACK = Exercise(
     name="unpack_q4_k_scales",
     engine=q4_k.unpack_scales,
+    solution=solutions.unpack_scales,
+    twin=q4_k.unpack_scales,
     cases=scale_cases,
     mistakes=(
         Mistake(
@@ -222,6 +225,8 @@ def high_nibbles_not_shifted(qs):
 SPLIT = Exercise(
     name="split_q4_k_nibbles",
     engine=q4_k.split_nibbles,
+    solution=solutions.split_nibbles,
+    twin=q4_k.split_nibbles,
     cases=nibble_cases,
     mistakes=(
         Mistake(
@@ -260,8 +265,9 @@ SPLIT = Exercise(
     ),
     hints=(
         "qs.reshape(-1, 4, 1, 32) is the four chunks of each block, with a spare axis for low and high.",
-        "Join chunks & 15 and chunks >> 4 along that axis with np.concatenate(..., axis=2), then reshape "
-        "to (-1, 8, 32).",
+        "np.concatenate joins low and high nibbles along the spare axis, axis=2. Which come first? Four "
+        "chunks "
+        "of two are then eight sub-blocks.",
     ),
 )
 
@@ -347,6 +353,8 @@ def both_of_the_report(blocks):
 DEQUANTIZE = Exercise(
     name="dequantize_q4_k",
     engine=q4_k.dequantize,
+    solution=solutions.dequantize,
+    twin=q4_k.dequantize,
     cases=block_cases,
     mistakes=(
         Mistake(
@@ -434,8 +442,8 @@ DEQUANTIZE = Exercise(
     hints=(
         "Four arrays meet: d and dmin [n], sc and m [n, 8], q [n, 8, 32]. Give the smaller ones axes of "
         "length 1: d[:, None, None], sc[:, :, None].",
-        "Convert d and dmin with .astype(np.float32) first. Then (d * sc) * q - dmin * m has shape [n, 8, "
-        "32]; reshape it to (-1, 256).",
+        "Convert d and dmin with .astype(np.float32), and multiply the scales by them before the codes. The "
+        "weights then have shape [n, 8, 32]; reshape them to (-1, 256).",
     ),
 )
 
@@ -533,6 +541,8 @@ HIGH_BYTE_LOST = (
 ELEMENT = Exercise(
     name="decode_q4_k_element",
     engine=q4_k.decode_element,
+    solution=solutions.decode_element,
+    twin=q4_k.decode_element,
     cases=element_cases,
     tolerance=1e-5,
     mistakes=(

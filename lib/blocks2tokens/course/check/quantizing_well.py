@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.solutions import quantizing_well as solutions
 from blocks2tokens.formats import iq4_nl, mxfp4, search
 
 TOLERANCE = 1e-3
@@ -161,11 +162,24 @@ SYMMETRIC_MISTAKES = {
     },
     "your last trial wins, not the best one: keep a trial only when its error is less": {"keep": "last"},
     "your trials go to one side only: t runs from -9 to 9": {"trials": TRIALS[:1] + TRIALS[10:]},
+    "you make 18 trials, t = -9 to 8: range(-9, 9) ends before 9": {"trials": TRIALS[:-1]},
+    "you make 18 trials, t = -8 to 9: they begin at -9": {"trials": (0, *range(-8, 0), *range(1, 10))},
     "your steps are whole numbers: the trials are -largest / (nmax + 0.1 * t)": {"step": 1.0},
     "zeros divided by zero are not a number: if the largest is 0, return scale 0 and codes 0": {
         "empty": np.nan
     },
 }
+
+
+def in_pairs(table):
+    """Return every two mistakes in the steps of a search as one: learners make two at a time."""
+    items = [(message, wrong) for message, wrong in table.items() if not {"trials", "empty"} & set(wrong)]
+    return {
+        f"two things. First, {a}. Second, {b}": first | second
+        for i, (a, first) in enumerate(items)
+        for b, second in items[i + 1 :]
+        if not first.keys() & second.keys()
+    }
 
 
 def scale_and_minimum(x, weights, codes, kind="right"):
@@ -214,6 +228,8 @@ def asymmetric_search(
     keep="best",
     empty=0.0,
     refit=True,
+    added=False,
+    in_error=-1,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
     low, high = min(x.min(), 0.0) if to_zero else x.min(), x.max()
@@ -222,11 +238,12 @@ def asymmetric_search(
     base, best = low, None
     for t in range(-1, trials):
         inverse = (15 + (-1 + 0.1 * t if t >= 0 else 0)) / (high - base)
-        q = np.clip(np.rint(inverse * (x - base)), 0, 15)
+        start = -base if added and t >= 0 else base
+        q = np.clip(np.rint(inverse * (x - start)), 0, 15)
         scale, minimum = 1 / inverse, base
         if t >= 0 and refit:
             scale, minimum = scale_and_minimum(x, w, q, "right" if to_zero else "any minimum")
-        error = np.sum(w * (scale * q + minimum - x) ** 2)
+        error = np.sum(w * (scale * q - in_error * minimum - x) ** 2)
         if best is None or keep == "last" or error < best[0]:
             best = error, scale, minimum, q
             base = minimum if running else low
@@ -246,6 +263,11 @@ ASYMMETRIC_MISTAKES = {
         "to_zero": False
     },
     "your minimum has the wrong sign: it is returned as a number >= 0, to be subtracted": {"sign": 1},
+    "your codes are those of x + minimum: the minimum is 0 or less, so inverse * (x - minimum) counts "
+    "from it": {"added": True},
+    "your error has - minimum in it, as if the minimum were the number >= 0 that you return: in the "
+    "search it "
+    "is 0 or less, and scale * q + minimum is the weight": {"in_error": 1},
     "your last trial wins, not the best one: keep a trial only when its error is less": {"keep": "last"},
     "you make 20 trials: t runs from 0 to 20, which are 21": {"trials": 20},
     "where all weights are equal and not above zero, high - low is 0: return scale 0, -low and codes 0": {
@@ -305,6 +327,10 @@ def symmetric_cases():
     cases = {label: (x[:16], importance(x[:16], 2), 32) for label, x in rows().items()}
     cases["4 bits"] = (rows()["random weights"], importance(np.zeros(32), 3), 8)
     cases["3 bits"] = (rows()["more random weights"], importance(np.zeros(32), 4), 4)
+    for t, seed in ((9, 1497), (-9, 2574)):  # where that trial wins, by far
+        rng = np.random.default_rng(seed)
+        x, weights = rng.standard_normal(16).astype(np.float32), rng.uniform(0.2, 5, 16).astype(np.float32)
+        cases[f"3 bits, where t = {t} is the best"] = (x, weights, 4)
     cases["zeros"] = (np.zeros(16, np.float32), np.zeros(16, np.float32), 32)
     return cases
 
@@ -403,9 +429,12 @@ EXERCISES = [
         mistakes=mistakes(nearest_codes, NEAREST_MISTAKES),
         hints=(
             "A weight is scale * code. Which real number would be its code? Which integer is nearest?",
-            "np.rint, then np.clip. 2 * nmax codes: the lowest is -nmax. The scale may be negative.",
+            "np.rint rounds to the nearest. There are 2 * nmax codes, and the lowest is -nmax: what of a "
+            "weight that "
+            "wants one beyond them? The scale may be negative.",
         ),
-        solution=search.symmetric_recode,
+        solution=solutions.nearest_codes,
+        twin=search.symmetric_recode,
     ),
     Exercise(
         "best_scale",
@@ -414,21 +443,24 @@ EXERCISES = [
         mistakes=tuple(Mistake(wrong, message) for message, wrong in BEST_SCALE_MISTAKES.items()),
         hints=(
             "The error is E(s) = sum(w * (s * q - x)**2), a parabola in s. Where is its derivative zero?",
-            "sum(w * q * (s * q - x)) = 0, so s = sum(w * x * q) / sum(w * q * q).",
+            "sum(w * q * (s * q - x)) = 0. Split it into two sums, and bring s to one side.",
         ),
-        solution=search.symmetric_fit,
+        solution=solutions.best_scale,
+        twin=search.symmetric_fit,
         tolerance=TOLERANCE,
     ),
     Exercise(
         "symmetric_search",
         engine=engine_symmetric_search,
         cases=symmetric_cases,
-        mistakes=mistakes(symmetric_search, SYMMETRIC_MISTAKES),
+        mistakes=mistakes(symmetric_search, SYMMETRIC_MISTAKES | in_pairs(SYMMETRIC_MISTAKES)),
         hints=(
             "For each t from -9 to 9: codes for the scale -largest / (nmax + 0.1 * t), then best_scale of "
             "them, then the error. Keep the best.",
             "largest = x[abs(x).argmax()], with its sign. If it is 0, return scale 0 and codes 0.",
         ),
+        solution=solutions.symmetric_search,
+        twin=search.symmetric_search,
         tolerance=TOLERANCE,
     ),
     Exercise(
@@ -438,11 +470,13 @@ EXERCISES = [
         mistakes=mistakes(scale_and_minimum, FIT_MISTAKES),
         hints=(
             "Two unknowns, two equations. The first: scale * sum(w q) + minimum * sum(w) = sum(w x).",
-            "With W, X, Q the sums of w, w x, w q: scale = (W * sum(w q x) - X * Q) / D and "
-            "minimum = (sum(w q q) * X - Q * sum(w q x)) / D with D = W * sum(w q q) - Q * Q. "
-            "If the minimum is above 0, set it to 0 and fit the scale alone.",
+            "With W, X, Q the sums of w, w x, w q the second is scale * Q + minimum * W = X, and both "
+            "unknowns "
+            "have the same denominator, D = W * sum(w q q) - Q * Q. If the minimum is above 0, it becomes 0, "
+            "and the first equation gives the scale.",
         ),
-        solution=search.asymmetric_fit,
+        solution=solutions.scale_and_minimum,
+        twin=search.asymmetric_fit,
         tolerance=TOLERANCE,
     ),
     Exercise(
@@ -452,15 +486,18 @@ EXERCISES = [
         mistakes=mistakes(asymmetric_search, ASYMMETRIC_MISTAKES),
         hints=(
             "Begin with low = min(x.min(), 0), scale = (high - low) / 15 and their error. Then 21 trials.",
-            "Trial t: inverse = (15 - 1 + 0.1 * t) / (high - minimum), codes of inverse * (x - minimum), "
-            "scale_and_minimum of them, their error. If it is less, all of them replace the old ones.",
+            "In each trial: codes, then scale_and_minimum of them, then their error. If it is less, scale, "
+            "minimum and codes are all replaced, and the next trial starts from the new minimum.",
         ),
-        solution=search.asymmetric_search,
+        solution=solutions.asymmetric_search,
+        twin=search.asymmetric_search,
         tolerance=TOLERANCE,
     ),
     Exercise(
         "dequantize_iq4_nl",
         engine=iq4_nl.dequantize,
+        solution=solutions.dequantize_iq4_nl,
+        twin=iq4_nl.dequantize,
         cases=partial(table_blocks, iq4_nl),
         mistakes=mistakes(iq4_nl_weights, IQ4_NL_MISTAKES),
         hints=("The nibbles are laid out as in Q4_0.", "VALUES[codes] looks all of them up at once."),
@@ -468,6 +505,8 @@ EXERCISES = [
     Exercise(
         "dequantize_mxfp4",
         engine=mxfp4.dequantize,
+        solution=solutions.dequantize_mxfp4,
+        twin=mxfp4.dequantize,
         cases=partial(table_blocks, mxfp4),
         mistakes=mistakes(mxfp4_weights, MXFP4_MISTAKES),
         hints=(
