@@ -1,15 +1,16 @@
 """What holds for every exercise: a tick carries the lesson on, and no function breaks it."""
 
+import re
 import sys
 
 import numpy as np
 import pytest
 from numba import njit
 
-from blocks2tokens.course import check
+from blocks2tokens.course import check, notebooks
 from blocks2tokens.course.check import calls
-from blocks2tokens.course.check.calls import call, copied
-from blocks2tokens.course.check.exercise import Exercise, Mistake, has_types_of
+from blocks2tokens.course.check.calls import copied, observe
+from blocks2tokens.course.check.exercise import Exercise, Mistake, call, has_types_of
 
 EVERY = list(check.EXERCISES.values())
 JUDGED_AS_THEY_ARE = [e for e in EVERY if type(e) is Exercise]
@@ -40,7 +41,7 @@ def writes_into(exercise, number):
 def array_arguments():
     for exercise in JUDGED_AS_THEY_ARE:
         arguments = next(iter(exercise.cases().values()))
-        written = call(exercise.engine, arguments).written
+        written = observe(exercise.engine, arguments).written
         yield from (
             pytest.param(exercise, i, id=f"{exercise.name}-{i}")
             for i, argument in enumerate(arguments)
@@ -51,7 +52,7 @@ def array_arguments():
 @pytest.mark.parametrize(("exercise", "number"), list(array_arguments()))
 def test_writing_into_an_argument_is_refused(exercise, number):
     verdict = exercise.judge(writes_into(exercise, number))
-    assert verdict.kind == "wrong" and "your function writes into `" in verdict.message, verdict
+    assert verdict.kind == "wrong" and "you wrote into " in verdict.message, verdict
 
 
 def as_lists(answer):
@@ -93,8 +94,32 @@ def test_the_lesson_goes_on_with_answers_of_another_form(exercise, form):
     goes_on = exercise(mine)
     for arguments in exercise.cases().values():
         fresh = [copied(a) for a in arguments]
-        expected = call(exercise.engine, arguments).answer
+        expected = call(exercise.engine, arguments)
         assert has_types_of(goes_on(*fresh), expected)
+
+
+def test_a_list_turned_round_in_place_is_refused():
+    def reverses(ne, fmt):
+        ne.reverse()
+        n = int(np.prod(ne))
+        return tuple(ne), n // fmt.block_size * fmt.bytes_per_block
+
+    message = check.EXERCISES["shape_and_bytes"].judge(reverses).message
+    assert "you wrote into ne: what is in it or its order changed" in message
+
+
+def test_the_engine_may_write_where_it_does():
+    """An exercise whose function fills an array that it is given asks for no more than that."""
+    fills = [e for e in JUDGED_AS_THEY_ARE if any(observe(e.engine, a).written for a in e.cases().values())]
+    assert fills and all(e.judge(e.engine).kind == "right" for e in fills)
+
+
+def test_what_a_lesson_on_formats_compiles_its_check_compiles():
+    for path in notebooks.find(notebooks.NOTEBOOKS / "1_formats"):
+        source = "\n".join(cell.source for cell in notebooks.read(path).cells if cell.cell_type == "code")
+        given = dict(re.findall(r"^(\w+) = check\.(\w+)\(\1\)$", source, re.MULTILINE))
+        for name in re.findall(r"\bnjit\((\w+)\)", source):
+            assert name not in given or check.EXERCISES[given[name]].compiled
 
 
 def test_a_function_that_needs_no_help_is_given_back_as_it_is():

@@ -1,6 +1,6 @@
 """What a learner's function does when it is called: its answer, and what it did besides.
 
-    function, arguments  --call-->  Outcome(answer, written, warned)
+    function, arguments  --observe-->  Outcome(answer, written, warned)
 
 The function gets copies of its arguments. Afterwards they are compared with the arguments: a function
 that writes into its input gives the right answer once, and spoils the next cell.
@@ -31,24 +31,24 @@ class TooLongError(BaseException):
 class Outcome:
     """What came of one call.
 
-    written  the numbers of the arguments that are not what they were
+    written  {number of an argument: what of it has changed, such as "2 of its 32 numbers"}
     warned   what NumPy warned of, such as "invalid value encountered in cast"
     """
 
     answer: object
-    written: tuple[int, ...] = ()
-    warned: tuple[str, ...] = ()
+    written: dict[int, str]
+    warned: tuple[str, ...]
 
 
-def call(function: Callable, arguments: tuple) -> Outcome:
-    """Call with copies of the arguments, so that a function that writes into them harms nobody."""
+def observe(function: Callable, arguments: tuple) -> Outcome:
+    """Call with copies of the arguments, and see what the function does with them."""
     copies = [copied(argument) for argument in arguments]
     with np.errstate(all="warn", under="ignore"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answer = function(*copies)
-    written = [i for i, (a, b) in enumerate(zip(arguments, copies, strict=True)) if not is_same(a, b)]
+    changes = {i: changed(a, b) for i, (a, b) in enumerate(zip(arguments, copies, strict=True))}
     warned = {str(w.message): None for w in caught if w.category is RuntimeWarning}  # each once, in order
-    return Outcome(answer, tuple(written), tuple(warned))
+    return Outcome(answer, {i: change for i, change in changes.items() if change}, tuple(warned))
 
 
 def copied(argument):
@@ -57,17 +57,28 @@ def copied(argument):
     return copy.deepcopy(argument) if type(argument) in (list, dict, set, bytearray) else argument
 
 
-def is_same(before, after):
-    """Is a copy still what it was copied from? Bits are compared: NaN is itself."""
+def changed(before, after) -> str | None:
+    """Say how much of a copy is no longer what it was copied from. Bits are compared: NaN is itself."""
     if isinstance(before, np.ndarray):
-        same_form = before.shape == after.shape and before.dtype == after.dtype
-        return same_form and before.tobytes() == after.tobytes()
-    if type(before) in (list, dict, set, bytearray):
-        try:
-            return bool(before == after)
-        except ValueError:  # arrays within
-            return True
-    return True
+        if before.shape != after.shape or before.dtype != after.dtype:
+            return "its shape"
+        count = int((bytes_of(before) != bytes_of(after)).any(axis=1).sum())
+        kind = "blocks" if before.dtype.names else "numbers"
+        return f"{count} of its {before.size} {kind}" if count else None
+    if type(before) not in (list, dict, set, bytearray):
+        return None
+    try:
+        return None if before == after else "what is in it or its order"
+    except ValueError:  # arrays within
+        return None
+
+
+def bytes_of(array):
+    """Return the bytes of each element, uint8 [size, bytes]."""
+    items = np.ascontiguousarray(array).reshape(-1)
+    if items.dtype.hasobject or not items.size:
+        return np.zeros((items.size, 1), np.uint8)
+    return np.frombuffer(items.tobytes(), np.uint8).reshape(items.size, -1)
 
 
 def names_of_arguments(function: Callable) -> list[str]:

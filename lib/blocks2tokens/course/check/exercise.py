@@ -24,7 +24,7 @@ from IPython.display import display
 from numba import njit
 
 from blocks2tokens.course.check import calls
-from blocks2tokens.course.check.calls import call, names_of_arguments
+from blocks2tokens.course.check.calls import names_of_arguments, observe
 from blocks2tokens.course.check.explain import explain as _explain_exception
 
 GOES_ON = "the lesson goes on with the engine's version"
@@ -97,7 +97,7 @@ class Exercise:
         try:
             with calls.time_limit(calls.SECONDS):
                 for label, arguments in cases.items():
-                    outcomes[label] = call(function, arguments)
+                    outcomes[label] = observe(function, arguments)
         except BaseException as error:  # exit() and an interrupt are answers, too
             return "wrong", f"{_explain_exception(error)}\n{self._input(function, label, cases[label])}", None
         answers = {label: outcome.answer for label, outcome in outcomes.items()}
@@ -106,7 +106,7 @@ class Exercise:
             return "untouched", f"not attempted yet: {GOES_ON}", None
         if nothing:
             return "wrong", "your function returned None: did you forget `return`?", None
-        right = {label: call(self.engine, arguments) for label, arguments in cases.items()}
+        right = {label: observe(self.engine, arguments) for label, arguments in cases.items()}
         expected = {label: outcome.answer for label, outcome in right.items()}
         problem = _no_answer(answers, expected)
         if problem and not self._find_mistake(cases, answers, expected):
@@ -150,7 +150,7 @@ class Exercise:
 
     def _find_mistake(self, cases, answers, expected):
         for mistake in self.mistakes:
-            same = {label: call(mistake.wrong, arguments).answer for label, arguments in cases.items()}
+            same = {label: call(mistake.wrong, arguments) for label, arguments in cases.items()}
             if self._first_difference(answers, same) is None:
                 return mistake
             is_near = self._first_difference(answers, same, max(self.tolerance, NEAR)) is None
@@ -177,12 +177,12 @@ class Exercise:
         for label, outcome in outcomes.items():
             if not outcome.written:
                 continue
-            allowed = call(self.engine, cases[label]).written
+            allowed = observe(self.engine, cases[label]).written
             for i in sorted(set(outcome.written) - set(allowed)):
                 name = self._names(function, len(cases[label]))[i]
                 return (
-                    f"your function writes into `{name}`, which belongs to whoever calls it: the next cell "
-                    f"would find other numbers there. Make an array of your own, or work on {name}.copy()"
+                    f"you wrote into {name}: {outcome.written[i]} changed. It belongs to whoever calls your "
+                    f"function, and a later cell would go on with it: work on {name}.copy()"
                 )
         return None
 
@@ -191,7 +191,7 @@ class Exercise:
         try:
             compiled = njit(_plain(function))
             with calls.time_limit(calls.SECONDS):
-                answers = {label: call(compiled, arguments).answer for label, arguments in cases.items()}
+                answers = {label: call(compiled, arguments) for label, arguments in cases.items()}
         except BaseException as error:
             return f"your answers are right, but the next cell compiles it.\n{_explain_exception(error)}"
         expected = {label: outcome.answer for label, outcome in right.items()}
@@ -234,6 +234,11 @@ def _empty(): ...
 
 def _empty_but_documented():
     """With a docstring, the constant None has another place."""
+
+
+def call(function: Callable, arguments: tuple):
+    """Return the answer to copies of the arguments, so that a function that writes into them harms nobody."""
+    return observe(function, arguments).answer
 
 
 def _no_answer(answers, expected):
