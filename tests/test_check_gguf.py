@@ -2,6 +2,7 @@
 
 import struct
 
+import numpy as np
 import pytest
 
 from blocks2tokens.course import check
@@ -49,6 +50,12 @@ def six_bit_layers(n_layers):
 
 
 RIGHT = {f.__name__: f for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers)}
+
+
+@pytest.mark.parametrize("collect", [set, tuple, np.array])
+def test_layers_in_a_set_become_a_list(collect):
+    mine = check.six_bit_layers(lambda n: collect(six_bit_layers(n)))
+    assert mine(8) == six_bit_layers(8) and type(mine(8)) is list
 
 
 def in_sixths(n, keep):

@@ -285,6 +285,35 @@ def divides_by_zero(*arguments):
     return 1 // 0
 
 
+@pytest.mark.parametrize("wide", [np.int64, np.float64, np.uint16])
+def test_scales_of_another_type_do_not_spoil_the_next_exercise(wide):
+    unpack_mine = NAMES["unpack_q4_k_scales"](lambda scales: [a.astype(wide) for a in unpack(scales)])
+    split_mine = NAMES["split_q4_k_nibbles"](lambda qs: q4_k.split_nibbles(qs).astype(wide))
+    verdict = NAMES["dequantize_q4_k"].judge(decode(weight, unpack_mine, split_mine))
+    assert verdict.kind == "right", verdict
+
+
+def row_then_weight(raw, i):
+    return q4_k.dequantize(FMT.blocks(raw)).reshape(-1)[i]
+
+
+def copied_row(raw, i):
+    at = i // 256 * 144
+    return NAMES["decode_q4_k_element"].engine(raw.astype(np.int64).astype(np.uint8)[at : at + 144], i % 256)
+
+
+def block_then_weight(raw, i):
+    return q4_k.dequantize(FMT.blocks(raw[i // 256 * 144 :][:144])).reshape(-1)[i % 256]
+
+
+def test_who_fetches_one_weight_need_not_decode_the_row():
+    exercise = NAMES["decode_q4_k_element"]
+    for function in (row_then_weight, copied_row):
+        verdict = exercise.judge(function)
+        assert verdict.kind == "wrong" and "bytes of memory" in verdict.message
+    assert exercise.judge(block_then_weight).kind == "right"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_untouched_raising_and_misshapen_answers(name):
     exercise = NAMES[name]

@@ -234,6 +234,13 @@ def test_right_answers_pass(name, whose):
     assert verdict.kind == "right", verdict.message
 
 
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
+def test_fifth_bits_of_another_type_do_not_spoil_the_next_exercise(kind):
+    mine = NAMES["q5_k_high_bits"](lambda qh: lesson.plane_of(qh).astype(kind))
+    verdict = NAMES["dequantize_q5_k"].judge(decode(bits=mine))
+    assert verdict.kind == "right", verdict
+
+
 def test_a_row_decoder_that_cannot_be_compiled_is_refused():
     verdict = NAMES["decode_q5_k_row"].judge(loops)
     assert verdict.kind == "wrong" and "the next cell compiles it" in verdict.message

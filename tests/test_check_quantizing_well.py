@@ -113,6 +113,8 @@ def asymmetric(
     guard=True,
     fit=None,
     plus=1,
+    first_counts=True,
+    lowest=0,
     error_of=lambda s, q, m: s * q + m,
 ):
     def search(x, weights):
@@ -122,11 +124,11 @@ def asymmetric(
             return (0 if guard else np.nan), sign * low, 0 * x
         minimum, scale = low, (high - low) / dtype(15)
         q = np.clip(np.rint((x - low) / scale), 0, 15)
-        least = (w * (error_of(scale, q, minimum) - x) ** 2).sum()
+        least = (w * (error_of(scale, q, minimum) - x) ** 2).sum() if first_counts else np.inf
         for t in trials:
             start = minimum if running else low
             inverse = dtype(14 + 0.1 * t) / (high - start)
-            new = np.clip(np.rint(inverse * (x - plus * start)), 0, 15)
+            new = np.clip(np.rint(inverse * (x - plus * start)), lowest, 15)
             s, m = (fit or fit_to(clip=floor == 0))(x, w, new) if refit else (1 / inverse, start)
             error = (w * (error_of(s, new, m) - x) ** 2).sum()
             if error < least or last:
@@ -197,6 +199,8 @@ MUTANTS = {
         "one side only": symmetric(trials=range(10)),
         "ends before 9": symmetric(trials=range(-9, 9)),
         "they begin at -9": symmetric(trials=range(-8, 10)),
+        "the last is 9": symmetric(trials=range(-9, 11)),
+        "run from -9 to 9": symmetric(trials=range(-10, 11)),
         "whole numbers": symmetric(width=1),
         "not a number": symmetric(first=True),
     },
@@ -218,6 +222,9 @@ MUTANTS = {
         "wrong sign": asymmetric(sign=1),
         "last trial wins": asymmetric(last=True),
         "20 trials": asymmetric(trials=range(20)),
+        "22 trials": asymmetric(trials=range(22)),
+        "your first trial always wins": asymmetric(first_counts=False),
+        "your codes go below 0": asymmetric(lowest=-np.inf),
         "those of x + minimum": asymmetric(plus=-1),
         "as if the minimum": asymmetric(error_of=lambda s, q, m: s * q - m),
         "equal and not above zero": asymmetric(guard=False),

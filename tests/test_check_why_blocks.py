@@ -116,6 +116,11 @@ def half_of_the_tiny(raw, at):
     return (-1) ** (bits >> 15) * (value + (exponent > 0)) * 2.0 ** (exponent - 15)
 
 
+def tiny_ones_are_positive(raw, at):
+    value = half(raw, at)
+    return abs(value) if abs(value) < 2**-14 else value
+
+
 def no_sign(raw, at):
     return abs(half(raw, at))
 
@@ -286,6 +291,7 @@ WRONG = [
     ("read_half", no_hidden_one, "hidden 1 is missing"),
     ("read_half", always_a_hidden_one, "right but for exponent 0"),
     ("read_half", half_of_the_tiny, "the power stays at 2**-14"),
+    ("read_half", tiny_ones_are_positive, "can be negative, too"),
     ("read_half", no_sign, "leave out the sign"),
     ("read_half", wrong_bias, "factor of 2"),
     ("read_half", always_the_first, "at byte 0, whatever `at` is"),

@@ -13,6 +13,7 @@ import io
 import signal
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,22 @@ def observe(function: Callable, arguments: tuple) -> Outcome:
     changes = {i: changed(a, b) for i, (a, b) in enumerate(zip(arguments, copies, strict=True))}
     warned = {str(w.message): None for w in caught if w.category is RuntimeWarning}  # each once, in order
     return Outcome(answer, {i: change for i, change in changes.items() if change}, tuple(warned))
+
+
+def bytes_made(function: Callable, arguments: tuple) -> int:
+    """Return the bytes of memory that a call holds at its peak, beside its arguments."""
+    copies = [copied(argument) for argument in arguments]
+    was_tracing = tracemalloc.is_tracing()
+    if not was_tracing:
+        tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        function(*copies)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not was_tracing:
+            tracemalloc.stop()
 
 
 def copied(argument):

@@ -53,6 +53,7 @@ class Exercise:
     solution   the function whose source is shown as the solution; `engine` if None
     tolerance  0 for equality as bits, else the largest relative difference
     whole      must whole numbers be integers? As floats they are converted
+    most_bytes the most that a call may hold in memory, where reading little is the lesson
     compiled   does the lesson compile the learner's function with Numba? Then it is compiled here, too
     twin       the function of the engine that does the same, named beside a solution in a lesson's words
     """
@@ -65,6 +66,7 @@ class Exercise:
     solution: Callable | None = None
     tolerance: float = 0.0
     whole: bool = False
+    most_bytes: int | None = None
     compiled: bool = False
     twin: Callable | None = None
 
@@ -170,6 +172,13 @@ class Exercise:
                 )
             if self.whole and (problem := _float_for_integer(outcome.answer, right[label].answer, label)):
                 return problem
+            made = calls.bytes_made(function, cases[label]) if self.most_bytes else 0
+            if self.most_bytes and made > self.most_bytes:
+                return (
+                    f"{label}: your answer is right, but on the way to it you fill {made:,} bytes of memory: "
+                    f"you decode or copy it all. {self.most_bytes:,} are plenty: find the place first, and "
+                    "read only what lies there"
+                )
         return self._compile(function, cases, right) if self.compiled else None
 
     def _written(self, function, cases, outcomes):

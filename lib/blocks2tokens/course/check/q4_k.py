@@ -453,7 +453,8 @@ DEQUANTIZE = Exercise(
 
 def element_cases():
     raw = tame_blocks(Q4_K, np.random.default_rng(6), 3).reshape(-1)
-    return {f"weight {i}": (raw, i) for i in (0, 1, 31, 32, 100, 129, 191, 255, 256, 290, 700)}
+    cases = {f"weight {i}": (raw, i) for i in (0, 1, 31, 32, 100, 129, 191, 255, 256, 290, 700)}
+    return cases | {"weight 77,777 of a long row": (np.tile(raw, 200), 77_777)}
 
 
 def element(raw, i, byte=None, high=None, sub_block=None, halves="<f2", number=np.float32):
@@ -545,6 +546,7 @@ ELEMENT = Exercise(
     twin=q4_k.decode_element,
     cases=element_cases,
     tolerance=1e-5,
+    most_bytes=50_000,
     mistakes=(
         Mistake(
             element_of_the_first_block,

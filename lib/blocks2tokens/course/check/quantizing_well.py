@@ -164,6 +164,8 @@ SYMMETRIC_MISTAKES = {
     "your trials go to one side only: t runs from -9 to 9": {"trials": TRIALS[:1] + TRIALS[10:]},
     "you make 18 trials, t = -9 to 8: range(-9, 9) ends before 9": {"trials": TRIALS[:-1]},
     "you make 18 trials, t = -8 to 9: they begin at -9": {"trials": (0, *range(-8, 0), *range(1, 10))},
+    "you make 20 trials, t = -9 to 10: the last is 9": {"trials": (*TRIALS, 10)},
+    "you make 21 trials, t = -10 to 10: they run from -9 to 9": {"trials": (*TRIALS, 10, -10)},
     "your steps are whole numbers: the trials are -largest / (nmax + 0.1 * t)": {"step": 1.0},
     "zeros divided by zero are not a number: if the largest is 0, return scale 0 and codes 0": {
         "empty": np.nan
@@ -230,6 +232,8 @@ def asymmetric_search(
     refit=True,
     added=False,
     in_error=-1,
+    formula_counts=True,
+    lowest=0,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
     low, high = min(x.min(), 0.0) if to_zero else x.min(), x.max()
@@ -239,13 +243,13 @@ def asymmetric_search(
     for t in range(-1, trials):
         inverse = (15 + (-1 + 0.1 * t if t >= 0 else 0)) / (high - base)
         start = -base if added and t >= 0 else base
-        q = np.clip(np.rint(inverse * (x - start)), 0, 15)
+        q = np.clip(np.rint(inverse * (x - start)), lowest, 15)
         scale, minimum = 1 / inverse, base
         if t >= 0 and refit:
             scale, minimum = scale_and_minimum(x, w, q, "right" if to_zero else "any minimum")
         error = np.sum(w * (scale * q - in_error * minimum - x) ** 2)
         if best is None or keep == "last" or error < best[0]:
-            best = error, scale, minimum, q
+            best = error if t >= 0 or formula_counts else np.inf, scale, minimum, q
             base = minimum if running else low
     return best[1], sign * best[2], best[3]
 
@@ -270,6 +274,13 @@ ASYMMETRIC_MISTAKES = {
     "is 0 or less, and scale * q + minimum is the weight": {"in_error": 1},
     "your last trial wins, not the best one: keep a trial only when its error is less": {"keep": "last"},
     "you make 20 trials: t runs from 0 to 20, which are 21": {"trials": 20},
+    "you make 22 trials: t runs from 0 to 20, which are 21": {"trials": 22},
+    "your first trial always wins: it must beat the codes that you began with, those of (high - low) / 15": {
+        "formula_counts": False
+    },
+    "your codes go below 0: once the minimum has risen, some weights lie under it. Clip to 0..15": {
+        "lowest": -np.inf
+    },
     "where all weights are equal and not above zero, high - low is 0: return scale 0, -low and codes 0": {
         "empty": np.nan
     },
@@ -327,10 +338,10 @@ def symmetric_cases():
     cases = {label: (x[:16], importance(x[:16], 2), 32) for label, x in rows().items()}
     cases["4 bits"] = (rows()["random weights"], importance(np.zeros(32), 3), 8)
     cases["3 bits"] = (rows()["more random weights"], importance(np.zeros(32), 4), 4)
-    for t, seed in ((9, 1497), (-9, 2574)):  # where that trial wins, by far
+    for t, seed in ((9, 1497), (-9, 2574), (10, 993), (-10, 1113)):  # where that trial wins, or would win
         rng = np.random.default_rng(seed)
         x, weights = rng.standard_normal(16).astype(np.float32), rng.uniform(0.2, 5, 16).astype(np.float32)
-        cases[f"3 bits, where t = {t} is the best"] = (x, weights, 4)
+        cases[f"3 bits, where t = {t} {'is' if abs(t) < 10 else 'would be'} the best"] = (x, weights, 4)
     cases["zeros"] = (np.zeros(16, np.float32), np.zeros(16, np.float32), 32)
     return cases
 
@@ -340,6 +351,8 @@ def fit_cases():
     for label, x in rows().items():
         low = min(x.min(), np.float32(0)) - np.float32(0.1) * abs(x).max()
         cases[label] = (x, importance(x, 5), codes_from(x, low, x.max() * 0.9 + 0.01))
+    x = rows()["all positive"] / np.float32(10)
+    cases["a minimum a little above 0"] = (x, importance(x, 8), codes_from(x, x.min(), x.max()))
     x = rows()["all positive"]
     cases["codes from the smallest"] = (x, importance(x, 6), codes_from(x, x.min(), x.max()))
     return cases
@@ -354,6 +367,10 @@ def last_trial_wins():
 def asymmetric_cases():
     cases = {label: (x, importance(x, 7)) for label, x in rows().items()}
     cases["the last trial wins"] = last_trial_wins()
+    for label, seed in {"some weights below the minimum": 2342, "a first trial that loses": 2441}.items():
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal(32).astype(np.float32)
+        cases[label] = x, rng.uniform(0.2, 5, 32).astype(np.float32)
     cases["one negative constant"] = (np.full(32, -0.37, np.float32), np.ones(32, np.float32))
     cases["zeros"] = (np.zeros(32, np.float32), np.ones(32, np.float32))
     return cases

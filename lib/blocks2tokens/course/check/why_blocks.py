@@ -105,10 +105,11 @@ def _halves():
         "zero": (stored(0.0), 0),
         "the largest": (stored(65504.0), 0),
         "one too small for a hidden 1": (np.array([0x01, 0x02], np.uint8), 0),
+        "a negative one as small": (np.array([0x01, 0x82], np.uint8), 0),
     }
 
 
-def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14):
+def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14, tiny_signed=True):
     """Return a reader of float16 by arithmetic, with what a learner may get wrong as parameters."""
 
     def read(raw, at):
@@ -116,6 +117,7 @@ def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14):
         sign = -1.0 if signed and bits >> 15 else 1.0
         exponent, mantissa = (bits >> 10) & 31, bits & 1023
         if tiny and exponent == 0:
+            sign = sign if tiny_signed else 1.0
             return sign * mantissa / 1024 * 2.0**least
         return sign * (hidden + mantissa / 1024) * 2.0 ** (exponent - bias)
 
@@ -157,6 +159,10 @@ READ_HALF = Exercise(
             _halves_with(least=-15),
             "half of what it should be with exponent 0: the power stays at 2**-14, that of exponent 1; the "
             "formula's 2**(0 - 15) would leave a gap",
+        ),
+        Mistake(
+            _halves_with(tiny_signed=False),
+            "right but for the sign where the exponent is 0: numbers without a hidden 1 can be negative, too",
         ),
         Mistake(
             _halves_with(signed=False),
