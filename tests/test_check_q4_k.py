@@ -146,6 +146,23 @@ def half_in_uint8(two):
     return np.array([bits], np.uint16).view(np.float16)[0]
 
 
+def half_right(wrong, which):
+    return lambda scales: [(wrong if i == which else unpack)(scales)[i] for i in range(2)]
+
+
+def half_products(name):
+    """A decoder that forgets to convert d or dmin."""
+
+    def dequantize(blocks):
+        d, dmin = blocks["d"][:, None], blocks["dmin"][:, None]
+        d, dmin = (d, dmin.astype("f4")) if name == "d" else (d.astype("f4"), dmin)
+        sc, m = q4_k.unpack_scales(blocks["scales"])
+        q = q4_k.split_nibbles(blocks["qs"])
+        return ((d * sc)[:, :, None].astype("f4") * q - (dmin * m)[:, :, None].astype("f4")).reshape(-1, 256)
+
+    return dequantize
+
+
 MUTANTS = [
     ("unpack_q4_k_scales", stream, "plain stream of 6-bit numbers: scale 1 then straddles"),
     ("unpack_q4_k_scales", lambda s: stream(s, pairs=True), "6-bit pairs"),
@@ -158,6 +175,21 @@ MUTANTS = [
     ("unpack_q4_k_scales", lambda s: unpack(s, low=255), "mask them off with & 63"),
     ("unpack_q4_k_scales", lambda s: unpack(s, swap=True), "the nibbles of bytes 8 to 11 are exchanged"),
     ("unpack_q4_k_scales", lambda s: unpack(s)[::-1], "return the scales first"),
+    *(
+        ("unpack_q4_k_scales", half_right(wrong, which), f"only your {name} are wrong: {phrase}")
+        for which, name in enumerate(("scales", "minimums"))
+        for phrase, wrong in {
+            "they lack their top": without_top_bits,
+            "the top two bits of sub-blocks 4 to 7 stay": lambda s: unpack(s, top=6),
+            "the top two bits of sub-blocks 4 to 7 land": lambda s: unpack(s, top=0),
+            "the top two bits of sub-blocks 4 to 7 come": lambda s: unpack(s, from_a=4, from_b=0),
+            "for sub-blocks 0 to 3 they": lambda s: unpack(s, low=255),
+            "for sub-blocks 4 to 7 they": lambda s: unpack(s, swap=True),
+        }.items()
+    ),
+    ("dequantize_q4_k", half_products("d"), "d is still a float16"),
+    ("dequantize_q4_k", half_products("dmin"), "dmin is still a float16"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * q - dmin * m), "own scale is missing"),
     ("split_q4_k_nibbles", in_sequence, "interleaved with the low ones"),
     ("split_q4_k_nibbles", split(lambda i: (i // 2, 1 - i % 2)), "the high one of a byte first"),
     (

@@ -261,6 +261,7 @@ MUTANTS = {
     },
     "dequantize_q3_k": {
         "inverted": q3_k(third=lambda m: 1 - np.concatenate([m >> s & 1 for s in range(8)], axis=1)),
+        "third bit is missing": q3_k(third=lambda m: np.zeros((len(m), 256), int)),
         "eight weights to a byte": q3_k(third=lambda m: (m[:, :, None] >> np.arange(8) & 1).reshape(-1, 256)),
         "low two bits come in order": q3_k(q=lambda qs: in_order(qs, 4).reshape(-1, 256)),
         "4 is not subtracted": q3_k(less=0),

@@ -47,6 +47,8 @@ def symmetric(
     first=False,
     last=False,
     width=0.1,
+    count=lambda w: w,
+    sign=1,
 ):
     def search(x, weights, nmax):
         x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
@@ -55,12 +57,12 @@ def symmetric(
             return (np.nan, x * np.nan) if first else (0, x)
         least, found = np.inf, None
         for t in trials:
-            trial = largest * nmax / dtype(nmax + width * t)
+            trial = sign * largest * nmax / dtype(nmax + width * t)
             if start:
                 trial = largest * (nmax - 1) / dtype(nmax - 1 + width * t)
             q = np.clip(np.round(x / trial), -nmax, nmax - 1)
             s = best_scale(x, w, q) if refit else trial
-            error = (w * (s * q - x) ** 2).sum()
+            error = (count(w) * (s * q - x) ** 2).sum()
             if error < least or last:
                 least, found = error, (s, q)
         return found
@@ -185,6 +187,8 @@ MUTANTS = {
             lambda w, x, q: w * x * q, lambda w, x, q: w * q * q, lambda w: w * w
         ),
         "upside down": scale_by(lambda w, x, q: w * q * q, lambda w, x, q: w * q * x),
+        "only the upper sum": scale_by(lambda w, x, q: w * x * q, lambda w, x, q: q * q),
+        "only the lower sum": scale_by(lambda w, x, q: x * q, lambda w, x, q: w * q * q),
         "predicts codes": scale_by(lambda w, x, q: w * x * x, lambda w, x, q: w * q * x),
         "mean of the ratios": scale_by(lambda w, x, q: w * x / q if q else 0, lambda w, x, q: w if q else 0),
         "sums of magnitudes": scale_by(lambda w, x, q: w * abs(x), lambda w, x, q: w * abs(q)),
@@ -195,6 +199,8 @@ MUTANTS = {
         "keep the scale": symmetric(refit=False),
         "max(abs(x))": symmetric(start=lambda x, nmax: abs(x).max() / (nmax - 1)),
         "not weighted": symmetric(weigh=False),
+        "the winner is chosen without": symmetric(count=lambda w: 1),
+        "the minus is missing": symmetric(sign=-1),
         "last trial wins": symmetric(last=True),
         "one side only": symmetric(trials=range(10)),
         "ends before 9": symmetric(trials=range(-9, 9)),
@@ -232,6 +238,7 @@ MUTANTS = {
     "dequantize_iq4_nl": {
         "nibbles come in order": table(iq4_nl.VALUES, half, in_order=True),
         "not looked up": table(range(16), half),
+        "you return VALUES[code]": table(iq4_nl.VALUES, lambda block: 1),
         "levels of Q4_0": table(range(-8, 8), half),
         "a whole number": table(iq4_nl.VALUES, lambda block: block["d"].view("<u2")),
         "bytes exchanged": table(iq4_nl.VALUES, lambda block: block["d"].view(">f2")),
@@ -242,6 +249,7 @@ MUTANTS = {
         "no bias": table(mxfp4.VALUES, lambda block: 2.0 ** int(block["e"])),
         "not the scale itself": table(mxfp4.VALUES, lambda block: block["e"]),
         "not looked up": table(range(16), power),
+        "you return VALUES[code]": table(mxfp4.VALUES, lambda block: 1),
         "are positive": table(abs(mxfp4.VALUES), power),
         "signed integers": table([*range(8), *range(-8, 0)], power),
     },

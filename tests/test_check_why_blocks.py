@@ -116,6 +116,17 @@ def half_of_the_tiny(raw, at):
     return (-1) ** (bits >> 15) * (value + (exponent > 0)) * 2.0 ** (exponent - 15)
 
 
+def sign_in_the_exponent(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    exponent, value = bits >> 10, (bits & 1023) / 1024
+    return (-1) ** (bits >> 15) * ((exponent > 0) + value) * 2.0 ** (max(exponent, 1) - 15)
+
+
+def without_bias(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    return float(half(raw, at)) * (2.0**15 if bits >> 10 & 31 else 1)
+
+
 def tiny_ones_are_positive(raw, at):
     value = half(raw, at)
     return abs(value) if abs(value) < 2**-14 else value
@@ -142,6 +153,11 @@ def truncate(x):
 def floor(x):
     d = np.abs(x).max() / 127
     return (d, np.floor(x / d)) if d else (d, np.zeros(32))
+
+
+def unsigned_codes(x):
+    d, codes = quantize_q8_0(x)
+    return d, np.array(codes).astype(np.uint8)
 
 
 def divides_by_zero(x):
@@ -270,6 +286,11 @@ def shift_without_mask(blocks):
     return d * np.hstack([blocks["qs"].astype(int) - 8, high - 8])
 
 
+def low_not_masked_in_int8(blocks):
+    q = np.hstack([blocks["qs"], blocks["qs"] >> 4]).astype(np.int8) - np.int8(8)
+    return blocks["d"].astype(np.float32)[:, None] * q
+
+
 def in_float16(blocks):
     q = np.hstack([blocks["qs"] & 15, blocks["qs"] >> 4]).astype(np.int8) - 8
     return blocks["d"][:, None] * q
@@ -284,6 +305,7 @@ WRONG = [
         lambda fmt: {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4, "F16": 16}[fmt.name],
         "forget the scale",
     ),
+    ("bits_per_weight", lambda fmt: fmt.bytes_per_block * 8, "bits of a whole block"),
     ("bits_per_weight", lambda fmt: fmt.bytes_per_block * 8 // fmt.block_size, "round down to whole bits"),
     ("read_half", integer, "as an integer (uint16)"),
     ("read_half", big_endian, "swapped (big-endian)"),
@@ -291,12 +313,15 @@ WRONG = [
     ("read_half", no_hidden_one, "hidden 1 is missing"),
     ("read_half", always_a_hidden_one, "right but for exponent 0"),
     ("read_half", half_of_the_tiny, "the power stays at 2**-14"),
+    ("read_half", sign_in_the_exponent, "keep five bits, & 31"),
+    ("read_half", without_bias, "your exponent has no bias"),
     ("read_half", tiny_ones_are_positive, "can be negative, too"),
     ("read_half", no_sign, "leave out the sign"),
     ("read_half", wrong_bias, "factor of 2"),
     ("read_half", always_the_first, "at byte 0, whatever `at` is"),
     ("quantize_q8_0", truncate, "cut the fraction off"),
     ("quantize_q8_0", floor, "round down"),
+    ("quantize_q8_0", unsigned_codes, "160 where -96 is meant"),
     ("quantize_q8_0", divides_by_zero, "0 / 0 is NaN"),
     ("quantize_q8_0", casts_nan, "you make an integer of 0 / 0"),
     ("quantize_q8_0", no_abs, "the largest magnitude"),
@@ -320,6 +345,8 @@ WRONG = [
     ("decode_q4_0", minus_8_in_uint8, "3 - 8 is 251"),
     ("decode_q4_0", mask_without_shift, "16 times too large"),
     ("decode_q4_0", shift_without_mask, "mask them, & 15"),
+    ("decode_q4_0", low_not_masked_in_int8, "mask them, & 15"),
+    ("decode_q4_0", lambda blocks: np.hstack(halves(blocks)[1:]) - 8, "you return codes, -8 to 7"),
     ("decode_q4_0", in_float16, "multiply in float16"),
 ]
 

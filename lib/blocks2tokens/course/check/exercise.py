@@ -348,6 +348,8 @@ def _find_difference(answer, expected, tolerance, label):
         return next((f for f in found if f), None)
     if isinstance(expected, list) and isinstance(answer, set | frozenset):
         answer = sorted(answer)
+    if isinstance(expected, list) and (apart := _members_apart(answer, expected)):
+        return f"{label}: {apart}", ()
     try:
         got, want = np.asarray(answer), np.asarray(expected)
         numeric = got.dtype.kind in "biuf" and want.dtype.kind in "biuf"
@@ -366,6 +368,23 @@ def _find_difference(answer, expected, tolerance, label):
     place = f"element {where[0] if len(where) == 1 else list(where)}" if where else "the value"
     count = f" ({int(unequal.sum())} of {unequal.size} differ)" if unequal.size > 1 else ""
     return f"{label}: {place} is {_number(got[where])}, expected {_number(want[where])}{count}", where
+
+
+def _members_apart(answer, expected):
+    """Say which numbers of two lists are in one of them only, where they are not equally long."""
+    if not isinstance(answer, list | tuple | np.ndarray) or len(answer) == len(expected):
+        return None
+    try:
+        missing, added = sorted(set(expected) - set(answer)), sorted(set(answer) - set(expected))
+    except TypeError:  # not hashable, or not to be sorted
+        return None
+    found = [(missing, "not in your list"), (added, "in your list and should not be")]
+    lines = [
+        f"{', '.join(map(str, which[:6]))}{', ...' * (len(which) > 6)} {what}"
+        for which, what in found
+        if which
+    ]
+    return "; ".join(lines) or None
 
 
 def _close(a, b, tolerance):

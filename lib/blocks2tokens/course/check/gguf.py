@@ -62,6 +62,11 @@ def _length_again(buffer, at):
     return text, len(text.encode())
 
 
+def _shortened(buffer, at):
+    _, end = gguf_file.decode_string(buffer, at)
+    return _text(buffer[at + 8 : max(at, end - 8)])
+
+
 def _by_characters(buffer, at):
     text, _ = gguf_file.decode_string(buffer, at)
     return text, at + 8 + len(text)
@@ -102,6 +107,15 @@ READ_STRING = Exercise(
         Mistake(
             _by_characters,
             "you count characters: the length counts bytes, and Ġ takes two of them",
+        ),
+        Mistake(
+            lambda buffer, at: (_shortened(buffer, at), gguf_file.decode_string(buffer, at)[1]),
+            "your text ends eight bytes early: it begins at at + 8, and its end counts from there, not "
+            "from at",
+        ),
+        Mistake(
+            lambda buffer, at: (_shortened(buffer, at), gguf_file.decode_string(buffer, at)[1] - 8),
+            "your text ends eight bytes early, and so does `after`: both count from at + 8, not from at",
         ),
         Mistake(_as_bytes, "you return bytes: .decode() makes them a str"),
     ),
@@ -152,6 +166,11 @@ def _read_value(codes=CODES, order="<", size=struct.calcsize, unpack=lambda valu
     return read
 
 
+def _size_as_after(buffer, value_type, at):
+    value, end = gguf_file.decode_value(buffer, value_type, at)
+    return value, end if value_type == 8 else end - at
+
+
 UNSIGNED = CODES | {1: "B", 3: "H", 5: "I", 11: "Q"}
 
 READ_VALUE = Exercise(
@@ -183,6 +202,11 @@ READ_VALUE = Exercise(
         Mistake(
             _read_value(size=lambda code: 0),
             "the values are right, but `after` stays where the value begins: add its size",
+        ),
+        Mistake(
+            _size_as_after,
+            "the values are right, but `after` is the size alone; it should be a place in the buffer, at "
+            "+ size",
         ),
         Mistake(
             _read_value(unpack=lambda values: values),
@@ -303,6 +327,14 @@ ALIGN = Exercise(
         Mistake(
             lambda offset, alignment: round(offset / alignment) * alignment,
             "you round to the nearest multiple: 33 goes back to 32, and that byte is taken",
+        ),
+        Mistake(
+            lambda offset, alignment: -(-offset // alignment),
+            "that is how many alignments fit in: the offset is that many times the alignment",
+        ),
+        Mistake(
+            lambda offset, alignment: (offset + alignment - 1) / alignment * alignment,
+            "`/` keeps the fraction, and times the alignment it is all back: `//` cuts it off",
         ),
         Mistake(
             lambda offset, alignment: -(-offset // 32) * 32,

@@ -108,6 +108,31 @@ def scales_and_minimums_exchanged(scales):
     return q4_k.unpack_scales(scales)[::-1]
 
 
+def in_one_of_two(mistake, which):
+    """Return the right scales and minimums, but for the first or the second of them."""
+
+    def unpacked(scales):
+        both = list(q4_k.unpack_scales(scales))
+        both[which] = mistake(scales)[which]
+        return tuple(both)
+
+    return unpacked
+
+
+HALF_WRONG = {
+    "they lack their top two bits for sub-blocks 4 to 7, and never get beyond 15 there": top_bits_forgotten,
+    "the top two bits of sub-blocks 4 to 7 stay at 64 and 128: shift them by 6 down, then by 4 up": (
+        top_bits_not_moved
+    ),
+    "the top two bits of sub-blocks 4 to 7 land on those that count 1 and 2: after >> 6, << 4": (
+        top_bits_too_low
+    ),
+    "the top two bits of sub-blocks 4 to 7 come from the wrong bytes: bytes 0 to 3 complete the scales, "
+    "bytes 4 to 7 the minimums": top_bits_of_the_other,
+    "for sub-blocks 0 to 3 they keep all eight bits: mask the upper two off, & 63": low_six_not_masked,
+    "for sub-blocks 4 to 7 they take the other nibble: the low one is the scale's": nibbles_exchanged,
+}
+
 UNPACK = Exercise(
     name="unpack_q4_k_scales",
     engine=q4_k.unpack_scales,
@@ -166,6 +191,11 @@ UNPACK = Exercise(
             "the high one the minimum's",
         ),
         Mistake(scales_and_minimums_exchanged, "scales and minimums are exchanged: return the scales first"),
+        *(
+            Mistake(in_one_of_two(wrong, which), f"only your {name} are wrong: {message}")
+            for which, name in enumerate(("scales", "minimums"))
+            for message, wrong in HALF_WRONG.items()
+        ),
     ),
     hints=(
         "Cut the twelve bytes into three groups of four: a, b, c = scales[:, 0:4], scales[:, 4:8], "
@@ -326,6 +356,21 @@ def in_part_float16(blocks):
     return ((d * sc).astype(np.float32) * q - (dmin * m).astype(np.float32)).reshape(-1, 256)
 
 
+def one_in_float16(name):
+    """Return a decoder in which d or dmin stays a float16 until it has been multiplied."""
+
+    def decode(blocks):
+        d, dmin, sc, m, q = parts_of(blocks)
+        scale, minimum = d * sc, dmin * m
+        if name == "d":
+            scale = (blocks["d"][:, None, None] * sc).astype(np.float32)
+        else:
+            minimum = (blocks["dmin"][:, None, None] * m).astype(np.float32)
+        return (scale * q - minimum).reshape(-1, 256)
+
+    return decode
+
+
 def from_uint16(blocks):
     _, _, sc, m, q = parts_of(blocks)
     d, dmin = (np.ascontiguousarray(blocks[name]).view(np.uint16)[:, None, None] for name in ("d", "dmin"))
@@ -416,6 +461,19 @@ DEQUANTIZE = Exercise(
             in_part_float16,
             "d * scale is computed in float16 and rounded to 11 bits: convert d and dmin to float32 "
             "before you multiply",
+        ),
+        *(
+            Mistake(
+                one_in_float16(name),
+                f"{name} is still a float16 when you multiply, and its product is rounded to 11 bits: "
+                f"convert "
+                "it to float32 before",
+            )
+            for name in ("d", "dmin")
+        ),
+        Mistake(
+            with_parts(lambda d, dmin, sc, m, q: d * q - dmin * m),
+            "the sub-block's own scale is missing: a step is d times the 6-bit scale",
         ),
         Mistake(
             from_uint16,

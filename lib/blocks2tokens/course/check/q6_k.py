@@ -324,16 +324,20 @@ Q3_K_SCALE_MISTAKES = {
 }
 
 
-def q3_k_weights(blocks, qs=HIGH, mask=MASK, inverted=False, q_offset=4, sub_block=16, **wrong_scales):
+def q3_k_weights(blocks, qs=HIGH, mask=MASK, third="right", q_offset=4, sub_block=16, **wrong_scales):
     high = unpack(blocks["hmask"], mask)
-    q = unpack(blocks["qs"], qs) + 4 * (1 - high if inverted else high) - q_offset
+    high = {"right": high, "inverted": 1 - high, "missing": 0 * high}[third]
+    q = unpack(blocks["qs"], qs) + 4 * high - q_offset
     scales = blocks["d"].astype(np.float32)[:, None] * q3_k_scales(blocks["scales"], **wrong_scales)
     return (scales[:, np.arange(256) // sub_block] * q).astype(np.float32)
 
 
 Q3_K_MISTAKES = {
     "your third bit is inverted: 4 is subtracted where the bit of hmask is 0, and nothing where it is 1": {
-        "inverted": True
+        "third": "inverted"
+    },
+    "the third bit is missing: your codes end at 3 - 4 = -1; bit s of hmask[l] counts 4": {
+        "third": "missing"
     },
     "your third bits come in order, eight weights to a byte: bit 1 of hmask[0] belongs to weight 32": {
         "mask": MASK_IN_ORDER

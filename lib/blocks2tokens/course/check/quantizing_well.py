@@ -114,6 +114,12 @@ BEST_SCALE_MISTAKES = {
     "the weights are not used: each term is w * x * q and w * q * q": lambda x, w, q: ratio(x * q, q * q),
     "the weights are squared: each term has its weight once": lambda x, w, q: best_scale(x, w * w, q),
     "your fraction is upside down: sum(w * x * q) / sum(w * q * q)": lambda x, w, q: 1 / best_scale(x, w, q),
+    "only the upper sum has weights in it: the lower one is sum(w * q * q)": (
+        lambda x, w, q: ratio(w * x * q, q * q)
+    ),
+    "only the lower sum has weights in it: the upper one is sum(w * x * q)": (
+        lambda x, w, q: ratio(x * q, w * q * q)
+    ),
     "that line predicts codes from weights: the error is to be least in x, so divide by sum(w * q * q)": (
         lambda x, w, q: ratio(w * x * x, w * x * q)
     ),
@@ -126,7 +132,18 @@ BEST_SCALE_MISTAKES = {
 
 
 def symmetric_search(
-    x, weights, nmax, trials=TRIALS, signed=True, weighted=True, refit=True, keep="best", step=0.1, empty=0.0
+    x,
+    weights,
+    nmax,
+    trials=TRIALS,
+    signed=True,
+    weighted=True,
+    refit=True,
+    keep="best",
+    step=0.1,
+    empty=0.0,
+    counted=True,
+    minus=-1,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
     largest = x[abs(x).argmax()] if signed else abs(x).max()
@@ -134,10 +151,10 @@ def symmetric_search(
         return empty, np.full(len(x), empty)
     best = None
     for t in trials:
-        trial = -largest / (nmax + step * t) if signed else largest / (nmax - 1 + step * t)
+        trial = minus * largest / (nmax + step * t) if signed else largest / (nmax - 1 + step * t)
         q = np.clip(np.rint(x / trial), -nmax, nmax - 1)
         scale = best_scale(x, w, q) if refit else trial
-        error = np.sum(w * (scale * q - x) ** 2)
+        error = np.sum((w if counted else 1) * (scale * q - x) ** 2)
         if best is None or keep == "last" or error < best[0]:
             best = error, scale, q
     return best[1:]
@@ -157,6 +174,9 @@ SYMMETRIC_MISTAKES = {
     "your scale comes from max(abs(x)): the weight of largest magnitude, with its sign, gets code -nmax": {
         "signed": False
     },
+    "your scales are fitted with the weights, but the winner is chosen without: the least sum(w * (scale * q "
+    "- x)**2)": {"counted": False},
+    "the minus is missing: the largest weight wants the code -nmax, which exists, and not nmax": {"minus": 1},
     "your errors are not weighted: the winner is the trial with the least sum(w * (scale * q - x)**2)": {
         "weighted": False
     },
@@ -175,7 +195,11 @@ SYMMETRIC_MISTAKES = {
 
 def in_pairs(table):
     """Return every two mistakes in the steps of a search as one: learners make two at a time."""
-    items = [(message, wrong) for message, wrong in table.items() if not {"trials", "empty"} & set(wrong)]
+    items = [
+        (message, wrong)
+        for message, wrong in table.items()
+        if not {"trials", "empty", "counted"} & set(wrong)
+    ]
     return {
         f"two things. First, {a}. Second, {b}": first | second
         for i, (a, first) in enumerate(items)
@@ -403,13 +427,14 @@ def nibbles(qs, in_order=False):
     return np.stack([low, high], axis=2).reshape(-1, 32) if in_order else np.concatenate([low, high], axis=1)
 
 
-def iq4_nl_weights(blocks, table=iq4_nl.VALUES, in_order=False, d_type="<f2"):
-    d = blocks["d"].copy().view(d_type).astype(np.float32)[:, None]
+def iq4_nl_weights(blocks, table=iq4_nl.VALUES, in_order=False, d_type="<f2", no_d=False):
+    d = np.float32(1) if no_d else blocks["d"].copy().view(d_type).astype(np.float32)[:, None]
     return d * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(np.float32)
 
 
 IQ4_NL_MISTAKES = {
     "your nibbles come in order: the high nibble of byte 0 is weight 16, not weight 1": {"in_order": True},
+    "you return VALUES[code]: a weight is d times that": {"no_d": True},
     "the code is not looked up: a weight is d * VALUES[code]": {"table": np.arange(16)},
     "those are the levels of Q4_0, code - 8: a weight is d * VALUES[code]": {"table": np.arange(16) - 8},
     "your d is read as a whole number: its two bytes are a float16": {"d_type": "<u2"},
@@ -417,8 +442,8 @@ IQ4_NL_MISTAKES = {
 }
 
 
-def mxfp4_weights(blocks, bias=128, table=mxfp4.VALUES, in_order=False, plain=False):
-    e = blocks["e"].astype(np.int32)
+def mxfp4_weights(blocks, bias=128, table=mxfp4.VALUES, in_order=False, plain=False, no_scale=False):
+    e = 0 * blocks["e"].astype(np.int32) + bias if no_scale else blocks["e"].astype(np.int32)
     scale = e.astype(np.float32) if plain else np.ldexp(np.float32(1), e - bias)
     return scale[:, None] * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(np.float32)
 
@@ -429,6 +454,7 @@ MXFP4_MISTAKES = {
         "bias": 127
     },
     "your exponent has no bias: the scale is 2 ** (e - 128)": {"bias": 0},
+    "you return VALUES[code]: a weight is 2 ** (e - 128) times that": {"no_scale": True},
     "e is not the scale itself: the scale is 2 ** (e - 128)": {"plain": True},
     "the code is not looked up: a weight is scale * VALUES[code]": {"table": np.arange(16)},
     "your codes 8 to 15 are positive: their highest bit is the sign": {"table": abs(mxfp4.VALUES)},

@@ -83,6 +83,7 @@ def _scaled(d, m, q):
 M_IS_SUBTRACTED = "you subtract the minimum: m has its own sign, mostly minus; a weight is d * q + m"
 M_IS_LEFT_OUT = "you leave the minimum out: code 0 stands for m, not for 0"
 M_IS_SCALED = "you add the minimum before you scale, d * (q + m): m is a weight, not a code; d * q + m"
+D_IS_MISSING = "d is missing: codes count steps, and d is the step; a weight is d * q + m"
 M_AND_D_SWAPPED = "you have d and m the wrong way round: d is the step, m the value of code 0"
 IN_FLOAT16 = "you calculate in float16, which rounds every weight: d and m .astype(np.float32) first"
 
@@ -97,6 +98,11 @@ DECODE_Q4_1 = Exercise(
         Mistake(_decoder(_four_bits, lambda d, m, q: d * q - m), M_IS_SUBTRACTED),
         Mistake(_decoder(_four_bits, lambda d, m, q: d * q), M_IS_LEFT_OUT),
         Mistake(_decoder(_four_bits, lambda d, m, q: d * (q + m)), M_IS_SCALED),
+        Mistake(_decoder(_four_bits, lambda d, m, q: q + m), D_IS_MISSING),
+        Mistake(
+            _decoder(lambda blocks: np.hstack([blocks["qs"], blocks["qs"] >> 4]), _scaled),
+            "your low nibbles still carry the high ones: mask them, & 15",
+        ),
         Mistake(_decoder(_four_bits, lambda d, m, q: m * q + d), M_AND_D_SWAPPED),
         Mistake(
             _decoder(_four_bits, lambda d, m, q: d * (q - 8) + m),
@@ -176,6 +182,11 @@ QUANTIZE_Q4_1 = Exercise(
         Mistake(
             _quantizer(_range_over(15), minimum=lambda x: np.minimum(x.min(), 0)),
             "you never let the minimum rise above 0: where all weights are positive, it does",
+        ),
+        Mistake(
+            _quantizer(lambda x: x.max() / 15),
+            "your step is the largest weight / 15: 15 steps lead from the smallest to it, (largest - "
+            "smallest) / 15",
         ),
         Mistake(
             lambda x: (_range_over(15)(x), -x.min(), _engine_quantize_q4_1(x)[2]),
@@ -267,6 +278,21 @@ JOIN_FIFTH_BIT = Exercise(
             ),
             "after the shift you keep all the bits above yours too: mask one, & 1",
         ),
+        *(
+            Mistake(
+                lambda blocks, worth=worth: _four_bits(blocks) | worth * _fifth_bits(blocks["qh"], range(32)),
+                f"your fifth bit falls on one of the other four, the one worth {worth}: it is the highest of "
+                "five, worth 16 (<< 4)",
+            )
+            for worth in (1, 2, 4, 8)
+        ),
+        Mistake(
+            lambda blocks: (
+                _four_bits(blocks)
+                | (blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32)).astype(np.uint8) << 4
+            ),
+            "after the shift you keep all the bits above yours too: mask one, & 1",
+        ),
         Mistake(_joined(low=_four_bits_taking_turns), CODES_TAKE_TURNS),
         Mistake(_joined(low=_four_bits_swapped), "the halves of qs are swapped: low nibbles come first"),
     ),
@@ -341,6 +367,7 @@ DECODE_Q5_1 = Exercise(
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: d * q - m), M_IS_SUBTRACTED),
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: d * q), M_IS_LEFT_OUT),
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: d * (q + m)), M_IS_SCALED),
+        Mistake(_decoder(RIGHT_CODES, lambda d, m, q: q + m), D_IS_MISSING),
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: m * q + d), M_AND_D_SWAPPED),
         Mistake(_decoder(_four_bits, _scaled), NOT_GATHERED),
         Mistake(_decoder(RIGHT_CODES, _scaled, np.float16), IN_FLOAT16),

@@ -78,6 +78,10 @@ BITS_PER_WEIGHT = Exercise(
             "you count the codes and forget the scale, which lies in the block too: each weight pays for it",
         ),
         Mistake(
+            lambda fmt: 8 * fmt.bytes_per_block,
+            "those are the bits of a whole block: its fmt.block_size weights share them",
+        ),
+        Mistake(
             lambda fmt: 8 * fmt.bytes_per_block // fmt.block_size,
             "you round down to whole bits (`//`): the half bit is the scale's",
         ),
@@ -109,13 +113,13 @@ def _halves():
     }
 
 
-def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14, tiny_signed=True):
+def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14, tiny_signed=True, fields=31):
     """Return a reader of float16 by arithmetic, with what a learner may get wrong as parameters."""
 
     def read(raw, at):
         bits = int(raw[at]) + 256 * int(raw[at + 1])
         sign = -1.0 if signed and bits >> 15 else 1.0
-        exponent, mantissa = (bits >> 10) & 31, bits & 1023
+        exponent, mantissa = (bits >> 10) & fields, bits & 1023
         if tiny and exponent == 0:
             sign = sign if tiny_signed else 1.0
             return sign * mantissa / 1024 * 2.0**least
@@ -167,6 +171,14 @@ READ_HALF = Exercise(
         Mistake(
             _halves_with(signed=False),
             "you leave out the sign: bit 15, the highest, makes the value negative",
+        ),
+        Mistake(
+            _halves_with(fields=63),
+            "the sign is still on top of your exponent, and counts 32 there: keep five bits, & 31",
+        ),
+        Mistake(
+            _halves_with(bias=0),
+            "your exponent has no bias: it is stored as 0 to 31 and counts from -15, 2.0 ** (exponent - 15)",
         ),
         Mistake(
             _halves_with(bias=16), "you are off by a factor of 2: the exponent counts from -15, not from -16"
@@ -253,6 +265,10 @@ QUANTIZE_Q8_0 = Exercise(
         *_with_any_fit(
             "your largest weight gets code 128, which an int8 cannot hold: divide by 127",
             lambda x: np.abs(x).max() / 128,
+        ),
+        Mistake(
+            lambda x: (_d(x), _engine_quantize_q8_0(x)[1].view(np.uint8)),
+            "your negative codes came out positive, 160 where -96 is meant: codes are signed, np.int8",
         ),
         Mistake(
             lambda x: (_d(x), np.rint(x / _d(x))),
@@ -382,6 +398,12 @@ def _q4_0_decoder(
     return decode
 
 
+def _with_d(blocks, d):
+    changed = blocks.copy()
+    changed["d"] = d
+    return changed
+
+
 DECODE_Q4_0 = Exercise(
     name="decode_q4_0",
     engine=q4_0.dequantize,
@@ -412,9 +434,16 @@ DECODE_Q4_0 = Exercise(
             _q4_0_decoder(high=lambda qs: qs & 240),
             "your high nibbles are 16 times too large: after the mask move them down, >> 4",
         ),
+        *(
+            Mistake(
+                _q4_0_decoder(low=lambda qs: qs, codes=codes),
+                "your low nibbles still carry the high ones: mask them, & 15",
+            )
+            for codes in (np.int64, np.int8)
+        ),
         Mistake(
-            _q4_0_decoder(low=lambda qs: qs),
-            "your low nibbles still carry the high ones: mask them, & 15",
+            lambda blocks: _q4_0_decoder()(_with_d(blocks, 1)),
+            "you return codes, -8 to 7: a weight is d times that",
         ),
         Mistake(
             _q4_0_decoder(scale=np.float16),
