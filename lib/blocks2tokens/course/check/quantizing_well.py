@@ -198,7 +198,7 @@ def in_pairs(table):
     items = [
         (message, wrong)
         for message, wrong in table.items()
-        if not {"trials", "empty", "counted"} & set(wrong)
+        if not {"trials", "empty", "counted", "minus"} & set(wrong)
     ]
     return {
         f"two things. First, {a}. Second, {b}": first | second
