@@ -379,12 +379,13 @@ def test_the_card_folds_hints_and_shows_the_engines_source():
     assert "Solution" not in EXERCISE.judge(double)._repr_html_()
 
 
-def test_a_function_that_writes_into_its_argument_harms_nobody():
+def test_a_function_that_writes_into_its_argument_is_refused():
     def careless(x):
         x *= 2
         return x
 
-    assert EXERCISE.judge(careless).kind == "right"
+    verdict = EXERCISE.judge(careless)
+    assert verdict.kind == "wrong" and "you wrote into x: 3 of its 4 numbers" in verdict.message
 
 
 @pytest.mark.parametrize("name", list(EXERCISES))

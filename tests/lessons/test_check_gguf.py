@@ -2,6 +2,7 @@
 
 import struct
 
+import numpy as np
 import pytest
 
 from blocks2tokens.course import check
@@ -33,7 +34,7 @@ def shape_and_bytes(ne, fmt):
     n = 1
     for dimension in ne:
         n *= dimension
-    return list(ne)[::-1], n * fmt.bits_per_weight / 8
+    return list(ne)[::-1], int(n * fmt.bits_per_weight) // 8
 
 
 def align(offset, alignment):
@@ -49,6 +50,12 @@ def six_bit_layers(n_layers):
 
 
 RIGHT = {f.__name__: f for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers)}
+
+
+@pytest.mark.parametrize("collect", [set, tuple, np.array])
+def test_layers_in_a_set_become_a_list(collect):
+    mine = check.six_bit_layers(lambda n: collect(six_bit_layers(n)))
+    assert mine(8) == six_bit_layers(8) and type(mine(8)) is list
 
 
 def in_sixths(n, keep):
@@ -115,6 +122,16 @@ def product(ne):
     return n
 
 
+def short(buffer, at):
+    length = int.from_bytes(buffer[at : at + 8], "little")
+    return buffer[at + 8 : at + length].decode()
+
+
+def size_alone(buffer, value_type, at):
+    value, after = read_value(buffer, value_type, at)
+    return (value, after) if value_type == 8 else (value, after - at)
+
+
 WRONG = [
     ("read_string", big_endian_string, "big-endian"),
     ("read_string", short_length, "a uint32 of four bytes"),
@@ -128,6 +145,11 @@ WRONG = [
         lambda b, at: (read_string(b, at)[0].encode(), read_string(b, at)[1]),
         "you return bytes",
     ),
+    ("read_string", lambda b, at: (short(b, at), read_string(b, at)[1]), "eight bytes early: it begins"),
+    ("read_string", lambda b, at: (short(b, at), read_string(b, at)[1] - 8), "and so does `after`"),
+    ("read_value", size_alone, "the size alone"),
+    ("align", lambda o, a: (o + a - 1) // a, "how many alignments"),
+    ("align", lambda o, a: (o + a - 1) / a * a, "keeps the fraction"),
     ("read_value", big_endian_value, "big-endian"),
     ("read_value", with_letters(_1="B", _3="H", _5="I", _11="Q"), "come out unsigned"),
     ("read_value", with_letters(_6="I", _12="Q"), "bits of a float as an integer"),
@@ -135,6 +157,7 @@ WRONG = [
     ("read_value", four_bytes_each, "counts four bytes for each"),
     ("read_value", stays, "stays where the value begins"),
     ("read_value", tuples, "a tuple: take its one element"),
+    ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) * f.bits_per_weight / 8), "it is a float"),
     ("shape_and_bytes", lambda ne, f: (ne, shape_and_bytes(ne, f)[1]), "are not reversed"),
     ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) * f.bytes_per_block), "the bytes of a block"),
     ("shape_and_bytes", lambda ne, f: (ne[::-1], product(ne) / 32 * f.bytes_per_block), "always hold 32"),
@@ -228,7 +251,8 @@ def test_a_function_that_raises(name):
 
 def test_a_wrong_number_of_values_and_a_wrong_shape():
     assert "expected 2 values, got str" in check.read_string.judge(lambda b, at: "text").message
-    assert "expected shape (4,), got (2,)" in check.six_bit_layers.judge(lambda n: [1, 2]).message
+    message = check.six_bit_layers.judge(lambda n: [1, 2]).message
+    assert "0, 3, 6, 7 not in your list; 1, 2 in your list and should not be" in message
     assert "expected 65952" in check.align.judge(lambda o, a: 7).message
 
 

@@ -146,6 +146,23 @@ def half_in_uint8(two):
     return np.array([bits], np.uint16).view(np.float16)[0]
 
 
+def half_right(wrong, which):
+    return lambda scales: [(wrong if i == which else unpack)(scales)[i] for i in range(2)]
+
+
+def half_products(name):
+    """A decoder that forgets to convert d or dmin."""
+
+    def dequantize(blocks):
+        d, dmin = blocks["d"][:, None], blocks["dmin"][:, None]
+        d, dmin = (d, dmin.astype("f4")) if name == "d" else (d.astype("f4"), dmin)
+        sc, m = q4_k.unpack_scales(blocks["scales"])
+        q = q4_k.split_nibbles(blocks["qs"])
+        return ((d * sc)[:, :, None].astype("f4") * q - (dmin * m)[:, :, None].astype("f4")).reshape(-1, 256)
+
+    return dequantize
+
+
 MUTANTS = [
     ("unpack_q4_k_scales", stream, "plain stream of 6-bit numbers: scale 1 then straddles"),
     ("unpack_q4_k_scales", lambda s: stream(s, pairs=True), "6-bit pairs"),
@@ -158,6 +175,21 @@ MUTANTS = [
     ("unpack_q4_k_scales", lambda s: unpack(s, low=255), "mask them off with & 63"),
     ("unpack_q4_k_scales", lambda s: unpack(s, swap=True), "the nibbles of bytes 8 to 11 are exchanged"),
     ("unpack_q4_k_scales", lambda s: unpack(s)[::-1], "return the scales first"),
+    *(
+        ("unpack_q4_k_scales", half_right(wrong, which), f"only your {name} are wrong: {phrase}")
+        for which, name in enumerate(("scales", "minimums"))
+        for phrase, wrong in {
+            "they lack their top": without_top_bits,
+            "the top two bits of sub-blocks 4 to 7 stay": lambda s: unpack(s, top=6),
+            "the top two bits of sub-blocks 4 to 7 land": lambda s: unpack(s, top=0),
+            "the top two bits of sub-blocks 4 to 7 come": lambda s: unpack(s, from_a=4, from_b=0),
+            "for sub-blocks 0 to 3 they": lambda s: unpack(s, low=255),
+            "for sub-blocks 4 to 7 they": lambda s: unpack(s, swap=True),
+        }.items()
+    ),
+    ("dequantize_q4_k", half_products("d"), "d is still a float16"),
+    ("dequantize_q4_k", half_products("dmin"), "dmin is still a float16"),
+    ("dequantize_q4_k", decode(lambda d, dmin, sc, m, q: d * q - dmin * m), "own scale is missing"),
     ("split_q4_k_nibbles", in_sequence, "interleaved with the low ones"),
     ("split_q4_k_nibbles", split(lambda i: (i // 2, 1 - i % 2)), "the high one of a byte first"),
     (
@@ -285,6 +317,35 @@ def divides_by_zero(*arguments):
     return 1 // 0
 
 
+@pytest.mark.parametrize("wide", [np.int64, np.float64, np.uint16])
+def test_scales_of_another_type_do_not_spoil_the_next_exercise(wide):
+    unpack_mine = NAMES["unpack_q4_k_scales"](lambda scales: [a.astype(wide) for a in unpack(scales)])
+    split_mine = NAMES["split_q4_k_nibbles"](lambda qs: q4_k.split_nibbles(qs).astype(wide))
+    verdict = NAMES["dequantize_q4_k"].judge(decode(weight, unpack_mine, split_mine))
+    assert verdict.kind == "right", verdict
+
+
+def row_then_weight(raw, i):
+    return q4_k.dequantize(FMT.blocks(raw)).reshape(-1)[i]
+
+
+def copied_row(raw, i):
+    at = i // 256 * 144
+    return NAMES["decode_q4_k_element"].engine(raw.astype(np.int64).astype(np.uint8)[at : at + 144], i % 256)
+
+
+def block_then_weight(raw, i):
+    return q4_k.dequantize(FMT.blocks(raw[i // 256 * 144 :][:144])).reshape(-1)[i % 256]
+
+
+def test_who_fetches_one_weight_need_not_decode_the_row():
+    exercise = NAMES["decode_q4_k_element"]
+    for function in (row_then_weight, copied_row):
+        verdict = exercise.judge(function)
+        assert verdict.kind == "wrong" and "bytes of memory" in verdict.message
+    assert exercise.judge(block_then_weight).kind == "right"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_untouched_raising_and_misshapen_answers(name):
     exercise = NAMES[name]
@@ -303,7 +364,8 @@ def test_untouched_raising_and_misshapen_answers(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_the_engine_s_source(name):
+def test_the_card_shows_a_solution_and_names_the_engine_s(name):
     card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
+    assert "Stuck?" in card and "Hint" in card
+    assert "in the engine: <code>blocks2tokens.formats.q4_k." in card
     assert f"def {getattr(NAMES[name].engine, 'py_func', NAMES[name].engine).__name__}(" in card

@@ -6,6 +6,7 @@ from numba import njit
 
 from blocks2tokens.course.lessons.q5_k import exercises as lesson
 from blocks2tokens.formats import FORMATS, q4_k
+from blocks2tokens.formats.compiled import read_half
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
 FMT = FORMATS["Q5_K"]
@@ -110,6 +111,19 @@ def loops(raw, plane_at=16, codes_at=48, block_bytes=176):
     return out
 
 
+def loops_to_compile(raw):
+    """What a learner is to write, with nothing in it that Numba cannot compile."""
+    out = np.zeros(raw.size // 176 * 256, np.float32)
+    for i in range(out.size):
+        at, s, l = i // 256 * 176, i % 256 // 32, i % 32
+        d, dmin = read_half(raw, at), read_half(raw, at + 2)
+        sc, m = q4_k.scale_min(raw, at + 4, s)
+        q = int(raw[at + 48 + 32 * (s // 2) + l]) >> 4 * (s % 2) & 15
+        q += (int(raw[at + 16 + l]) >> s & 1) * 16
+        out[i] = d * np.float32(sc) * np.float32(q) - dmin * np.float32(m)
+    return out
+
+
 BOTH = [  # mistakes that can be made on blocks and on a row
     (decode(join=lambda low, high: low), "the fifth bit is missing"),
     (decode(join=lambda low, high: low + high), "the fifth bit counts 1"),
@@ -163,6 +177,7 @@ MUTANTS = [
     *(("decode_q5_k_row", rows(mutant), phrase) for mutant, phrase in BOTH),
     ("decode_q5_k_row", lambda raw: loops(raw, block_bytes=0), "the second begins at byte 176"),
     ("decode_q5_k_row", lambda raw: loops(raw, plane_at=144, codes_at=16), "qs and qh are exchanged"),
+    ("decode_q5_k_row", lambda raw: loops(raw, codes_at=16), "its 32 bytes come first"),
     ("pack_q5_k_codes", lambda codes: pack(codes, low=31), "spills into the high nibble"),
     ("pack_q5_k_codes", lambda codes: pack(codes, high=3), "qh holds the fourth bits"),
     ("pack_q5_k_codes", pack_without_a_plane, "qh is empty"),
@@ -206,7 +221,7 @@ def test_each_known_mistake_has_its_mutant():
 RIGHT = {
     "q5_k_high_bits": right_bits,
     "dequantize_q5_k": decode(),
-    "decode_q5_k_row": loops,
+    "decode_q5_k_row": loops_to_compile,
     "pack_q5_k_codes": pack,
 }
 
@@ -217,6 +232,19 @@ def test_right_answers_pass(name, whose):
     function = NAMES[name].engine if whose == "engine" else RIGHT[name]
     verdict = NAMES[name].judge(function)
     assert verdict.kind == "right", verdict.message
+
+
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
+def test_fifth_bits_of_another_type_do_not_spoil_the_next_exercise(kind):
+    mine = NAMES["q5_k_high_bits"](lambda qh: lesson.plane_of(qh).astype(kind))
+    verdict = NAMES["dequantize_q5_k"].judge(decode(bits=mine))
+    assert verdict.kind == "right", verdict
+
+
+def test_a_row_decoder_that_cannot_be_compiled_is_refused():
+    verdict = NAMES["decode_q5_k_row"].judge(loops)
+    assert verdict.kind == "wrong" and "the next cell compiles it" in verdict.message
+    assert "Numba cannot compile your function" in verdict.message
 
 
 def test_the_engine_s_row_decoder_can_be_compiled():
@@ -253,7 +281,7 @@ def test_untouched_raising_and_misshapen_answers(name):
 
 
 SHOWN = {
-    "q5_k_high_bits": "def dequantize(",
+    "q5_k_high_bits": "def high_bits(",
     "dequantize_q5_k": "def dequantize(",
     "decode_q5_k_row": "def decode_row(",
     "pack_q5_k_codes": "def pack_codes(",
@@ -261,6 +289,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_the_engine_s_source(name):
+def test_the_card_shows_a_solution_and_names_the_engine_s(name):
     card = NAMES[name].judge(answers_ellipsis)._repr_html_()
+    assert "in the engine: <code>blocks2tokens.formats.q5_k." in card
     assert "Stuck?" in card and "Hint" in card and SHOWN[name] in card

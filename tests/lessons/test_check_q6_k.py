@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from blocks2tokens.course.lessons.q6_k import exercises as q6_k
+from blocks2tokens.formats import FORMATS
 
 EXERCISES = {exercise.name: exercise for exercise in q6_k.EXERCISES}
 QUARTERS = np.array([0, 2, 4, 6])[:, None]
@@ -97,6 +98,16 @@ def quarters(qs):
     return ((qs.reshape(-1, 2, 1, 32) >> QUARTERS.astype(np.uint8)) & 3).reshape(-1, 256)
 
 
+def int8_products(blocks):
+    q = right_codes(blocks["ql"], blocks["qh"]).astype(np.int8).reshape(-1, 16, 16)
+    products = blocks["scales"][:, :, None] * q
+    return blocks["d"].astype(np.float32)[:, None] * products.reshape(-1, 256)
+
+
+def int8_product(raw, i):
+    return int8_products(raw.view(FORMATS["Q6_K"].block))[0, i]
+
+
 def q2_k(q=quarters, scale=lambda s: s & 15, minimum=lambda s: s >> 4, sign=-1, repeat=16):
     def decode(blocks):
         d, dmin = blocks["d"].astype(np.float32)[:, None], blocks["dmin"].astype(np.float32)[:, None]
@@ -175,6 +186,7 @@ HIGH_IN_ORDER = three_bit_scales(high=lambda s: [b >> k & 3 for b in s[8:] for k
 
 MUTANTS = {
     "q6_k_element": {
+        "3100 becomes 28": int8_product,
         "two weights to a byte": element(low=low_order),
         "laid out as in Q4_K": element(
             low=lambda ql, i: ql[i // 64 * 32 + i % 32] >> (4 * (i // 32 % 2)) & 15
@@ -214,6 +226,7 @@ MUTANTS = {
         **{phrase: block_weights(codes=wrong) for phrase, wrong in WRONG_CODES.items()},
         "read as unsigned": block_weights(scales=lambda s: s.astype(np.uint8)),
         "changes every 32": block_weights(repeat=32),
+        "3100 becomes 28": int8_products,
         "left as they are": block_weights(d=lambda d: np.ones(len(d), np.float32)),
         "as a whole number": block_weights(d=lambda d: d.view("<u2").astype(np.float32)),
         "bytes exchanged": block_weights(d=lambda d: d.view(">f2").astype(np.float32)),
@@ -248,6 +261,7 @@ MUTANTS = {
     },
     "dequantize_q3_k": {
         "inverted": q3_k(third=lambda m: 1 - np.concatenate([m >> s & 1 for s in range(8)], axis=1)),
+        "third bit is missing": q3_k(third=lambda m: np.zeros((len(m), 256), int)),
         "eight weights to a byte": q3_k(third=lambda m: (m[:, :, None] >> np.arange(8) & 1).reshape(-1, 256)),
         "low two bits come in order": q3_k(q=lambda qs: in_order(qs, 4).reshape(-1, 256)),
         "4 is not subtracted": q3_k(less=0),

@@ -47,6 +47,8 @@ def symmetric(
     first=False,
     last=False,
     width=0.1,
+    count=lambda w: w,
+    sign=1,
 ):
     def search(x, weights, nmax):
         x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
@@ -55,12 +57,12 @@ def symmetric(
             return (np.nan, x * np.nan) if first else (0, x)
         least, found = np.inf, None
         for t in trials:
-            trial = largest * nmax / dtype(nmax + width * t)
+            trial = sign * largest * nmax / dtype(nmax + width * t)
             if start:
                 trial = largest * (nmax - 1) / dtype(nmax - 1 + width * t)
             q = np.clip(np.round(x / trial), -nmax, nmax - 1)
             s = best_scale(x, w, q) if refit else trial
-            error = (w * (s * q - x) ** 2).sum()
+            error = (count(w) * (s * q - x) ** 2).sum()
             if error < least or last:
                 least, found = error, (s, q)
         return found
@@ -112,6 +114,10 @@ def asymmetric(
     refit=True,
     guard=True,
     fit=None,
+    plus=1,
+    first_counts=True,
+    lowest=0,
+    error_of=lambda s, q, m: s * q + m,
 ):
     def search(x, weights):
         x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
@@ -120,13 +126,13 @@ def asymmetric(
             return (0 if guard else np.nan), sign * low, 0 * x
         minimum, scale = low, (high - low) / dtype(15)
         q = np.clip(np.rint((x - low) / scale), 0, 15)
-        least = (w * (scale * q + minimum - x) ** 2).sum()
+        least = (w * (error_of(scale, q, minimum) - x) ** 2).sum() if first_counts else np.inf
         for t in trials:
             start = minimum if running else low
             inverse = dtype(14 + 0.1 * t) / (high - start)
-            new = np.clip(np.rint(inverse * (x - start)), 0, 15)
+            new = np.clip(np.rint(inverse * (x - plus * start)), lowest, 15)
             s, m = (fit or fit_to(clip=floor == 0))(x, w, new) if refit else (1 / inverse, start)
-            error = (w * (s * new + m - x) ** 2).sum()
+            error = (w * (error_of(s, new, m) - x) ** 2).sum()
             if error < least or last:
                 least, scale, minimum, q = error, s, m, new
         return scale, sign * minimum, q
@@ -181,6 +187,8 @@ MUTANTS = {
             lambda w, x, q: w * x * q, lambda w, x, q: w * q * q, lambda w: w * w
         ),
         "upside down": scale_by(lambda w, x, q: w * q * q, lambda w, x, q: w * q * x),
+        "only the upper sum": scale_by(lambda w, x, q: w * x * q, lambda w, x, q: q * q),
+        "only the lower sum": scale_by(lambda w, x, q: x * q, lambda w, x, q: w * q * q),
         "predicts codes": scale_by(lambda w, x, q: w * x * x, lambda w, x, q: w * q * x),
         "mean of the ratios": scale_by(lambda w, x, q: w * x / q if q else 0, lambda w, x, q: w if q else 0),
         "sums of magnitudes": scale_by(lambda w, x, q: w * abs(x), lambda w, x, q: w * abs(q)),
@@ -191,8 +199,14 @@ MUTANTS = {
         "keep the scale": symmetric(refit=False),
         "max(abs(x))": symmetric(start=lambda x, nmax: abs(x).max() / (nmax - 1)),
         "not weighted": symmetric(weigh=False),
+        "the winner is chosen without": symmetric(count=lambda w: 1),
+        "the minus is missing": symmetric(sign=-1),
         "last trial wins": symmetric(last=True),
         "one side only": symmetric(trials=range(10)),
+        "ends before 9": symmetric(trials=range(-9, 9)),
+        "they begin at -9": symmetric(trials=range(-8, 10)),
+        "the last is 9": symmetric(trials=range(-9, 11)),
+        "run from -9 to 9": symmetric(trials=range(-10, 11)),
         "whole numbers": symmetric(width=1),
         "not a number": symmetric(first=True),
     },
@@ -214,11 +228,17 @@ MUTANTS = {
         "wrong sign": asymmetric(sign=1),
         "last trial wins": asymmetric(last=True),
         "20 trials": asymmetric(trials=range(20)),
+        "22 trials": asymmetric(trials=range(22)),
+        "your first trial always wins": asymmetric(first_counts=False),
+        "your codes go below 0": asymmetric(lowest=-np.inf),
+        "those of x + minimum": asymmetric(plus=-1),
+        "as if the minimum": asymmetric(error_of=lambda s, q, m: s * q - m),
         "equal and not above zero": asymmetric(guard=False),
     },
     "dequantize_iq4_nl": {
         "nibbles come in order": table(iq4_nl.VALUES, half, in_order=True),
         "not looked up": table(range(16), half),
+        "you return VALUES[code]": table(iq4_nl.VALUES, lambda block: 1),
         "levels of Q4_0": table(range(-8, 8), half),
         "a whole number": table(iq4_nl.VALUES, lambda block: block["d"].view("<u2")),
         "bytes exchanged": table(iq4_nl.VALUES, lambda block: block["d"].view(">f2")),
@@ -229,6 +249,7 @@ MUTANTS = {
         "no bias": table(mxfp4.VALUES, lambda block: 2.0 ** int(block["e"])),
         "not the scale itself": table(mxfp4.VALUES, lambda block: block["e"]),
         "not looked up": table(range(16), power),
+        "you return VALUES[code]": table(mxfp4.VALUES, lambda block: 1),
         "are positive": table(abs(mxfp4.VALUES), power),
         "signed integers": table([*range(8), *range(-8, 0)], power),
     },
@@ -257,6 +278,12 @@ def test_an_untouched_stub_is_not_judged(exercise):
 def test_a_mistake_is_named(name, phrase, wrong):
     verdict = EXERCISES[name].judge(wrong)
     assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict
+
+
+def test_two_slips_in_a_search_are_both_named():
+    largest = {"start": lambda x, nmax: abs(x).max() / (nmax - 1)}
+    message = EXERCISES["symmetric_search"].judge(symmetric(weigh=False, **largest)).message
+    assert "max(abs(x))" in message and "not weighted" in message
 
 
 def test_mistakes_made_together_are_both_named():

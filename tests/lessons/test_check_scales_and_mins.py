@@ -135,6 +135,21 @@ def sixteen_steps(x):
     return (d, x.min(), np.round((x - x.min()) / d)) if d else (d, x.min(), np.zeros(32))
 
 
+def largest_over_15(x):
+    d, m = x.max() / 15, x.min()
+    return d, m, np.clip(np.rint((x - m) / d), 0, 15) if d else np.zeros(32)
+
+
+def divides_by_zero(x):
+    d = (x.max() - x.min()) / 15
+    return d, x.min(), np.rint((x - x.min()) / d)
+
+
+def casts_nan(x):
+    d, m, codes = divides_by_zero(x)
+    return d, m, codes.astype(np.uint8)
+
+
 def negative_minimum(x):
     d, m, q = quantize_q4_1(x)
     return d, -m, q
@@ -184,6 +199,15 @@ def no_mask(blocks):
     return nibbles(blocks) + 16 * np.array([[int(qh) >> i for i in range(32)] for qh in blocks["qh"]])
 
 
+def no_mask_in_uint8(blocks):
+    high = (blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32)).astype(np.uint8)
+    return nibbles(blocks).astype(np.uint8) | high << 4
+
+
+def minus_16_in_uint32(blocks):
+    return column(blocks["d"]) * (join_fifth_bit(blocks).astype(np.uint32) - np.uint32(16))
+
+
 def minus_16_in_uint8(blocks):
     q = join_fifth_bit(blocks).astype(np.uint8) - np.uint8(16)
     return column(blocks["d"]) * q
@@ -204,6 +228,9 @@ WRONG = [
     ("quantize_q4_1", from_range(15, np.floor), "cut the fraction off"),
     ("quantize_q4_1", from_range(15, lowest=lambda x: min(0, min(x))), "never let the minimum rise above 0"),
     ("quantize_q4_1", from_range(15, lowest=np.mean), "your m is the mean"),
+    ("quantize_q4_1", largest_over_15, "your step is the largest weight / 15"),
+    ("quantize_q4_1", divides_by_zero, "0 / 0 is NaN"),
+    ("quantize_q4_1", casts_nan, "you make an integer of 0 / 0"),
     ("quantize_q4_1", negative_minimum, "m has the wrong sign"),
     ("quantize_q4_1", scale_of_q4_0, "comes from the largest magnitude"),
     ("quantize_q4_1", codes_from_zero, "your codes count from 0"),
@@ -214,13 +241,22 @@ WRONG = [
     ("join_fifth_bit", alternating, "alternate between the halves"),
     ("join_fifth_bit", big_endian, "in reverse (big-endian)"),
     ("join_fifth_bit", lambda blocks: nibbles(blocks) + fifth(blocks), "fifth bit is worth 1"),
+    ("join_fifth_bit", lambda blocks: nibbles(blocks) + 32 * fifth(blocks), "so << 4, which is 16"),
+    ("join_fifth_bit", lambda blocks: nibbles(blocks) + 8 * fifth(blocks), "falls on the fourth"),
+    ("join_fifth_bit", lambda blocks: nibbles(blocks) | fifth(blocks), "the one worth 1"),
+    ("join_fifth_bit", lambda blocks: nibbles(blocks) | fifth(blocks) << 3, "the one worth 8"),
+    ("join_fifth_bit", no_mask_in_uint8, "keep all the bits above"),
     ("join_fifth_bit", lowest_bit, "below the other four"),
     ("join_fifth_bit", no_mask, "keep all the bits above"),
     ("join_fifth_bit", lambda blocks: taking_turns(blocks) + 16 * fifth(blocks), "nibbles take turns"),
     ("join_fifth_bit", lambda blocks: swapped(blocks) + 16 * fifth(blocks), "halves of qs are swapped"),
     ("decode_q5_0", lambda blocks: column(blocks["d"]) * (join_fifth_bit(blocks) - 8), "the middle is 16"),
     ("decode_q5_0", lambda blocks: column(blocks["d"]) * join_fifth_bit(blocks), "leave out `q - 16`"),
+    ("decode_q4_1", lambda blocks: nibbles(blocks) + column(blocks["m"]), "d is missing"),
+    ("decode_q5_1", lambda blocks: join_fifth_bit(blocks) + column(blocks["m"]), "d is missing"),
     ("decode_q5_0", minus_16_in_uint8, "3 - 16 is 243"),
+    ("decode_q5_0", minus_16_in_uint32, "4,294,967,283"),
+    ("decode_q5_0", lambda blocks: minus_16_in_uint32(blocks).astype(np.float32), "4,294,967,283"),
     ("decode_q5_0", lambda blocks: column(blocks["d"]) * (nibbles(blocks) - 16), "leave the fifth bit out"),
     ("decode_q5_0", in_float16(lambda blocks: join_fifth_bit(blocks) - 16), "calculate in float16"),
     ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: d * (q - 16) + m), "still subtract 16"),
@@ -280,4 +316,5 @@ def test_hints_and_solution_are_offered(name):
     exercise = check.EXERCISES[name]
     shown = exercise.judge(lambda *arguments: ...)._repr_html_()
     assert len(exercise.hints) == 2
-    assert "Solution, from the engine" in shown and "def " in shown
+    assert "Solution" in shown and f"def {name}(" in shown
+    assert f"in the engine: <code>{exercise.twin.__module__}." in shown

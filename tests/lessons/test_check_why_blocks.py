@@ -110,6 +110,28 @@ def always_a_hidden_one(raw, at):
     return (-1) ** (bits >> 15) * (1 + (bits & 1023) / 1024) * 2.0 ** ((bits >> 10 & 31) - 15)
 
 
+def half_of_the_tiny(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    exponent, value = (bits >> 10) & 31, (bits & 1023) / 1024
+    return (-1) ** (bits >> 15) * (value + (exponent > 0)) * 2.0 ** (exponent - 15)
+
+
+def sign_in_the_exponent(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    exponent, value = bits >> 10, (bits & 1023) / 1024
+    return (-1) ** (bits >> 15) * ((exponent > 0) + value) * 2.0 ** (max(exponent, 1) - 15)
+
+
+def without_bias(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    return float(half(raw, at)) * (2.0**15 if bits >> 10 & 31 else 1)
+
+
+def tiny_ones_are_positive(raw, at):
+    value = half(raw, at)
+    return abs(value) if abs(value) < 2**-14 else value
+
+
 def no_sign(raw, at):
     return abs(half(raw, at))
 
@@ -131,6 +153,20 @@ def truncate(x):
 def floor(x):
     d = np.abs(x).max() / 127
     return (d, np.floor(x / d)) if d else (d, np.zeros(32))
+
+
+def unsigned_codes(x):
+    d, codes = quantize_q8_0(x)
+    return d, np.array(codes).astype(np.uint8)
+
+
+def divides_by_zero(x):
+    return np.abs(x).max() / 127, np.rint(x / (np.abs(x).max() / 127))
+
+
+def casts_nan(x):
+    d, codes = divides_by_zero(x)
+    return d, codes.astype(np.int8)
 
 
 def no_abs(x):
@@ -168,6 +204,14 @@ def signed(codes):
 
 def unsigned(raw):
     return [float(half(r, 0)) * int(q) for r in rows_of_34(raw) for q in r[2:]]
+
+
+def from_129(raw):
+    return [float(half(r, 0)) * (int(q) - 256 if q > 128 else int(q)) for r in rows_of_34(raw) for q in r[2:]]
+
+
+def less_255(raw):
+    return [float(half(r, 0)) * max(-127, q) for r in rows_of_34(raw) for q in signed(r[2:])]
 
 
 def integer_scale(raw):
@@ -242,6 +286,11 @@ def shift_without_mask(blocks):
     return d * np.hstack([blocks["qs"].astype(int) - 8, high - 8])
 
 
+def low_not_masked_in_int8(blocks):
+    q = np.hstack([blocks["qs"], blocks["qs"] >> 4]).astype(np.int8) - np.int8(8)
+    return blocks["d"].astype(np.float32)[:, None] * q
+
+
 def in_float16(blocks):
     q = np.hstack([blocks["qs"] & 15, blocks["qs"] >> 4]).astype(np.int8) - 8
     return blocks["d"][:, None] * q
@@ -256,23 +305,33 @@ WRONG = [
         lambda fmt: {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4, "F16": 16}[fmt.name],
         "forget the scale",
     ),
+    ("bits_per_weight", lambda fmt: fmt.bytes_per_block * 8, "bits of a whole block"),
     ("bits_per_weight", lambda fmt: fmt.bytes_per_block * 8 // fmt.block_size, "round down to whole bits"),
     ("read_half", integer, "as an integer (uint16)"),
     ("read_half", big_endian, "swapped (big-endian)"),
     ("read_half", shift_a_uint8, "a uint8 << 8 is 0"),
     ("read_half", no_hidden_one, "hidden 1 is missing"),
     ("read_half", always_a_hidden_one, "right but for exponent 0"),
+    ("read_half", half_of_the_tiny, "the power stays at 2**-14"),
+    ("read_half", sign_in_the_exponent, "keep five bits, & 31"),
+    ("read_half", without_bias, "your exponent has no bias"),
+    ("read_half", tiny_ones_are_positive, "can be negative, too"),
     ("read_half", no_sign, "leave out the sign"),
     ("read_half", wrong_bias, "factor of 2"),
     ("read_half", always_the_first, "at byte 0, whatever `at` is"),
     ("quantize_q8_0", truncate, "cut the fraction off"),
     ("quantize_q8_0", floor, "round down"),
+    ("quantize_q8_0", unsigned_codes, "160 where -96 is meant"),
+    ("quantize_q8_0", divides_by_zero, "0 / 0 is NaN"),
+    ("quantize_q8_0", casts_nan, "you make an integer of 0 / 0"),
     ("quantize_q8_0", no_abs, "the largest magnitude"),
     ("quantize_q8_0", full_range, "from the smallest weight to the largest"),
     ("quantize_q8_0", divide_by_128_and_clip, "an int8 cannot hold"),
     ("quantize_q8_0", divide_by_128_and_wrap, "an int8 cannot hold"),
     ("quantize_q8_0", inverse_scale, "d is upside down"),
     ("decode_q8_0", unsigned, "never negative"),
+    ("decode_q8_0", from_129, "it is the first of the negative ones"),
+    ("decode_q8_0", less_255, "128 - 256 = -128"),
     ("decode_q8_0", integer_scale, "the scale as an integer (uint16)"),
     ("decode_q8_0", big_endian_scale, "swapped (big-endian)"),
     ("decode_q8_0", first_scale_for_all, "the first block's scale"),
@@ -286,6 +345,8 @@ WRONG = [
     ("decode_q4_0", minus_8_in_uint8, "3 - 8 is 251"),
     ("decode_q4_0", mask_without_shift, "16 times too large"),
     ("decode_q4_0", shift_without_mask, "mask them, & 15"),
+    ("decode_q4_0", low_not_masked_in_int8, "mask them, & 15"),
+    ("decode_q4_0", lambda blocks: np.hstack(halves(blocks)[1:]) - 8, "you return codes, -8 to 7"),
     ("decode_q4_0", in_float16, "multiply in float16"),
 ]
 
@@ -340,4 +401,5 @@ def test_hints_and_solution_are_offered(name):
     exercise = check.EXERCISES[name]
     shown = exercise.judge(lambda *arguments: ...)._repr_html_()
     assert len(exercise.hints) == 2
-    assert "Solution, from the engine" in shown and "def " in shown
+    assert "Solution" in shown and f"def {name}(" in shown
+    assert f"in the engine: <code>{exercise.twin.__module__}." in shown

@@ -7,19 +7,30 @@
                            in any case the first place where they differ
 
 A known mistake is kept as a function that makes it: whoever gives the same answers has made the same one.
+What is right must also carry the lesson on: a function that writes into its input is refused, answers of
+another type are right in meaning and are converted, and what the next cell compiles is compiled here.
 """
 
+import contextlib
+import functools
 import html
 import inspect
 import textwrap
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from IPython.display import display
+from numba import njit
+
+from blocks2tokens.course.check import calls
+from blocks2tokens.course.check.calls import names_of_arguments, observe
+from blocks2tokens.course.check.explain import explain as _explain_exception
 
 GOES_ON = "the lesson goes on with the engine's version"
+NEAR, CLEARLY_WRONG = 1e-5, 1e-4  # relative differences: the same mistake, rounded otherwise; no rounding
+LONGEST_INPUT = 150  # characters of an array
+CAST_OF_NAN = "invalid value encountered in cast"
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,12 @@ class Exercise:
     cases      {label: arguments}; the function is called with each
     mistakes   the known wrong ways, the most likely first
     hints      one or two nudges, shown folded
-    solution   the function of the engine whose source is shown as the solution; `engine` if None
+    solution   the function whose source is shown as the solution; `engine` if None
     tolerance  0 for equality as bits, else the largest relative difference
+    whole      must whole numbers be integers? As floats they are converted
+    most_bytes the most that a call may hold in memory, where reading little is the lesson
+    compiled   does the lesson compile the learner's function with Numba? Then it is compiled here, too
+    twin       the function of the engine that does the same, named beside a solution in a lesson's words
     """
 
     name: str
@@ -50,46 +65,168 @@ class Exercise:
     hints: tuple[str, ...]
     solution: Callable | None = None
     tolerance: float = 0.0
+    whole: bool = False
+    most_bytes: int | None = None
+    compiled: bool = False
+    twin: Callable | None = None
 
     def __call__(self, function: Callable) -> Callable:
         """Judge a function and show the verdict. Returns it if it is right, else the engine's."""
         verdict = self.judge(function)
         display(verdict)
-        return function if verdict.kind == "right" else self.engine
+        return self._carried_on(function, verdict) if verdict.kind == "right" else self.engine
+
+    def _carried_on(self, function, verdict):
+        """Return a right function as the lesson needs it: plain to compile, or with the engine's types."""
+        if self.compiled:
+            return _plain(function)
+        if type(self) is not Exercise:  # judged in another form than the lesson calls it
+            return function
+        return function if verdict.pattern is None else _with_types_of(function, verdict.pattern)
 
     def judge(self, function: Callable) -> "Verdict":
         """Return the verdict on a function; never raises, whatever the function does."""
         if not callable(function):
             return self._verdict("wrong", f"expected a function, got {type(function).__name__}")
-        cases = self.cases()
+        printed = calls.Printed()
+        with contextlib.redirect_stdout(printed):
+            kind, message, pattern = self._judge(function)
+        return self._verdict(kind, message, pattern, printed.text)
+
+    def _judge(self, function):
+        """Return (kind, message, pattern): right answers are to be converted to those of the pattern."""
+        cases, outcomes, label = self.cases(), {}, None
         try:
-            answers = {label: call(function, arguments) for label, arguments in cases.items()}
-        except Exception as error:
-            return self._verdict("wrong", _explain_exception(error))
+            with calls.time_limit(calls.SECONDS):
+                for label, arguments in cases.items():
+                    outcomes[label] = observe(function, arguments)
+        except BaseException as error:  # exit() and an interrupt are answers, too
+            return "wrong", f"{_explain_exception(error)}\n{self._input(function, label, cases[label])}", None
+        answers = {label: outcome.answer for label, outcome in outcomes.items()}
         nothing = all(a is None for a in answers.values())
         if all(a is ... for a in answers.values()) or (nothing and _is_empty(function)):
-            return self._verdict("untouched", f"not attempted yet: {GOES_ON}")
+            return "untouched", f"not attempted yet: {GOES_ON}", None
         if nothing:
-            return self._verdict("wrong", "your function returned None: did you forget `return`?")
-        right = {label: call(self.engine, arguments) for label, arguments in cases.items()}
-        differences = [found for label in cases if (found := self._difference(label, answers, right))]
-        if not differences:
-            return self._verdict("right", f"right on all {len(cases)} cases")
-        mistake = self._find_mistake(cases, answers)
-        return self._verdict("wrong", (f"{mistake.message}\n" if mistake else "") + differences[0])
+            return "wrong", "your function returned None: did you forget `return`?", None
+        right = {label: observe(self.engine, arguments) for label, arguments in cases.items()}
+        expected = {label: outcome.answer for label, outcome in right.items()}
+        problem = _no_answer(answers, expected)
+        if problem and not self._find_mistake(cases, answers, expected):
+            return "wrong", problem, None
+        found = self._first_difference(answers, expected)
+        if found is not None:
+            return "wrong", self._what_is_wrong(function, cases, outcomes, expected, *found), None
+        problem = self._right_but(function, cases, outcomes, right)
+        if problem:
+            return "wrong", problem, None
+        pairs = list(zip(answers.values(), expected.values(), strict=True))
+        pattern = None if all(has_types_of(a, e) for a, e in pairs) else pairs[0][1]
+        if pattern is not None and not all(has_types_of(e, pattern, in_memory=False) for _, e in pairs):
+            pattern = None  # the engine's own types change with the case
+        return "right", f"right on all {len(cases)} cases", pattern
 
-    def _find_mistake(self, cases, answers):
+    def _first_difference(self, answers, expected, tolerance=None):
+        """Return (label, message, place) of the first difference, or None."""
+        tolerance = self.tolerance if tolerance is None else tolerance
+        for label, answer in answers.items():
+            if found := _find_difference(answer, expected[label], tolerance, label):
+                return label, *found
+        return None
+
+    def _what_is_wrong(self, function, cases, outcomes, expected, label, message, place):
+        """Return the known mistake, if one explains all answers, and the first difference."""
+        answers = {label: outcome.answer for label, outcome in outcomes.items()}
+        lines = []
+        if mistake := self._find_mistake(cases, answers, expected):
+            lines.append(mistake.message)
+        lines.append(message)
+        if not mistake:
+            lines.append(self._input(function, label, cases[label], place, expected[label]))
+            if warned := outcomes[label].warned:
+                lines.append(f'NumPy warns there: "{warned[0]}"')
+        if outcomes[label].written:
+            written = self._written(function, cases, outcomes)
+            if written:
+                lines.append(written)
+        return "\n".join(lines)
+
+    def _find_mistake(self, cases, answers, expected):
         for mistake in self.mistakes:
             same = {label: call(mistake.wrong, arguments) for label, arguments in cases.items()}
-            if not any(self._difference(label, answers, same) for label in cases):
+            if self._first_difference(answers, same) is None:
+                return mistake
+            is_near = self._first_difference(answers, same, max(self.tolerance, NEAR)) is None
+            if is_near and self._first_difference(same, expected, max(self.tolerance, CLEARLY_WRONG)):
                 return mistake
         return None
 
-    def _difference(self, label, answers, expected):
-        return difference(answers[label], expected[label], self.tolerance, label)
+    def _right_but(self, function, cases, outcomes, right):
+        """Return why a function with right answers would break the lesson, or None."""
+        if written := self._written(function, cases, outcomes):
+            return f"your answers are right, but {written}"
+        for label, outcome in outcomes.items():
+            if CAST_OF_NAN in outcome.warned and CAST_OF_NAN not in right[label].warned:
+                return (
+                    f"{label}: you make an integer of 0 / 0, which is NaN, not a number. That gives 0 on one "
+                    "machine and the smallest integer on another: ask before you divide"
+                )
+            if self.whole and (problem := _float_for_integer(outcome.answer, right[label].answer, label)):
+                return problem
+            made = calls.bytes_made(function, cases[label]) if self.most_bytes else 0
+            if self.most_bytes and made > self.most_bytes:
+                return (
+                    f"{label}: your answer is right, but on the way to it you fill {made:,} bytes of memory: "
+                    f"you decode or copy it all. {self.most_bytes:,} are plenty: find the place first, and "
+                    "read only what lies there"
+                )
+        return self._compile(function, cases, right) if self.compiled else None
 
-    def _verdict(self, kind, message):
-        return Verdict(self.name, kind, message, self.hints, self.solution or self.engine)
+    def _written(self, function, cases, outcomes):
+        """Say which arguments a function has changed; the engine may change those that it does."""
+        for label, outcome in outcomes.items():
+            if not outcome.written:
+                continue
+            allowed = observe(self.engine, cases[label]).written
+            for i in sorted(set(outcome.written) - set(allowed)):
+                name = self._names(function, len(cases[label]))[i]
+                return (
+                    f"you wrote into {name}: {outcome.written[i]} changed. It belongs to whoever calls your "
+                    f"function, and a later cell would go on with it: work on {name}.copy()"
+                )
+        return None
+
+    def _compile(self, function, cases, right):
+        """Return what goes wrong with a function once it is compiled, or None."""
+        try:
+            compiled = njit(_plain(function))
+            with calls.time_limit(calls.SECONDS):
+                answers = {label: call(compiled, arguments) for label, arguments in cases.items()}
+        except BaseException as error:
+            return f"your answers are right, but the next cell compiles it.\n{_explain_exception(error)}"
+        expected = {label: outcome.answer for label, outcome in right.items()}
+        found = self._first_difference(answers, expected, max(self.tolerance, NEAR))
+        return None if found is None else f"right in Python, but not once Numba has compiled it.\n{found[1]}"
+
+    def _names(self, function, n):
+        """Return the names of n arguments, as the learner has them or else the engine."""
+        for named in (_plain(function), _plain(self.engine)):
+            if len(names := names_of_arguments(named)) == n:
+                return names
+        return [f"argument {i + 1}" for i in range(n)]
+
+    def _input(self, function, label, arguments, place=(), expected=None):
+        """Show the arguments of a case, of arrays with a row for each answer the row in question."""
+        shown = []
+        for name, argument in zip(self._names(function, len(arguments)), arguments, strict=True):
+            is_large = isinstance(argument, np.ndarray) and argument.nbytes > 256
+            if place and is_large and _rows(argument) == _rows(expected) > 1:
+                name, argument = f"{name}[{place[0]}]", argument[place[0]]
+            shown.append(f"{name} = {_small(argument)}")
+        return f"the input of {label}: {'; '.join(shown)}"
+
+    def _verdict(self, kind, message, pattern=None, printed=""):
+        solution = self.solution or self.engine
+        return Verdict(self.name, kind, message, self.hints, solution, self.twin, pattern, printed)
 
 
 def _is_empty(function) -> bool:
@@ -109,37 +246,145 @@ def _empty_but_documented():
 
 
 def call(function: Callable, arguments: tuple):
-    """Call with copies of the arguments, so that a function that writes into them harms nobody."""
-    copies = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
-    with np.errstate(all="ignore"):
-        return function(*copies)
+    """Return the answer to copies of the arguments, so that a function that writes into them harms nobody."""
+    return observe(function, arguments).answer
+
+
+def _no_answer(answers, expected):
+    """Say what is no answer at all: nothing in some cases, or something that gives its values only once."""
+    for label, answer in answers.items():
+        if answer is None or answer is ...:
+            return f"{label}: your function returned {answer}: is there a way through it without `return`?"
+        if inspect.iscoroutine(answer):
+            for coroutine in answers.values():
+                coroutine.close()
+            return "your function is a coroutine: leave out `async`"
+        for part in answer if isinstance(answer, tuple) else (answer,):
+            if isinstance(part, Iterator) and not isinstance(expected[label], Iterator):
+                what = (
+                    "it has `yield` in it or brackets ( ... for ... )"
+                    if inspect.isgenerator(part)
+                    else ("it gives its values only once")
+                )
+                kind = type(part).__name__
+                return f"your function returned a {kind}: {what}. Return all values: [...] or np.array([...])"
+    return None
+
+
+def _float_for_integer(answer, expected, label):
+    """Say where a whole number, such as a place or a count of bytes, came as a float."""
+    if isinstance(expected, tuple):
+        pairs = zip(answer, expected, strict=True)
+        return next((found for a, e in pairs if (found := _float_for_integer(a, e, label))), None)
+    if isinstance(expected, int) and isinstance(answer, float | np.floating):
+        return (
+            f"{label}: {answer} is right as a number, but it is a float, and a place or a count is a whole "
+            f"number, {expected}: `//` divides in whole numbers, `/` does not"
+        )
+    return None
+
+
+def has_types_of(answer, expected, in_memory: bool = True) -> bool:
+    """Can the lesson go on with such an answer as with the engine's, by its types and its place in memory?"""
+    if isinstance(expected, tuple):
+        same = isinstance(answer, tuple) and len(answer) == len(expected)
+        return same and all(has_types_of(a, e, in_memory) for a, e in zip(answer, expected, strict=True))
+    if isinstance(expected, np.ndarray):
+        if not isinstance(answer, np.ndarray) or answer.dtype != expected.dtype:
+            return False
+        got, wanted = answer.flags, expected.flags
+        in_a_row, writable = (
+            got.c_contiguous or not wanted.c_contiguous,
+            got.writeable or not wanted.writeable,
+        )
+        return not in_memory or (in_a_row and writable)
+    if isinstance(expected, float | np.floating):  # a float16 would round what it is multiplied with
+        return isinstance(answer, type(expected) | float | np.float32 | np.float64)
+    if isinstance(expected, int | np.generic):
+        return isinstance(answer, type(expected))
+    return not isinstance(expected, list) or isinstance(answer, list)
+
+
+def with_types_of(answer, expected):
+    """Return an answer that is right in meaning as the engine gives it."""
+    if isinstance(expected, tuple):
+        if not isinstance(answer, tuple | list | np.ndarray) or len(answer) != len(expected):
+            return answer
+        return tuple(with_types_of(a, e) for a, e in zip(answer, expected, strict=True))
+    if has_types_of(answer, expected):
+        return answer
+    if isinstance(expected, np.ndarray):
+        return np.array(answer, expected.dtype, order="C")
+    if isinstance(expected, list):
+        return sorted(answer) if isinstance(answer, set | frozenset) else list(answer)
+    is_number = np.ndim(answer) == 0 and np.asarray(answer).dtype.kind in "biuf"
+    return type(expected)(answer) if is_number else answer
+
+
+def _with_types_of(function, pattern):
+    """Return the learner's function, whose answers come in the types of a pattern."""
+
+    @functools.wraps(function)
+    def carried_on(*arguments, **named):
+        return with_types_of(function(*arguments, **named), pattern)
+
+    return carried_on
 
 
 def difference(answer, expected, tolerance: float, label: str) -> str | None:
     """Return what differs between two answers (arrays, numbers or tuples of them), or None."""
+    found = _find_difference(answer, expected, tolerance, label)
+    return found and found[0]
+
+
+def _find_difference(answer, expected, tolerance, label):
+    """Return (what differs, its place in the array), or None."""
     if isinstance(expected, tuple):
-        if not isinstance(answer, tuple | list) or len(answer) != len(expected):
-            return f"{label}: expected {len(expected)} values, got {_describe(answer)}"
+        is_row = isinstance(answer, np.ndarray) and answer.ndim > 0
+        if not (isinstance(answer, tuple | list) or is_row) or len(answer) != len(expected):
+            return f"{label}: expected {len(expected)} values, got {_describe(answer)}", ()
         pairs = zip(answer, expected, strict=True)
-        found = (difference(a, e, tolerance, f"{label}, value {i}") for i, (a, e) in enumerate(pairs))
+        found = (_find_difference(a, e, tolerance, f"{label}, value {i}") for i, (a, e) in enumerate(pairs))
         return next((f for f in found if f), None)
+    if isinstance(expected, list) and isinstance(answer, set | frozenset):
+        answer = sorted(answer)
+    if isinstance(expected, list) and (apart := _members_apart(answer, expected)):
+        return f"{label}: {apart}", ()
     try:
         got, want = np.asarray(answer), np.asarray(expected)
         numeric = got.dtype.kind in "biuf" and want.dtype.kind in "biuf"
     except ValueError:
         numeric = False
     if not numeric:
-        same = type(answer) is type(expected) and answer == expected
-        return None if same else f"{label}: expected {expected!r}, got {_describe(answer)}"
+        same = type(answer) is type(expected) and bool(np.all(answer == expected))
+        wanted = _describe(expected) if isinstance(expected, np.ndarray) else repr(expected)
+        return None if same else (f"{label}: expected {wanted}, got {_describe(answer)}", ())
     if got.shape != want.shape:
-        return f"{label}: expected shape {want.shape}, got {got.shape}"
+        return f"{label}: expected shape {want.shape}, got {got.shape}", ()
     unequal = ~_close(got.astype(np.float64), want.astype(np.float64), tolerance)
     if not unequal.any():
         return None
     where = tuple(int(i) for i in np.unravel_index(unequal.argmax(), unequal.shape))
     place = f"element {where[0] if len(where) == 1 else list(where)}" if where else "the value"
     count = f" ({int(unequal.sum())} of {unequal.size} differ)" if unequal.size > 1 else ""
-    return f"{label}: {place} is {_number(got[where])}, expected {_number(want[where])}{count}"
+    return f"{label}: {place} is {_number(got[where])}, expected {_number(want[where])}{count}", where
+
+
+def _members_apart(answer, expected):
+    """Say which numbers of two lists are in one of them only, where they are not equally long."""
+    if not isinstance(answer, list | tuple | np.ndarray) or len(answer) == len(expected):
+        return None
+    try:
+        missing, added = sorted(set(expected) - set(answer)), sorted(set(answer) - set(expected))
+    except TypeError:  # not hashable, or not to be sorted
+        return None
+    found = [(missing, "not in your list"), (added, "in your list and should not be")]
+    lines = [
+        f"{', '.join(map(str, which[:6]))}{', ...' * (len(which) > 6)} {what}"
+        for which, what in found
+        if which
+    ]
+    return "; ".join(lines) or None
 
 
 def _close(a, b, tolerance):
@@ -160,14 +405,37 @@ def _describe(value):
     return f"{type(value).__name__} {value!r}"[:80]
 
 
-def _explain_exception(error):
-    """Return the type and message of an exception and the learner's line that raised it."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    line = f', in the line "{own[0].line}"' if own and own[0].line else ""
-    message = f"your function raised {type(error).__name__}: {error}{line}"
-    if isinstance(error, OverflowError) and "int8" in str(error):
-        message += "\na byte out of an array stays a byte, and cannot grow: make it an int(...) first"
-    return message
+def _rows(value):
+    """Return the length of an array, or of each array of a tuple; 0 for anything else."""
+    if isinstance(value, tuple):
+        lengths = {_rows(v) for v in value}
+        return lengths.pop() if len(lengths) == 1 else 0
+    return len(value) if isinstance(value, np.ndarray) and value.ndim else 0
+
+
+def _small(value):
+    """Show a value in a line."""
+    if isinstance(value, np.void):
+        return "{" + ", ".join(f"{name}: {_small(value[name])}" for name in value.dtype.names) + "}"
+    if isinstance(value, np.ndarray):
+        if value.dtype.names and value.ndim == 1 and len(value):
+            rest = f" and {len(value) - 1} more" if len(value) > 1 else ""
+            return f"[{_small(value[0])}{rest}]"
+        if value.size > 4 and not value.dtype.names and (value == value.flat[0]).all():
+            return f"{_number(value.flat[0])} everywhere, {value.dtype} {list(value.shape)}"
+        for ends in (18, 3, 1):  # numbers shown at both ends
+            options = {"max_line_width": 10**6, "threshold": 2 * ends, "edgeitems": ends, "precision": 4}
+            line = " ".join(np.array2string(value, **options).split())
+            if len(line) <= LONGEST_INPUT:
+                break
+        return f"{line} {value.dtype} {list(value.shape)}"
+    if isinstance(value, np.generic):
+        return _number(value)
+    if inspect.isroutine(value):
+        return "a function"
+    line = getattr(value, "name", None) if not isinstance(value, type) else None
+    line = line if isinstance(line, str) else repr(value)
+    return line if len(line) <= 120 else line[:120] + "..."
 
 
 COLOURS = {"right": "#009E73", "wrong": "#D55E00", "untouched": "#7F7F7F"}
@@ -183,9 +451,13 @@ class Verdict:
     message: str
     hints: tuple[str, ...]
     solution: Callable
+    twin: Callable | None = None
+    pattern: object = None
+    printed: str = ""
 
     def __repr__(self):
-        return f"{SIGNS[self.kind]} {self.name}: {self.message}"
+        printed = f"\nyour function printed:\n{self.printed}" if self.printed else ""
+        return f"{SIGNS[self.kind]} {self.name}: {self.message}{printed}"
 
     def _repr_html_(self):
         first, *rest = self.message.split("\n")
@@ -194,7 +466,13 @@ class Verdict:
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in rest)
         return (
             f'<div style="border-left:6px solid {COLOURS[self.kind]};padding:0.3em 0.8em;margin:0.4em 0">'
-            f"<b>{SIGNS[self.kind]} {self.name}</b>: {html.escape(first)}{lines}{self._help()}</div>"
+            f"<b>{SIGNS[self.kind]} {self.name}</b>: {html.escape(first)}{lines}{self._what_was_printed()}"
+            f"{self._help()}</div>"
+        )
+
+    def _what_was_printed(self):
+        return (
+            _fold("Your function printed", f"<pre>{html.escape(self.printed)}</pre>") if self.printed else ""
         )
 
     def _help(self):
@@ -202,7 +480,11 @@ class Verdict:
         if self.kind == "right":
             return ""
         source = html.escape(textwrap.dedent(inspect.getsource(_plain(self.solution))))
-        folded = _fold("Solution, from the engine", f"<pre>{source}</pre>")
+        if self.twin is None:
+            folded = _fold("Solution, from the engine", f"<pre>{source}</pre>")
+        else:
+            engine = f"{self.twin.__module__}.{_plain(self.twin).__qualname__}"
+            folded = _fold("Solution", f"<pre>{source}</pre>And in the engine: <code>{engine}</code>")
         for i, hint in reversed(list(enumerate(self.hints))):
             folded = _fold("Hint" if i else "Stuck?", html.escape(hint) + folded)
         return folded

@@ -13,6 +13,7 @@ from math import prod
 from blocks2tokens import gguf_file
 from blocks2tokens.convert import more_bits
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.gguf import solutions
 from blocks2tokens.formats import FORMATS
 
 
@@ -61,6 +62,11 @@ def _length_again(buffer, at):
     return text, len(text.encode())
 
 
+def _shortened(buffer, at):
+    _, end = gguf_file.decode_string(buffer, at)
+    return _text(buffer[at + 8 : max(at, end - 8)])
+
+
 def _by_characters(buffer, at):
     text, _ = gguf_file.decode_string(buffer, at)
     return text, at + 8 + len(text)
@@ -69,6 +75,9 @@ def _by_characters(buffer, at):
 READ_STRING = Exercise(
     name="read_string",
     engine=gguf_file.decode_string,
+    solution=solutions.read_string,
+    twin=gguf_file.decode_string,
+    whole=True,
     cases=_strings,
     mistakes=(
         Mistake(
@@ -99,11 +108,22 @@ READ_STRING = Exercise(
             _by_characters,
             "you count characters: the length counts bytes, and Ġ takes two of them",
         ),
+        Mistake(
+            lambda buffer, at: (_shortened(buffer, at), gguf_file.decode_string(buffer, at)[1]),
+            "your text ends eight bytes early: it begins at at + 8, and its end counts from there, not "
+            "from at",
+        ),
+        Mistake(
+            lambda buffer, at: (_shortened(buffer, at), gguf_file.decode_string(buffer, at)[1] - 8),
+            "your text ends eight bytes early, and so does `after`: both count from at + 8, not from at",
+        ),
         Mistake(_as_bytes, "you return bytes: .decode() makes them a str"),
     ),
     hints=(
         'struct.unpack_from("<Q", buffer, at) gives the length, in a tuple of one.',
-        "The text is buffer[at + 8 : at + 8 + length].decode(), and the next thing begins where it ends.",
+        "The text begins eight bytes further, and .decode() makes a str of bytes. The next thing begins "
+        "where it "
+        "ends.",
     ),
 )
 
@@ -146,11 +166,19 @@ def _read_value(codes=CODES, order="<", size=struct.calcsize, unpack=lambda valu
     return read
 
 
+def _size_as_after(buffer, value_type, at):
+    value, end = gguf_file.decode_value(buffer, value_type, at)
+    return value, end if value_type == 8 else end - at
+
+
 UNSIGNED = CODES | {1: "B", 3: "H", 5: "I", 11: "Q"}
 
 READ_VALUE = Exercise(
     name="read_value",
     engine=gguf_file.decode_value,
+    solution=solutions.read_value,
+    twin=gguf_file.decode_value,
+    whole=True,
     cases=_values,
     mistakes=(
         Mistake(_read_value(order=">"), 'your numbers are big-endian (">"): GGUF puts the lowest byte first'),
@@ -176,14 +204,19 @@ READ_VALUE = Exercise(
             "the values are right, but `after` stays where the value begins: add its size",
         ),
         Mistake(
+            _size_as_after,
+            "the values are right, but `after` is the size alone; it should be a place in the buffer, at "
+            "+ size",
+        ),
+        Mistake(
             _read_value(unpack=lambda values: values),
             "you return what struct.unpack_from gives, a tuple: take its one element",
         ),
     ),
     hints=(
         "A string is what you have read already. For a number, CODES[value_type] is its letter.",
-        'code = "<" + CODES[value_type]; struct.unpack_from(code, buffer, at)[0] is the value, and '
-        "struct.calcsize(code) its bytes.",
+        'Put "<" before the letter: struct.unpack_from wants such a code, and gives a tuple. struct.calcsize '
+        "tells how many bytes it takes.",
     ),
 )
 
@@ -213,6 +246,9 @@ def _bytes(ne, fmt):
 SHAPE_AND_BYTES = Exercise(
     name="shape_and_bytes",
     engine=gguf_file.shape_and_bytes,
+    solution=solutions.shape_and_bytes,
+    twin=gguf_file.shape_and_bytes,
+    whole=True,
     cases=_tensors,
     mistakes=(
         Mistake(
@@ -243,7 +279,8 @@ SHAPE_AND_BYTES = Exercise(
     ),
     hints=(
         "How many weights are there in all? How many blocks do they fill?",
-        "tuple(reversed(ne)) is the shape; math.prod(ne) // fmt.block_size is the number of blocks.",
+        "Blocks are whole, so `//` counts them. reversed(ne) leaves the list as it is; ne.reverse() does "
+        "not.",
     ),
 )
 
@@ -265,6 +302,9 @@ def _offsets():
 ALIGN = Exercise(
     name="align",
     engine=gguf_file.aligned,
+    solution=solutions.align,
+    twin=gguf_file.aligned,
+    whole=True,
     cases=_offsets,
     mistakes=(
         Mistake(lambda offset, alignment: offset, "there is no padding: 65,938 is not a multiple of 32"),
@@ -289,13 +329,22 @@ ALIGN = Exercise(
             "you round to the nearest multiple: 33 goes back to 32, and that byte is taken",
         ),
         Mistake(
+            lambda offset, alignment: -(-offset // alignment),
+            "that is how many alignments fit in: the offset is that many times the alignment",
+        ),
+        Mistake(
+            lambda offset, alignment: (offset + alignment - 1) / alignment * alignment,
+            "`/` keeps the fraction, and times the alignment it is all back: `//` cuts it off",
+        ),
+        Mistake(
             lambda offset, alignment: -(-offset // 32) * 32,
             "you always align to 32: a file may ask for another alignment",
         ),
     ),
     hints=(
         "How many whole multiples lie below the offset, and when is one more needed?",
-        "Round up in whole numbers: (offset + alignment - 1) // alignment, then times alignment.",
+        "`//` rounds down. What must you add before, so that it rounds up, and leaves a multiple where it "
+        "is?",
     ),
 )
 
@@ -331,7 +380,9 @@ def _layers(first=True, last=True, thirds=True, start=None, remainder=2, end=Non
 SIX_BIT_LAYERS = Exercise(
     name="six_bit_layers",
     engine=six_bit_layers,
-    solution=more_bits,
+    solution=solutions.six_bit_layers,
+    twin=more_bits,
+    whole=True,
     cases=_depths,
     mistakes=(
         Mistake(
@@ -368,7 +419,8 @@ SIX_BIT_LAYERS = Exercise(
     ),
     hints=(
         "Three conditions, joined by `or`: the first eighth, the last, and every third between.",
-        "For i in range(n_layers): i < n_layers // 8, i >= 7 * n_layers // 8, (i - n_layers // 8) % 3 == 2.",
+        "The ends are i < n_layers // 8 and i >= 7 * n_layers // 8. The thirds count from where the first "
+        "ends.",
     ),
 )
 

@@ -9,6 +9,7 @@ decode_q4_k_element     a row and i -> one weight
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.q4_k import solutions
 from blocks2tokens.formats import FORMATS, q4_k
 
 Q4_K = FORMATS["Q4_K"]
@@ -107,9 +108,36 @@ def scales_and_minimums_exchanged(scales):
     return q4_k.unpack_scales(scales)[::-1]
 
 
+def in_one_of_two(mistake, which):
+    """Return the right scales and minimums, but for the first or the second of them."""
+
+    def unpacked(scales):
+        both = list(q4_k.unpack_scales(scales))
+        both[which] = mistake(scales)[which]
+        return tuple(both)
+
+    return unpacked
+
+
+HALF_WRONG = {
+    "they lack their top two bits for sub-blocks 4 to 7, and never get beyond 15 there": top_bits_forgotten,
+    "the top two bits of sub-blocks 4 to 7 stay at 64 and 128: shift them by 6 down, then by 4 up": (
+        top_bits_not_moved
+    ),
+    "the top two bits of sub-blocks 4 to 7 land on those that count 1 and 2: after >> 6, << 4": (
+        top_bits_too_low
+    ),
+    "the top two bits of sub-blocks 4 to 7 come from the wrong bytes: bytes 0 to 3 complete the scales, "
+    "bytes 4 to 7 the minimums": top_bits_of_the_other,
+    "for sub-blocks 0 to 3 they keep all eight bits: mask the upper two off, & 63": low_six_not_masked,
+    "for sub-blocks 4 to 7 they take the other nibble: the low one is the scale's": nibbles_exchanged,
+}
+
 UNPACK = Exercise(
     name="unpack_q4_k_scales",
     engine=q4_k.unpack_scales,
+    solution=solutions.unpack_scales,
+    twin=q4_k.unpack_scales,
     cases=scale_cases,
     mistakes=(
         Mistake(
@@ -163,6 +191,11 @@ UNPACK = Exercise(
             "the high one the minimum's",
         ),
         Mistake(scales_and_minimums_exchanged, "scales and minimums are exchanged: return the scales first"),
+        *(
+            Mistake(in_one_of_two(wrong, which), f"only your {name} are wrong: {message}")
+            for which, name in enumerate(("scales", "minimums"))
+            for message, wrong in HALF_WRONG.items()
+        ),
     ),
     hints=(
         "Cut the twelve bytes into three groups of four: a, b, c = scales[:, 0:4], scales[:, 4:8], "
@@ -222,6 +255,8 @@ def high_nibbles_not_shifted(qs):
 SPLIT = Exercise(
     name="split_q4_k_nibbles",
     engine=q4_k.split_nibbles,
+    solution=solutions.split_nibbles,
+    twin=q4_k.split_nibbles,
     cases=nibble_cases,
     mistakes=(
         Mistake(
@@ -260,8 +295,9 @@ SPLIT = Exercise(
     ),
     hints=(
         "qs.reshape(-1, 4, 1, 32) is the four chunks of each block, with a spare axis for low and high.",
-        "Join chunks & 15 and chunks >> 4 along that axis with np.concatenate(..., axis=2), then reshape "
-        "to (-1, 8, 32).",
+        "np.concatenate joins low and high nibbles along the spare axis, axis=2. Which come first? Four "
+        "chunks "
+        "of two are then eight sub-blocks.",
     ),
 )
 
@@ -320,6 +356,21 @@ def in_part_float16(blocks):
     return ((d * sc).astype(np.float32) * q - (dmin * m).astype(np.float32)).reshape(-1, 256)
 
 
+def one_in_float16(name):
+    """Return a decoder in which d or dmin stays a float16 until it has been multiplied."""
+
+    def decode(blocks):
+        d, dmin, sc, m, q = parts_of(blocks)
+        scale, minimum = d * sc, dmin * m
+        if name == "d":
+            scale = (blocks["d"][:, None, None] * sc).astype(np.float32)
+        else:
+            minimum = (blocks["dmin"][:, None, None] * m).astype(np.float32)
+        return (scale * q - minimum).reshape(-1, 256)
+
+    return decode
+
+
 def from_uint16(blocks):
     _, _, sc, m, q = parts_of(blocks)
     d, dmin = (np.ascontiguousarray(blocks[name]).view(np.uint16)[:, None, None] for name in ("d", "dmin"))
@@ -347,6 +398,8 @@ def both_of_the_report(blocks):
 DEQUANTIZE = Exercise(
     name="dequantize_q4_k",
     engine=q4_k.dequantize,
+    solution=solutions.dequantize,
+    twin=q4_k.dequantize,
     cases=block_cases,
     mistakes=(
         Mistake(
@@ -409,6 +462,19 @@ DEQUANTIZE = Exercise(
             "d * scale is computed in float16 and rounded to 11 bits: convert d and dmin to float32 "
             "before you multiply",
         ),
+        *(
+            Mistake(
+                one_in_float16(name),
+                f"{name} is still a float16 when you multiply, and its product is rounded to 11 bits: "
+                f"convert "
+                "it to float32 before",
+            )
+            for name in ("d", "dmin")
+        ),
+        Mistake(
+            with_parts(lambda d, dmin, sc, m, q: d * q - dmin * m),
+            "the sub-block's own scale is missing: a step is d times the 6-bit scale",
+        ),
         Mistake(
             from_uint16,
             "d and dmin are read as whole numbers, uint16: they are the bits of a float16",
@@ -434,8 +500,8 @@ DEQUANTIZE = Exercise(
     hints=(
         "Four arrays meet: d and dmin [n], sc and m [n, 8], q [n, 8, 32]. Give the smaller ones axes of "
         "length 1: d[:, None, None], sc[:, :, None].",
-        "Convert d and dmin with .astype(np.float32) first. Then (d * sc) * q - dmin * m has shape [n, 8, "
-        "32]; reshape it to (-1, 256).",
+        "Convert d and dmin with .astype(np.float32), and multiply the scales by them before the codes. The "
+        "weights then have shape [n, 8, 32]; reshape them to (-1, 256).",
     ),
 )
 
@@ -445,7 +511,8 @@ DEQUANTIZE = Exercise(
 
 def element_cases():
     raw = tame_blocks(Q4_K, np.random.default_rng(6), 3).reshape(-1)
-    return {f"weight {i}": (raw, i) for i in (0, 1, 31, 32, 100, 129, 191, 255, 256, 290, 700)}
+    cases = {f"weight {i}": (raw, i) for i in (0, 1, 31, 32, 100, 129, 191, 255, 256, 290, 700)}
+    return cases | {"weight 77,777 of a long row": (np.tile(raw, 200), 77_777)}
 
 
 def element(raw, i, byte=None, high=None, sub_block=None, halves="<f2", number=np.float32):
@@ -533,8 +600,11 @@ HIGH_BYTE_LOST = (
 ELEMENT = Exercise(
     name="decode_q4_k_element",
     engine=q4_k.decode_element,
+    solution=solutions.decode_element,
+    twin=q4_k.decode_element,
     cases=element_cases,
     tolerance=1e-5,
+    most_bytes=50_000,
     mistakes=(
         Mistake(
             element_of_the_first_block,

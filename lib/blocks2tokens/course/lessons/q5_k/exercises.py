@@ -10,6 +10,7 @@ import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.q4_k.exercises import nibbles_in_sequence, scales_from_a_stream, tame_blocks
+from blocks2tokens.course.lessons.q5_k import solutions
 from blocks2tokens.formats import FORMATS, q4_k, q5_k
 
 Q5_K = FORMATS["Q5_K"]
@@ -78,7 +79,8 @@ def bits_that_count_16(qh):
 HIGH_BITS = Exercise(
     name="q5_k_high_bits",
     engine=high_bits,
-    solution=q5_k.dequantize,
+    solution=solutions.high_bits,
+    twin=q5_k.dequantize,
     cases=plane_cases,
     mistakes=(
         Mistake(
@@ -121,7 +123,7 @@ HIGH_BITS = Exercise(
         "One shift for each sub-block, the same for all 32 bytes: qh >> 0 for the first, qh >> 1 for the "
         "second ...",
         "With axes: qh[:, None, :] has shape [n, 1, 32], np.arange(8, dtype=np.uint8)[:, None] has [8, "
-        "1]. Shift the first by the second, then & 1. In the solution it is the line with `high`.",
+        "1]. What shape has one shifted by the other, and which bit of it do you want?",
     ),
 )
 
@@ -251,6 +253,8 @@ DECODING = (
 DEQUANTIZE = Exercise(
     name="dequantize_q5_k",
     engine=q5_k.dequantize,
+    solution=solutions.dequantize,
+    twin=q5_k.dequantize,
     cases=block_cases,
     mistakes=(
         *(Mistake(wrong, message) for wrong, message in DECODING),
@@ -267,8 +271,8 @@ DEQUANTIZE = Exercise(
     hints=(
         "Everything but the codes is as in Q4_K. Low four bits from split_nibbles, the fifth from "
         "high_bits: both have shape [n, 8, 32].",
-        "q = low | high << 4. Then (d * sc) * q - dmin * m with d and dmin as float32 [n, 1, 1], sc and m "
-        "as [n, 8, 1], and a reshape to (-1, 256).",
+        "The fifth bit counts 16: where must it be shifted? d and dmin become float32 [n, 1, 1], sc and m "
+        "[n, 8, 1], and the weights are reshaped to (-1, 256).",
     ),
 )
 
@@ -308,10 +312,20 @@ def planes_after_codes(raw):
     return q5_k.dequantize(blocks).reshape(-1)
 
 
+def codes_from_the_plane(raw):
+    """Take the bytes from 16 on for qs, and for qh too."""
+    blocks = raw.view(Q5_K.block).copy()
+    both = np.concatenate([blocks["qh"], blocks["qs"]], axis=1)
+    blocks["qs"] = both[:, :128]
+    return q5_k.dequantize(blocks).reshape(-1)
+
+
 ROW = Exercise(
     name="decode_q5_k_row",
     engine=decode_row,
-    solution=q5_k.decode_row,
+    solution=solutions.decode_row,
+    twin=q5_k.decode_row,
+    compiled=True,
     cases=row_cases,
     mistakes=(
         Mistake(
@@ -323,12 +337,18 @@ ROW = Exercise(
             "qs and qh are exchanged: the plane, 32 bytes from byte 16 on, comes before the codes, which "
             "begin at byte 48",
         ),
+        Mistake(
+            codes_from_the_plane,
+            "your codes begin at byte 16, where the plane is: its 32 bytes come first, so codes begin at 48",
+        ),
         *(Mistake(row_with(wrong), message) for wrong, message in DECODING),
     ),
     hints=(
         "Start from decode_by_sub_block of lesson 03: a block has 176 bytes now, its plane begins at byte "
         "16 and its codes at byte 48.",
-        "Only the code changes: ((raw[codes + l] >> shift) & 15) | ((raw[at + 16 + l] >> s) & 1) << 4.",
+        "Only the code changes: to the nibble comes bit s of byte l of the plane, raw[at + 16 + l], which "
+        "counts "
+        "16. Make `out` yourself, float32, and return it.",
     ),
 )
 
@@ -409,7 +429,8 @@ def packed_in_the_other_order(codes):
 PACK = Exercise(
     name="pack_q5_k_codes",
     engine=pack_codes,
-    solution=q5_k.pack_codes,
+    solution=solutions.pack_codes,
+    twin=q5_k.pack_codes,
     cases=code_cases,
     mistakes=(
         Mistake(

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.q6_k import solutions
 from blocks2tokens.formats import q2_k, q3_k, q6_k
 
 # Places
@@ -60,11 +61,22 @@ def codes(ql, qh, low=LOW, high=HIGH, offset=32, swapped=False, code_type=np.int
     return joined.astype(code_type) - code_type(offset)
 
 
-def weights(blocks, scale_type="i1", sub_block=16, d_type="<f2", no_d=False, dtype=np.float32, **wrong_codes):
+def weights(
+    blocks,
+    scale_type="i1",
+    sub_block=16,
+    d_type="<f2",
+    no_d=False,
+    dtype=np.float32,
+    product_type=None,
+    **wrong_codes,
+):
     """Return the weights [n, 256] of blocks, BLOCK [n], computed in dtype."""
     d = np.ones(len(blocks)) if no_d else blocks["d"].copy().view(d_type)
     scales = blocks["scales"].view(scale_type)[:, np.arange(256) // sub_block]
     q = codes(blocks["ql"], blocks["qh"], **wrong_codes)
+    if product_type is not None:
+        return d.astype(dtype)[:, None] * (scales.astype(product_type) * q.astype(product_type)).astype(dtype)
     return d.astype(dtype)[:, None] * scales.astype(dtype) * q.astype(dtype)
 
 
@@ -125,6 +137,10 @@ SCALE_MISTAKES = {
 D_MISTAKES = {
     "your d is read as a whole number: its two bytes are a float16": {"d_type": "<u2"},
     "your d has its bytes exchanged: the file is little-endian, the low byte first": {"d_type": ">f2"},
+}
+OVERFLOW_MISTAKES = {
+    "scale * code is computed in int8, where 100 * 31 = 3100 becomes 28: int8 holds -128 to 127. Multiply "
+    "the scales by d first, which is a float32": {"product_type": np.int8},
 }
 TYPE_MISTAKES = {
     "you multiply in float16, which rounds too early: make d a float32 first": {"dtype": np.float16},
@@ -308,16 +324,20 @@ Q3_K_SCALE_MISTAKES = {
 }
 
 
-def q3_k_weights(blocks, qs=HIGH, mask=MASK, inverted=False, q_offset=4, sub_block=16, **wrong_scales):
+def q3_k_weights(blocks, qs=HIGH, mask=MASK, third="right", q_offset=4, sub_block=16, **wrong_scales):
     high = unpack(blocks["hmask"], mask)
-    q = unpack(blocks["qs"], qs) + 4 * (1 - high if inverted else high) - q_offset
+    high = {"right": high, "inverted": 1 - high, "missing": 0 * high}[third]
+    q = unpack(blocks["qs"], qs) + 4 * high - q_offset
     scales = blocks["d"].astype(np.float32)[:, None] * q3_k_scales(blocks["scales"], **wrong_scales)
     return (scales[:, np.arange(256) // sub_block] * q).astype(np.float32)
 
 
 Q3_K_MISTAKES = {
     "your third bit is inverted: 4 is subtracted where the bit of hmask is 0, and nothing where it is 1": {
-        "inverted": True
+        "third": "inverted"
+    },
+    "the third bit is missing: your codes end at 3 - 4 = -1; bit s of hmask[l] counts 4": {
+        "third": "missing"
     },
     "your third bits come in order, eight weights to a byte: bit 1 of hmask[0] belongs to weight 32": {
         "mask": MASK_IN_ORDER
@@ -334,15 +354,22 @@ EXERCISES = [
         engine=engine_element,
         cases=element_cases,
         mistakes=mistakes(
-            weight, CODE_MISTAKES, SCALE_MISTAKES, D_MISTAKES, both(LAYOUT_MISTAKES, SCALE_MISTAKES)
+            weight,
+            CODE_MISTAKES,
+            SCALE_MISTAKES,
+            D_MISTAKES,
+            OVERFLOW_MISTAKES,
+            both(LAYOUT_MISTAKES, SCALE_MISTAKES),
         ),
         hints=(
             "Find the half of the block, the quarter of that half, and the place l in the quarter: "
             "half, rest = divmod(i, 128), then quarter, l = divmod(rest, 32).",
-            "ql byte: 64 * half + 32 * (quarter % 2) + l, shifted by 4 * (quarter // 2). qh byte: "
-            "128 + 32 * half + l, shifted by 2 * quarter. Make bytes Python ints before you subtract 32.",
+            "Quarters 0 and 1 are in low nibbles, 2 and 3 in high ones: ql byte 64 * half + 32 * (quarter "
+            "% 2) + "
+            "l. All four have bits in the same byte of qh, which begins at 128. Make bytes Python ints.",
         ),
-        solution=q6_k.decode_element,
+        solution=solutions.q6_k_element,
+        twin=q6_k.decode_element,
         tolerance=1e-6,
     ),
     Exercise(
@@ -355,11 +382,14 @@ EXERCISES = [
             "All low nibbles of a half's 64 bytes come before all its high nibbles. For qh, shift a half's "
             "32 bytes by 0, 2, 4 and 6; that makes four quarters. Subtract 32 from int8, not from uint8.",
         ),
-        solution=q6_k.dequantize,
+        solution=solutions.q6_k_codes,
+        twin=q6_k.dequantize,
     ),
     Exercise(
         "dequantize_q6_k",
         engine=q6_k.dequantize,
+        solution=solutions.dequantize_q6_k,
+        twin=q6_k.dequantize,
         cases=q6_k_block_cases,
         mistakes=mistakes(
             weights,
@@ -367,6 +397,7 @@ EXERCISES = [
             CODE_MISTAKES,
             D_MISTAKES,
             TYPE_MISTAKES,
+            OVERFLOW_MISTAKES,
             both(LAYOUT_MISTAKES | VALUE_MISTAKES, SCALE_MISTAKES),
         ),
         hints=(
@@ -384,37 +415,47 @@ EXERCISES = [
             "View the codes as [2, 4, 32], half and quarter. ql of a half: quarters 0 and 1 in the low "
             "nibbles, 2 and 3 in the high ones.",
         ),
-        solution=q6_k.pack_codes,
+        solution=solutions.pack_q6_k,
+        twin=q6_k.pack_codes,
     ),
     Exercise(
         "dequantize_q2_k",
         engine=q2_k.dequantize,
+        solution=solutions.dequantize_q2_k,
+        twin=q2_k.dequantize,
         cases=partial(block_cases, q2_k),
         mistakes=mistakes(q2_k_weights, Q2_K_MISTAKES),
         hints=(
             "qs of Q2_K is laid out as qh of Q6_K: 32 bytes serve 128 weights, four quarters by shifts.",
-            "(d * scale) * q - (dmin * minimum), with scale and minimum from the nibbles of scales[s].",
+            "scales & 15 and scales >> 4 are [n, 16], codes [n, 16, 16]: which of them needs an axis more?",
         ),
         tolerance=1e-6,
     ),
     Exercise(
         "q3_k_scales",
         engine=q3_k.unpack_scales,
+        solution=solutions.q3_k_scales,
+        twin=q3_k.unpack_scales,
         cases=scale_cases,
         mistakes=mistakes(q3_k_scales, Q3_K_SCALE_MISTAKES),
         hints=(
             "Scales 0 to 7 have their low bits in the low nibbles of bytes 0 to 7, 8 to 15 in the high.",
-            "High two bits of scale j: (scales[8 + j % 4] >> 2 * (j // 4)) & 3. Subtract 32 at the end.",
+            "The low nibbles of bytes 0 to 7, then their high ones, are 16 numbers; bytes 8 to 11, shifted "
+            "by 0, 2, 4 and 6, are 16 more. Subtract 32 at the end, and not in uint8.",
         ),
     ),
     Exercise(
         "dequantize_q3_k",
         engine=q3_k.dequantize,
+        solution=solutions.dequantize_q3_k,
+        twin=q3_k.dequantize,
         cases=partial(block_cases, q3_k),
         mistakes=mistakes(q3_k_weights, Q3_K_MISTAKES, Q3_K_SCALE_MISTAKES),
         hints=(
             "The low two bits are laid out as in Q2_K. Bit s of hmask[l] is the third of weight 32 s + l.",
-            "q = low | third << 2, less 4; weight = d * scale * q, with your sixteen scales.",
+            "The third bit counts 4, and codes stand for -4 to 3: subtract in int8. Each of your sixteen "
+            "scales, "
+            "times d, serves 16 weights.",
         ),
         tolerance=1e-6,
     ),

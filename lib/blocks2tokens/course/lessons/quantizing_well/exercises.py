@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.quantizing_well import solutions
 from blocks2tokens.formats import iq4_nl, mxfp4, search
 
 TOLERANCE = 1e-3
@@ -113,6 +114,12 @@ BEST_SCALE_MISTAKES = {
     "the weights are not used: each term is w * x * q and w * q * q": lambda x, w, q: ratio(x * q, q * q),
     "the weights are squared: each term has its weight once": lambda x, w, q: best_scale(x, w * w, q),
     "your fraction is upside down: sum(w * x * q) / sum(w * q * q)": lambda x, w, q: 1 / best_scale(x, w, q),
+    "only the upper sum has weights in it: the lower one is sum(w * q * q)": (
+        lambda x, w, q: ratio(w * x * q, q * q)
+    ),
+    "only the lower sum has weights in it: the upper one is sum(w * x * q)": (
+        lambda x, w, q: ratio(x * q, w * q * q)
+    ),
     "that line predicts codes from weights: the error is to be least in x, so divide by sum(w * q * q)": (
         lambda x, w, q: ratio(w * x * x, w * x * q)
     ),
@@ -125,7 +132,18 @@ BEST_SCALE_MISTAKES = {
 
 
 def symmetric_search(
-    x, weights, nmax, trials=TRIALS, signed=True, weighted=True, refit=True, keep="best", step=0.1, empty=0.0
+    x,
+    weights,
+    nmax,
+    trials=TRIALS,
+    signed=True,
+    weighted=True,
+    refit=True,
+    keep="best",
+    step=0.1,
+    empty=0.0,
+    counted=True,
+    minus=-1,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
     largest = x[abs(x).argmax()] if signed else abs(x).max()
@@ -133,10 +151,10 @@ def symmetric_search(
         return empty, np.full(len(x), empty)
     best = None
     for t in trials:
-        trial = -largest / (nmax + step * t) if signed else largest / (nmax - 1 + step * t)
+        trial = minus * largest / (nmax + step * t) if signed else largest / (nmax - 1 + step * t)
         q = np.clip(np.rint(x / trial), -nmax, nmax - 1)
         scale = best_scale(x, w, q) if refit else trial
-        error = np.sum(w * (scale * q - x) ** 2)
+        error = np.sum((w if counted else 1) * (scale * q - x) ** 2)
         if best is None or keep == "last" or error < best[0]:
             best = error, scale, q
     return best[1:]
@@ -156,16 +174,38 @@ SYMMETRIC_MISTAKES = {
     "your scale comes from max(abs(x)): the weight of largest magnitude, with its sign, gets code -nmax": {
         "signed": False
     },
+    "your scales are fitted with the weights, but the winner is chosen without: the least sum(w * (scale * q "
+    "- x)**2)": {"counted": False},
+    "the minus is missing: the largest weight wants the code -nmax, which exists, and not nmax": {"minus": 1},
     "your errors are not weighted: the winner is the trial with the least sum(w * (scale * q - x)**2)": {
         "weighted": False
     },
     "your last trial wins, not the best one: keep a trial only when its error is less": {"keep": "last"},
     "your trials go to one side only: t runs from -9 to 9": {"trials": TRIALS[:1] + TRIALS[10:]},
+    "you make 18 trials, t = -9 to 8: range(-9, 9) ends before 9": {"trials": TRIALS[:-1]},
+    "you make 18 trials, t = -8 to 9: they begin at -9": {"trials": (0, *range(-8, 0), *range(1, 10))},
+    "you make 20 trials, t = -9 to 10: the last is 9": {"trials": (*TRIALS, 10)},
+    "you make 21 trials, t = -10 to 10: they run from -9 to 9": {"trials": (*TRIALS, 10, -10)},
     "your steps are whole numbers: the trials are -largest / (nmax + 0.1 * t)": {"step": 1.0},
     "zeros divided by zero are not a number: if the largest is 0, return scale 0 and codes 0": {
         "empty": np.nan
     },
 }
+
+
+def in_pairs(table):
+    """Return every two mistakes in the steps of a search as one: learners make two at a time."""
+    items = [
+        (message, wrong)
+        for message, wrong in table.items()
+        if not {"trials", "empty", "counted", "minus"} & set(wrong)
+    ]
+    return {
+        f"two things. First, {a}. Second, {b}": first | second
+        for i, (a, first) in enumerate(items)
+        for b, second in items[i + 1 :]
+        if not first.keys() & second.keys()
+    }
 
 
 def scale_and_minimum(x, weights, codes, kind="right"):
@@ -214,6 +254,10 @@ def asymmetric_search(
     keep="best",
     empty=0.0,
     refit=True,
+    added=False,
+    in_error=-1,
+    formula_counts=True,
+    lowest=0,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
     low, high = min(x.min(), 0.0) if to_zero else x.min(), x.max()
@@ -222,13 +266,14 @@ def asymmetric_search(
     base, best = low, None
     for t in range(-1, trials):
         inverse = (15 + (-1 + 0.1 * t if t >= 0 else 0)) / (high - base)
-        q = np.clip(np.rint(inverse * (x - base)), 0, 15)
+        start = -base if added and t >= 0 else base
+        q = np.clip(np.rint(inverse * (x - start)), lowest, 15)
         scale, minimum = 1 / inverse, base
         if t >= 0 and refit:
             scale, minimum = scale_and_minimum(x, w, q, "right" if to_zero else "any minimum")
-        error = np.sum(w * (scale * q + minimum - x) ** 2)
+        error = np.sum(w * (scale * q - in_error * minimum - x) ** 2)
         if best is None or keep == "last" or error < best[0]:
-            best = error, scale, minimum, q
+            best = error if t >= 0 or formula_counts else np.inf, scale, minimum, q
             base = minimum if running else low
     return best[1], sign * best[2], best[3]
 
@@ -246,8 +291,20 @@ ASYMMETRIC_MISTAKES = {
         "to_zero": False
     },
     "your minimum has the wrong sign: it is returned as a number >= 0, to be subtracted": {"sign": 1},
+    "your codes are those of x + minimum: the minimum is 0 or less, so inverse * (x - minimum) counts "
+    "from it": {"added": True},
+    "your error has - minimum in it, as if the minimum were the number >= 0 that you return: in the "
+    "search it "
+    "is 0 or less, and scale * q + minimum is the weight": {"in_error": 1},
     "your last trial wins, not the best one: keep a trial only when its error is less": {"keep": "last"},
     "you make 20 trials: t runs from 0 to 20, which are 21": {"trials": 20},
+    "you make 22 trials: t runs from 0 to 20, which are 21": {"trials": 22},
+    "your first trial always wins: it must beat the codes that you began with, those of (high - low) / 15": {
+        "formula_counts": False
+    },
+    "your codes go below 0: once the minimum has risen, some weights lie under it. Clip to 0..15": {
+        "lowest": -np.inf
+    },
     "where all weights are equal and not above zero, high - low is 0: return scale 0, -low and codes 0": {
         "empty": np.nan
     },
@@ -305,6 +362,10 @@ def symmetric_cases():
     cases = {label: (x[:16], importance(x[:16], 2), 32) for label, x in rows().items()}
     cases["4 bits"] = (rows()["random weights"], importance(np.zeros(32), 3), 8)
     cases["3 bits"] = (rows()["more random weights"], importance(np.zeros(32), 4), 4)
+    for t, seed in ((9, 1497), (-9, 2574), (10, 993), (-10, 1113)):  # where that trial wins, or would win
+        rng = np.random.default_rng(seed)
+        x, weights = rng.standard_normal(16).astype(np.float32), rng.uniform(0.2, 5, 16).astype(np.float32)
+        cases[f"3 bits, where t = {t} {'is' if abs(t) < 10 else 'would be'} the best"] = (x, weights, 4)
     cases["zeros"] = (np.zeros(16, np.float32), np.zeros(16, np.float32), 32)
     return cases
 
@@ -314,6 +375,8 @@ def fit_cases():
     for label, x in rows().items():
         low = min(x.min(), np.float32(0)) - np.float32(0.1) * abs(x).max()
         cases[label] = (x, importance(x, 5), codes_from(x, low, x.max() * 0.9 + 0.01))
+    x = rows()["all positive"] / np.float32(10)
+    cases["a minimum a little above 0"] = (x, importance(x, 8), codes_from(x, x.min(), x.max()))
     x = rows()["all positive"]
     cases["codes from the smallest"] = (x, importance(x, 6), codes_from(x, x.min(), x.max()))
     return cases
@@ -328,6 +391,10 @@ def last_trial_wins():
 def asymmetric_cases():
     cases = {label: (x, importance(x, 7)) for label, x in rows().items()}
     cases["the last trial wins"] = last_trial_wins()
+    for label, seed in {"some weights below the minimum": 2342, "a first trial that loses": 2441}.items():
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal(32).astype(np.float32)
+        cases[label] = x, rng.uniform(0.2, 5, 32).astype(np.float32)
     cases["one negative constant"] = (np.full(32, -0.37, np.float32), np.ones(32, np.float32))
     cases["zeros"] = (np.zeros(32, np.float32), np.ones(32, np.float32))
     return cases
@@ -360,13 +427,14 @@ def nibbles(qs, in_order=False):
     return np.stack([low, high], axis=2).reshape(-1, 32) if in_order else np.concatenate([low, high], axis=1)
 
 
-def iq4_nl_weights(blocks, table=iq4_nl.VALUES, in_order=False, d_type="<f2"):
-    d = blocks["d"].copy().view(d_type).astype(np.float32)[:, None]
+def iq4_nl_weights(blocks, table=iq4_nl.VALUES, in_order=False, d_type="<f2", no_d=False):
+    d = np.float32(1) if no_d else blocks["d"].copy().view(d_type).astype(np.float32)[:, None]
     return d * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(np.float32)
 
 
 IQ4_NL_MISTAKES = {
     "your nibbles come in order: the high nibble of byte 0 is weight 16, not weight 1": {"in_order": True},
+    "you return VALUES[code]: a weight is d times that": {"no_d": True},
     "the code is not looked up: a weight is d * VALUES[code]": {"table": np.arange(16)},
     "those are the levels of Q4_0, code - 8: a weight is d * VALUES[code]": {"table": np.arange(16) - 8},
     "your d is read as a whole number: its two bytes are a float16": {"d_type": "<u2"},
@@ -374,8 +442,8 @@ IQ4_NL_MISTAKES = {
 }
 
 
-def mxfp4_weights(blocks, bias=128, table=mxfp4.VALUES, in_order=False, plain=False):
-    e = blocks["e"].astype(np.int32)
+def mxfp4_weights(blocks, bias=128, table=mxfp4.VALUES, in_order=False, plain=False, no_scale=False):
+    e = 0 * blocks["e"].astype(np.int32) + bias if no_scale else blocks["e"].astype(np.int32)
     scale = e.astype(np.float32) if plain else np.ldexp(np.float32(1), e - bias)
     return scale[:, None] * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(np.float32)
 
@@ -386,6 +454,7 @@ MXFP4_MISTAKES = {
         "bias": 127
     },
     "your exponent has no bias: the scale is 2 ** (e - 128)": {"bias": 0},
+    "you return VALUES[code]: a weight is 2 ** (e - 128) times that": {"no_scale": True},
     "e is not the scale itself: the scale is 2 ** (e - 128)": {"plain": True},
     "the code is not looked up: a weight is scale * VALUES[code]": {"table": np.arange(16)},
     "your codes 8 to 15 are positive: their highest bit is the sign": {"table": abs(mxfp4.VALUES)},
@@ -403,9 +472,12 @@ EXERCISES = [
         mistakes=mistakes(nearest_codes, NEAREST_MISTAKES),
         hints=(
             "A weight is scale * code. Which real number would be its code? Which integer is nearest?",
-            "np.rint, then np.clip. 2 * nmax codes: the lowest is -nmax. The scale may be negative.",
+            "np.rint rounds to the nearest. There are 2 * nmax codes, and the lowest is -nmax: what of a "
+            "weight that "
+            "wants one beyond them? The scale may be negative.",
         ),
-        solution=search.symmetric_recode,
+        solution=solutions.nearest_codes,
+        twin=search.symmetric_recode,
     ),
     Exercise(
         "best_scale",
@@ -414,21 +486,24 @@ EXERCISES = [
         mistakes=tuple(Mistake(wrong, message) for message, wrong in BEST_SCALE_MISTAKES.items()),
         hints=(
             "The error is E(s) = sum(w * (s * q - x)**2), a parabola in s. Where is its derivative zero?",
-            "sum(w * q * (s * q - x)) = 0, so s = sum(w * x * q) / sum(w * q * q).",
+            "sum(w * q * (s * q - x)) = 0. Split it into two sums, and bring s to one side.",
         ),
-        solution=search.symmetric_fit,
+        solution=solutions.best_scale,
+        twin=search.symmetric_fit,
         tolerance=TOLERANCE,
     ),
     Exercise(
         "symmetric_search",
         engine=engine_symmetric_search,
         cases=symmetric_cases,
-        mistakes=mistakes(symmetric_search, SYMMETRIC_MISTAKES),
+        mistakes=mistakes(symmetric_search, SYMMETRIC_MISTAKES | in_pairs(SYMMETRIC_MISTAKES)),
         hints=(
             "For each t from -9 to 9: codes for the scale -largest / (nmax + 0.1 * t), then best_scale of "
             "them, then the error. Keep the best.",
             "largest = x[abs(x).argmax()], with its sign. If it is 0, return scale 0 and codes 0.",
         ),
+        solution=solutions.symmetric_search,
+        twin=search.symmetric_search,
         tolerance=TOLERANCE,
     ),
     Exercise(
@@ -438,11 +513,13 @@ EXERCISES = [
         mistakes=mistakes(scale_and_minimum, FIT_MISTAKES),
         hints=(
             "Two unknowns, two equations. The first: scale * sum(w q) + minimum * sum(w) = sum(w x).",
-            "With W, X, Q the sums of w, w x, w q: scale = (W * sum(w q x) - X * Q) / D and "
-            "minimum = (sum(w q q) * X - Q * sum(w q x)) / D with D = W * sum(w q q) - Q * Q. "
-            "If the minimum is above 0, set it to 0 and fit the scale alone.",
+            "With W, X, Q the sums of w, w x, w q the second is scale * Q + minimum * W = X, and both "
+            "unknowns "
+            "have the same denominator, D = W * sum(w q q) - Q * Q. If the minimum is above 0, it becomes 0, "
+            "and the first equation gives the scale.",
         ),
-        solution=search.asymmetric_fit,
+        solution=solutions.scale_and_minimum,
+        twin=search.asymmetric_fit,
         tolerance=TOLERANCE,
     ),
     Exercise(
@@ -452,15 +529,18 @@ EXERCISES = [
         mistakes=mistakes(asymmetric_search, ASYMMETRIC_MISTAKES),
         hints=(
             "Begin with low = min(x.min(), 0), scale = (high - low) / 15 and their error. Then 21 trials.",
-            "Trial t: inverse = (15 - 1 + 0.1 * t) / (high - minimum), codes of inverse * (x - minimum), "
-            "scale_and_minimum of them, their error. If it is less, all of them replace the old ones.",
+            "In each trial: codes, then scale_and_minimum of them, then their error. If it is less, scale, "
+            "minimum and codes are all replaced, and the next trial starts from the new minimum.",
         ),
-        solution=search.asymmetric_search,
+        solution=solutions.asymmetric_search,
+        twin=search.asymmetric_search,
         tolerance=TOLERANCE,
     ),
     Exercise(
         "dequantize_iq4_nl",
         engine=iq4_nl.dequantize,
+        solution=solutions.dequantize_iq4_nl,
+        twin=iq4_nl.dequantize,
         cases=partial(table_blocks, iq4_nl),
         mistakes=mistakes(iq4_nl_weights, IQ4_NL_MISTAKES),
         hints=("The nibbles are laid out as in Q4_0.", "VALUES[codes] looks all of them up at once."),
@@ -468,6 +548,8 @@ EXERCISES = [
     Exercise(
         "dequantize_mxfp4",
         engine=mxfp4.dequantize,
+        solution=solutions.dequantize_mxfp4,
+        twin=mxfp4.dequantize,
         cases=partial(table_blocks, mxfp4),
         mistakes=mistakes(mxfp4_weights, MXFP4_MISTAKES),
         hints=(

@@ -10,6 +10,7 @@ check.decode_q5_1(f)       f(blocks with fields d, m, qh, qs [n]) -> float32 [n,
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.scales_and_mins import solutions
 from blocks2tokens.course.lessons.why_blocks.exercises import block_cases, weight_cases
 from blocks2tokens.formats import FORMATS, q4_1, q5_0, q5_1
 
@@ -82,18 +83,26 @@ def _scaled(d, m, q):
 M_IS_SUBTRACTED = "you subtract the minimum: m has its own sign, mostly minus; a weight is d * q + m"
 M_IS_LEFT_OUT = "you leave the minimum out: code 0 stands for m, not for 0"
 M_IS_SCALED = "you add the minimum before you scale, d * (q + m): m is a weight, not a code; d * q + m"
+D_IS_MISSING = "d is missing: codes count steps, and d is the step; a weight is d * q + m"
 M_AND_D_SWAPPED = "you have d and m the wrong way round: d is the step, m the value of code 0"
 IN_FLOAT16 = "you calculate in float16, which rounds every weight: d and m .astype(np.float32) first"
 
 DECODE_Q4_1 = Exercise(
     name="decode_q4_1",
     engine=q4_1.dequantize,
+    solution=solutions.decode_q4_1,
+    twin=q4_1.dequantize,
     cases=_cases("Q4_1"),
     tolerance=ROUNDED_ONCE,
     mistakes=(
         Mistake(_decoder(_four_bits, lambda d, m, q: d * q - m), M_IS_SUBTRACTED),
         Mistake(_decoder(_four_bits, lambda d, m, q: d * q), M_IS_LEFT_OUT),
         Mistake(_decoder(_four_bits, lambda d, m, q: d * (q + m)), M_IS_SCALED),
+        Mistake(_decoder(_four_bits, lambda d, m, q: q + m), D_IS_MISSING),
+        Mistake(
+            _decoder(lambda blocks: np.hstack([blocks["qs"], blocks["qs"] >> 4]), _scaled),
+            "your low nibbles still carry the high ones: mask them, & 15",
+        ),
         Mistake(_decoder(_four_bits, lambda d, m, q: m * q + d), M_AND_D_SWAPPED),
         Mistake(
             _decoder(_four_bits, lambda d, m, q: d * (q - 8) + m),
@@ -117,8 +126,8 @@ DECODE_Q4_1 = Exercise(
     hints=(
         "The codes are those of Q4_0, in the same order. Then one multiplication and one addition, with each "
         "block's own d and m.",
-        "q = np.concatenate([qs & 15, qs >> 4], axis=1); the result is d[:, None] * q + m[:, None], "
-        "with d and m as float32.",
+        "np.concatenate([low, high], axis=1) are the codes, [n, 32]. d and m become float32 and need an axis "
+        "more, [:, None], to meet them.",
     ),
 )
 
@@ -153,7 +162,8 @@ def _range_over(n):
 QUANTIZE_Q4_1 = Exercise(
     name="quantize_q4_1",
     engine=_engine_quantize_q4_1,
-    solution=q4_1.encode_row,
+    solution=solutions.quantize_q4_1,
+    twin=q4_1.encode_row,
     cases=_one_block,
     tolerance=1e-3,  # d and m may come as float16 or as float32; codes one apart differ by more
     mistakes=(
@@ -174,6 +184,11 @@ QUANTIZE_Q4_1 = Exercise(
             "you never let the minimum rise above 0: where all weights are positive, it does",
         ),
         Mistake(
+            _quantizer(lambda x: x.max() / 15),
+            "your step is the largest weight / 15: 15 steps lead from the smallest to it, (largest - "
+            "smallest) / 15",
+        ),
+        Mistake(
             lambda x: (_range_over(15)(x), -x.min(), _engine_quantize_q4_1(x)[2]),
             "your m has the wrong sign: it is the smallest weight, and it is added",
         ),
@@ -190,13 +205,19 @@ QUANTIZE_Q4_1 = Exercise(
             "your codes count from 0: they count the steps above the minimum, (x - m) / d",
         ),
         Mistake(
+            lambda x: (_range_over(15)(x), x.min(), np.rint((x - x.min()) / _range_over(15)(x))),
+            "0 / 0 is NaN, not a number: where all weights are equal, d is 0, and all codes are 0. Ask first",
+        ),
+        Mistake(
             _quantizer(_range_over(15), minimum=np.mean),
             "your m is the mean: it is the smallest weight, so that all codes are 0 or more",
         ),
     ),
     hints=(
         "Which weight gets code 0? Which one gets code 15? What lies between them is 15 steps.",
-        "m = x.min(), d = (x.max() - m) / 15, codes = np.rint((x - m) / d); where d is 0, all codes are 0.",
+        "The step is the range / 15. A code counts steps above the smallest weight, to the nearest "
+        "(np.rint). "
+        "And where the range is 0? Ask before you divide.",
     ),
 )
 
@@ -221,6 +242,8 @@ EVERY_OTHER = [*range(0, 32, 2), *range(1, 32, 2)]
 JOIN_FIFTH_BIT = Exercise(
     name="join_fifth_bit",
     engine=q5_0.join_codes,
+    solution=solutions.join_fifth_bit,
+    twin=q5_0.join_codes,
     cases=_cases("Q5_0"),
     mistakes=(
         Mistake(_four_bits, NOT_GATHERED),
@@ -237,6 +260,14 @@ JOIN_FIFTH_BIT = Exercise(
             "your fifth bit is worth 1: it is the highest of five, worth 16 (<< 4)",
         ),
         Mistake(
+            _joined(worth=32),
+            "your fifth bit is worth 32, and codes go up to 47: four bits lie below it, so << 4, which is 16",
+        ),
+        Mistake(
+            _joined(worth=8),
+            "your fifth bit is worth 8, and falls on the fourth: it is the highest of five, worth 16 (<< 4)",
+        ),
+        Mistake(
             lambda blocks: 2 * _four_bits(blocks) + _fifth_bits(blocks["qh"], range(32)),
             "you put the fifth bit below the other four: it is the highest, worth 16 (<< 4)",
         ),
@@ -247,13 +278,28 @@ JOIN_FIFTH_BIT = Exercise(
             ),
             "after the shift you keep all the bits above yours too: mask one, & 1",
         ),
+        *(
+            Mistake(
+                lambda blocks, worth=worth: _four_bits(blocks) | worth * _fifth_bits(blocks["qh"], range(32)),
+                f"your fifth bit falls on one of the other four, the one worth {worth}: it is the highest of "
+                "five, worth 16 (<< 4)",
+            )
+            for worth in (1, 2, 4, 8)
+        ),
+        Mistake(
+            lambda blocks: (
+                _four_bits(blocks)
+                | (blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32)).astype(np.uint8) << 4
+            ),
+            "after the shift you keep all the bits above yours too: mask one, & 1",
+        ),
         Mistake(_joined(low=_four_bits_taking_turns), CODES_TAKE_TURNS),
         Mistake(_joined(low=_four_bits_swapped), "the halves of qs are swapped: low nibbles come first"),
     ),
     hints=(
         "The low four bits are those of Q4_0. For the fifth: shift qh to the right by i, and keep one bit.",
-        "high = (qh[:, None] >> np.arange(32, dtype=np.uint32)) & 1 has shape [n, 32]; the code is "
-        "low | (high << 4).",
+        "qh[:, None] >> np.arange(32, dtype=np.uint32) has shape [n, 32], and the bit that you want is the "
+        "lowest of each. In the code it is the highest of five: what does it count there?",
     ),
 )
 
@@ -262,9 +308,16 @@ JOIN_FIFTH_BIT = Exercise(
 
 RIGHT_CODES = _joined()
 
+
+def _uint32_decoder(float_type):
+    return _decoder(lambda blocks: RIGHT_CODES(blocks).astype(np.uint32) - np.uint32(16), _scaled, float_type)
+
+
 DECODE_Q5_0 = Exercise(
     name="decode_q5_0",
     engine=q5_0.dequantize,
+    solution=solutions.decode_q5_0,
+    twin=q5_0.dequantize,
     cases=_cases("Q5_0"),
     mistakes=(
         Mistake(
@@ -279,6 +332,14 @@ DECODE_Q5_0 = Exercise(
             _decoder(lambda blocks: RIGHT_CODES(blocks) - np.uint8(16), _scaled),
             "your negative codes wrapped round: in uint8, 3 - 16 is 243. Before that, .astype(np.int8)",
         ),
+        *(
+            Mistake(
+                _uint32_decoder(exact),
+                "your negative codes wrapped round: in uint32, 3 - 16 is 4,294,967,283. Before you subtract, "
+                ".astype(np.int8)",
+            )
+            for exact in (np.float32, np.float64)
+        ),
         Mistake(
             _decoder(_four_bits, lambda d, m, q: d * (q - 16)),
             NOT_GATHERED,
@@ -287,13 +348,15 @@ DECODE_Q5_0 = Exercise(
     ),
     hints=(
         "You have the codes, 0 to 31, from the last exercise. Which of them stands for zero?",
-        "q = join_fifth_bit(blocks).astype(np.int8) - np.int8(16), then times d, float32 [n, 1].",
+        "Codes are uint8, and know no numbers below 0: .astype(np.int8) before you subtract the middle.",
     ),
 )
 
 DECODE_Q5_1 = Exercise(
     name="decode_q5_1",
     engine=q5_1.dequantize,
+    solution=solutions.decode_q5_1,
+    twin=q5_1.dequantize,
     cases=_cases("Q5_1"),
     tolerance=ROUNDED_ONCE,
     mistakes=(
@@ -304,13 +367,14 @@ DECODE_Q5_1 = Exercise(
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: d * q - m), M_IS_SUBTRACTED),
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: d * q), M_IS_LEFT_OUT),
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: d * (q + m)), M_IS_SCALED),
+        Mistake(_decoder(RIGHT_CODES, lambda d, m, q: q + m), D_IS_MISSING),
         Mistake(_decoder(RIGHT_CODES, lambda d, m, q: m * q + d), M_AND_D_SWAPPED),
         Mistake(_decoder(_four_bits, _scaled), NOT_GATHERED),
         Mistake(_decoder(RIGHT_CODES, _scaled, np.float16), IN_FLOAT16),
     ),
     hints=(
         "Codes as in Q5_0, the rest as in Q4_1. One line is enough.",
-        "d[:, None] * join_fifth_bit(blocks) + m[:, None], with d and m as float32.",
+        "join_fifth_bit(blocks) is [n, 32]; d and m become float32 and need an axis more, [:, None].",
     ),
 )
 

@@ -10,6 +10,7 @@ check.decode_q4_0(f)        f(blocks with fields d, qs [n]) -> float32 [n, 32]
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.why_blocks import solutions
 from blocks2tokens.formats import FORMATS, Format, compiled, q4_0, q8_0
 
 Q8_0, Q4_0 = FORMATS["Q8_0"], FORMATS["Q4_0"]
@@ -56,6 +57,8 @@ def _codes_only(fmt):
 BITS_PER_WEIGHT = Exercise(
     name="bits_per_weight",
     engine=Format.bits_per_weight.fget,
+    solution=solutions.bits_per_weight,
+    twin=Format.bits_per_weight.fget,
     cases=_sizes,
     mistakes=(
         Mistake(
@@ -75,13 +78,17 @@ BITS_PER_WEIGHT = Exercise(
             "you count the codes and forget the scale, which lies in the block too: each weight pays for it",
         ),
         Mistake(
+            lambda fmt: 8 * fmt.bytes_per_block,
+            "those are the bits of a whole block: its fmt.block_size weights share them",
+        ),
+        Mistake(
             lambda fmt: 8 * fmt.bytes_per_block // fmt.block_size,
             "you round down to whole bits (`//`): the half bit is the scale's",
         ),
     ),
     hints=(
         "How many bits has a whole block? How many weights share them?",
-        "A block has 8 * fmt.bytes_per_block bits, scale and codes together, for fmt.block_size weights.",
+        "A block has 8 * fmt.bytes_per_block bits, scale and codes together.",
     ),
 )
 
@@ -102,18 +109,20 @@ def _halves():
         "zero": (stored(0.0), 0),
         "the largest": (stored(65504.0), 0),
         "one too small for a hidden 1": (np.array([0x01, 0x02], np.uint8), 0),
+        "a negative one as small": (np.array([0x01, 0x82], np.uint8), 0),
     }
 
 
-def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True):
+def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14, tiny_signed=True, fields=31):
     """Return a reader of float16 by arithmetic, with what a learner may get wrong as parameters."""
 
     def read(raw, at):
         bits = int(raw[at]) + 256 * int(raw[at + 1])
         sign = -1.0 if signed and bits >> 15 else 1.0
-        exponent, mantissa = (bits >> 10) & 31, bits & 1023
+        exponent, mantissa = (bits >> 10) & fields, bits & 1023
         if tiny and exponent == 0:
-            return sign * mantissa / 1024 * 2.0**-14
+            sign = sign if tiny_signed else 1.0
+            return sign * mantissa / 1024 * 2.0**least
         return sign * (hidden + mantissa / 1024) * 2.0 ** (exponent - bias)
 
     return read
@@ -126,6 +135,8 @@ def _as_half(bits):
 READ_HALF = Exercise(
     name="read_half",
     engine=compiled.read_half,
+    solution=solutions.read_half,
+    twin=compiled.read_half,
     cases=_halves,
     mistakes=(
         Mistake(
@@ -149,8 +160,25 @@ READ_HALF = Exercise(
             "right but for exponent 0: there the 1 is not hidden but absent, and zero is the smallest case",
         ),
         Mistake(
+            _halves_with(least=-15),
+            "half of what it should be with exponent 0: the power stays at 2**-14, that of exponent 1; the "
+            "formula's 2**(0 - 15) would leave a gap",
+        ),
+        Mistake(
+            _halves_with(tiny_signed=False),
+            "right but for the sign where the exponent is 0: numbers without a hidden 1 can be negative, too",
+        ),
+        Mistake(
             _halves_with(signed=False),
             "you leave out the sign: bit 15, the highest, makes the value negative",
+        ),
+        Mistake(
+            _halves_with(fields=63),
+            "the sign is still on top of your exponent, and counts 32 there: keep five bits, & 31",
+        ),
+        Mistake(
+            _halves_with(bias=0),
+            "your exponent has no bias: it is stored as 0 to 31 and counts from -15, 2.0 ** (exponent - 15)",
         ),
         Mistake(
             _halves_with(bias=16), "you are off by a factor of 2: the exponent counts from -15, not from -16"
@@ -164,9 +192,8 @@ READ_HALF = Exercise(
         "First the 16 bits as one integer: the byte at `at` is the low one. Then three fields out of it, "
         "with >> and &: 1 bit of sign, 5 of exponent, 10 of mantissa.",
         "bits = int(raw[at]) + 256 * int(raw[at + 1]); the exponent is (bits >> 10) & 31, the mantissa "
-        "bits & 1023, the sign bits >> 15. Exponent 0: mantissa / 1024 * 2**-14. "
-        "Else: (1 + mantissa / 1024) * 2.0**(exponent - 15). The engine has one instruction of the "
-        "processor do all this.",
+        "bits & 1023, the sign bits >> 15. With exponent 0 no 1 is hidden, and the power stays at 2**-14. "
+        "The engine has one instruction of the processor do all this.",
     ),
 )
 
@@ -213,7 +240,8 @@ def _d(x):
 QUANTIZE_Q8_0 = Exercise(
     name="quantize_q8_0",
     engine=_engine_quantize_q8_0,
-    solution=q8_0.encode_row,
+    solution=solutions.quantize_q8_0,
+    twin=q8_0.encode_row,
     cases=_one_block,
     tolerance=1e-3,  # d may come as float16 or as float32; codes one apart differ by more
     mistakes=(
@@ -239,6 +267,14 @@ QUANTIZE_Q8_0 = Exercise(
             lambda x: np.abs(x).max() / 128,
         ),
         Mistake(
+            lambda x: (_d(x), _engine_quantize_q8_0(x)[1].view(np.uint8)),
+            "your negative codes came out positive, 160 where -96 is meant: codes are signed, np.int8",
+        ),
+        Mistake(
+            lambda x: (_d(x), np.rint(x / _d(x))),
+            "0 / 0 is NaN, not a number: where all weights are 0, d is 0 too, and all codes are 0. Ask first",
+        ),
+        Mistake(
             lambda x: (1 / _d(x) if x.any() else 0.0, _engine_quantize_q8_0(x)[1]),
             "your codes are right, your d is upside down: a weight is d * code",
         ),
@@ -246,7 +282,7 @@ QUANTIZE_Q8_0 = Exercise(
     hints=(
         "Which weight must get code 127 or -127? That gives d. The codes are how many times d fits into "
         "each weight, to the nearest integer. What if all weights are 0?",
-        "d = np.abs(x).max() / 127, and the codes are np.rint(x / d); where d is 0, all codes are 0.",
+        "d is the largest magnitude / 127, and np.rint rounds to the nearest. But what is 0 / 0? Ask first.",
     ),
 )
 
@@ -255,10 +291,13 @@ QUANTIZE_Q8_0 = Exercise(
 
 
 def _q8_0_rows():
-    return {label: (blocks.view(np.uint8).reshape(-1),) for label, blocks in block_cases(Q8_0).items()}
+    edges = np.zeros(1, Q8_0.block)
+    edges["d"], edges["qs"][0, :8] = 0.37, (127, -128, -127, -1, 0, 1, 2, -128)
+    cases = block_cases(Q8_0) | {"the codes at the edges, bytes 127, 128, 129, 255": edges}
+    return {label: (blocks.view(np.uint8).reshape(-1),) for label, blocks in cases.items()}
 
 
-def _q8_0_decoder(scale="<f2", codes=np.int8, first_code=2, one_scale=False, float_type=np.float32):
+def _q8_0_decoder(scale="<f2", codes=np.int8, first_code=2, one_scale=False, float_type=np.float32, edge=0):
     """Return a decoder of rows, with what a learner may get wrong as parameters."""
 
     def decode(raw):
@@ -267,6 +306,8 @@ def _q8_0_decoder(scale="<f2", codes=np.int8, first_code=2, one_scale=False, flo
         if one_scale:
             d[:] = d[0]
         q = rows[:, first_code : first_code + 32].copy().view(codes).astype(float_type)
+        if edge:
+            q[q == -128] = edge
         return (d * q).reshape(-1)
 
     return decode
@@ -275,12 +316,21 @@ def _q8_0_decoder(scale="<f2", codes=np.int8, first_code=2, one_scale=False, flo
 DECODE_Q8_0 = Exercise(
     name="decode_q8_0",
     engine=Q8_0.dequantize,
-    solution=q8_0.decode_row,
+    solution=solutions.decode_q8_0,
+    twin=q8_0.decode_row,
     cases=_q8_0_rows,
     mistakes=(
         Mistake(
             _q8_0_decoder(codes=np.uint8),
             "your codes are never negative: a code is a signed byte, so 255 is -1, 254 is -2, 128 is -128",
+        ),
+        Mistake(
+            _q8_0_decoder(edge=128),
+            "byte 128 is +128 with you: it is the first of the negative ones, -128 (>= 128, not > 128)",
+        ),
+        Mistake(
+            _q8_0_decoder(edge=-127),
+            "byte 128 is -127 with you: it is 128 - 256 = -128",
         ),
         Mistake(
             _q8_0_decoder(scale="<u2"),
@@ -309,8 +359,9 @@ DECODE_Q8_0 = Exercise(
     ),
     hints=(
         "Block b begins at byte 34 * b. What lies in its first two bytes, and what in the other 32?",
-        "d = read_half(raw, 34 * b). Code j of the block is q = int(raw[34 * b + 2 + j]), less 256 if it is "
-        "128 or more. Weight 32 * b + j is d * q.",
+        "read_half(raw, 34 * b) is the scale, raw[34 * b + 2 + j] the byte of code j. How does a byte of "
+        "128 or "
+        "more become negative? By hand, or all 32 at once by .view(np.int8).",
     ),
 )
 
@@ -347,9 +398,17 @@ def _q4_0_decoder(
     return decode
 
 
+def _with_d(blocks, d):
+    changed = blocks.copy()
+    changed["d"] = d
+    return changed
+
+
 DECODE_Q4_0 = Exercise(
     name="decode_q4_0",
     engine=q4_0.dequantize,
+    solution=solutions.decode_q4_0,
+    twin=q4_0.dequantize,
     cases=_q4_0_blocks,
     mistakes=(
         Mistake(
@@ -375,9 +434,16 @@ DECODE_Q4_0 = Exercise(
             _q4_0_decoder(high=lambda qs: qs & 240),
             "your high nibbles are 16 times too large: after the mask move them down, >> 4",
         ),
+        *(
+            Mistake(
+                _q4_0_decoder(low=lambda qs: qs, codes=codes),
+                "your low nibbles still carry the high ones: mask them, & 15",
+            )
+            for codes in (np.int64, np.int8)
+        ),
         Mistake(
-            _q4_0_decoder(low=lambda qs: qs),
-            "your low nibbles still carry the high ones: mask them, & 15",
+            lambda blocks: _q4_0_decoder()(_with_d(blocks, 1)),
+            "you return codes, -8 to 7: a weight is d times that",
         ),
         Mistake(
             _q4_0_decoder(scale=np.float16),
@@ -387,8 +453,8 @@ DECODE_Q4_0 = Exercise(
     hints=(
         "blocks['qs'] is uint8 [n, 16]. Make the 16 low nibbles and the 16 high ones of all blocks at once, "
         "then put them next to each other.",
-        "q = np.concatenate([qs & 15, qs >> 4], axis=1).astype(np.int8) - np.int8(8), then times d: "
-        "blocks['d'].astype(np.float32)[:, None].",
+        "np.concatenate([low, high], axis=1) puts them side by side; before you subtract, .astype(np.int8). "
+        "d becomes float32 and needs an axis more, [:, None].",
     ),
 )
 

@@ -1,0 +1,332 @@
+"""What holds for every exercise: a tick carries the lesson on, and no function breaks it."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from numba import njit
+
+from blocks2tokens.course import check
+from blocks2tokens.course.check import calls
+from blocks2tokens.course.check.calls import copied, observe
+from blocks2tokens.course.check.exercise import Exercise, Mistake, call, has_types_of
+from blocks2tokens.course.setup import notebooks
+
+EVERY = list(check.EXERCISES.values())
+JUDGED_AS_THEY_ARE = [e for e in EVERY if type(e) is Exercise]
+
+
+def names(exercises):
+    return {"argvalues": exercises, "ids": [e.name for e in exercises]}
+
+
+# A tick that breaks a later cell
+
+
+def is_writable_array(argument):
+    return isinstance(argument, np.ndarray) and argument.size > 0
+
+
+def writes_into(exercise, number):
+    """Return the engine's function, that afterwards spoils its n-th argument."""
+
+    def careless(*arguments):
+        answer = exercise.engine(*arguments)
+        arguments[number].reshape(-1).view(np.uint8)[-1] ^= 1
+        return answer
+
+    return careless
+
+
+def array_arguments():
+    for exercise in JUDGED_AS_THEY_ARE:
+        arguments = next(iter(exercise.cases().values()))
+        written = observe(exercise.engine, arguments).written
+        yield from (
+            pytest.param(exercise, i, id=f"{exercise.name}-{i}")
+            for i, argument in enumerate(arguments)
+            if is_writable_array(argument) and i not in written
+        )
+
+
+@pytest.mark.parametrize(("exercise", "number"), list(array_arguments()))
+def test_writing_into_an_argument_is_refused(exercise, number):
+    verdict = exercise.judge(writes_into(exercise, number))
+    assert verdict.kind == "wrong" and "you wrote into " in verdict.message, verdict
+
+
+def as_lists(answer):
+    """Return an answer with lists in the place of arrays."""
+    if isinstance(answer, tuple):
+        return tuple(as_lists(a) for a in answer)
+    return answer.tolist() if isinstance(answer, np.ndarray) else answer
+
+
+def in_wide_types(answer):
+    """Return an answer with int64 for integers and float64 for floats."""
+    if isinstance(answer, tuple):
+        return tuple(in_wide_types(a) for a in answer)
+    if isinstance(answer, np.ndarray) and answer.dtype.kind in "biuf":
+        return answer.astype(np.float64 if answer.dtype.kind == "f" else np.int64)
+    return answer
+
+
+def read_only_views(answer):
+    if isinstance(answer, tuple):
+        return tuple(read_only_views(a) for a in answer)
+    if not isinstance(answer, np.ndarray) or answer.ndim == 0:
+        return answer
+    backwards = answer[::-1].copy()[::-1]
+    backwards.flags.writeable = False
+    return backwards
+
+
+@pytest.mark.parametrize("form", [as_lists, in_wide_types, read_only_views])
+@pytest.mark.parametrize("exercise", **names([e for e in JUDGED_AS_THEY_ARE if not e.compiled]))
+def test_the_lesson_goes_on_with_answers_of_another_form(exercise, form):
+    """Whatever passes gives the following cells what the engine would give them."""
+
+    def mine(*arguments):
+        return form(exercise.engine(*arguments))
+
+    if exercise.judge(mine).kind != "right":
+        return
+    goes_on = exercise(mine)
+    for arguments in exercise.cases().values():
+        fresh = [copied(a) for a in arguments]
+        expected = call(exercise.engine, arguments)
+        assert has_types_of(goes_on(*fresh), expected)
+
+
+def test_a_list_turned_round_in_place_is_refused():
+    def reverses(ne, fmt):
+        ne.reverse()
+        n = int(np.prod(ne))
+        return tuple(ne), n // fmt.block_size * fmt.bytes_per_block
+
+    message = check.EXERCISES["shape_and_bytes"].judge(reverses).message
+    assert "you wrote into ne: what is in it or its order changed" in message
+
+
+def test_the_engine_may_write_where_it_does():
+    """An exercise whose function fills an array that it is given asks for no more than that."""
+    fills = [e for e in JUDGED_AS_THEY_ARE if any(observe(e.engine, a).written for a in e.cases().values())]
+    assert fills and all(e.judge(e.engine).kind == "right" for e in fills)
+
+
+def test_what_a_lesson_on_formats_compiles_its_check_compiles():
+    for path in notebooks.find(notebooks.NOTEBOOKS / "1_formats"):
+        source = "\n".join(cell.source for cell in notebooks.read(path).cells if cell.cell_type == "code")
+        given = dict(re.findall(r"^(\w+) = check\.(\w+)\(\1\)$", source, re.MULTILINE))
+        for name in re.findall(r"\bnjit\((\w+)\)", source):
+            assert name not in given or check.EXERCISES[given[name]].compiled
+
+
+def test_a_function_that_needs_no_help_is_given_back_as_it_is():
+    for exercise in JUDGED_AS_THEY_ARE:
+        if not exercise.compiled:
+            assert exercise(exercise.engine) is exercise.engine
+
+
+# A function that breaks off
+
+
+def prints(*arguments):
+    for n in range(3):
+        print("step", n)
+    return ...
+
+
+def ends_python(*arguments):
+    sys.exit("bye")
+
+
+def interrupts(*arguments):
+    raise KeyboardInterrupt
+
+
+def calls_itself(*arguments):
+    return calls_itself(*arguments)
+
+
+def generates(*arguments):
+    yield 1
+
+
+async def waits(*arguments):
+    return 1
+
+
+def tries_to_exhaust(*arguments):
+    return map(int, "123")
+
+
+BREAKING = [
+    (ends_python, "leave out exit()"),
+    (interrupts, "was interrupted"),
+    (calls_itself, "calls itself again and again"),
+    (generates, "returned a generator"),
+    (waits, "leave out `async`"),
+    (tries_to_exhaust, "returned a map"),
+]
+
+
+@pytest.mark.parametrize("exercise", **names(JUDGED_AS_THEY_ARE))
+def test_no_function_breaks_a_lesson(exercise):
+    for function, phrase in BREAKING:
+        verdict = exercise.judge(function)
+        assert verdict.kind == "wrong" and phrase in verdict.message, verdict
+
+
+def double(x):
+    return 2 * x
+
+
+TWICE = Exercise(
+    name="double",
+    engine=double,
+    cases=lambda: {"a ramp": (np.arange(4.0),), "zeros": (np.zeros(2),)},
+    mistakes=(Mistake(lambda x: x * x, "you squared"),),
+    hints=("think",),
+)
+
+
+@pytest.mark.skipif(not hasattr(calls.signal, "setitimer"), reason="no timer on Windows")
+@pytest.mark.parametrize("body", ["while True: pass", "import time; time.sleep(9)"])
+def test_a_function_without_end_is_stopped(body, monkeypatch):
+    monkeypatch.setattr(calls, "SECONDS", 0.2)
+    scope = {}
+    exec(f"def endless(x):\n    try:\n        {body}\n    except Exception:\n        pass", scope)
+    verdict = TWICE.judge(scope["endless"])
+    assert verdict.kind == "wrong" and "does every loop in it end?" in verdict.message
+
+
+def test_what_a_function_prints_is_kept_on_the_card(capsys):
+    def talkative(x):
+        print("x is <", x[:2], ">")
+        return 2 * x
+
+    verdict = TWICE.judge(talkative)
+    assert verdict.kind == "right" and capsys.readouterr().out == ""
+    assert "x is < [0. 1.] >" in verdict.printed and "x is &lt;" in verdict._repr_html_()
+
+
+def test_only_the_beginning_of_what_is_printed_is_kept():
+    verdict = TWICE.judge(lambda x: [print("again " * 100) for _ in range(100)] and 2 * x)
+    assert len(verdict.printed) == calls.MOST_PRINTED
+
+
+def test_a_mistake_is_known_by_its_values_whatever_the_rounding():
+    assert "you squared" in TWICE.judge(lambda x: x * x * (1 + 1e-9)).message
+
+
+def test_an_unknown_mistake_shows_the_input():
+    assert "the input of a ramp: x = [0. 1. 2. 3.] float64 [4]" in TWICE.judge(lambda x: 3 * x).message
+
+
+def test_a_missing_return_in_one_case_is_named():
+    verdict = TWICE.judge(lambda x: 2 * x if x.any() else None)
+    assert "zeros: your function returned None" in verdict.message
+
+
+# Exceptions, each with what it means
+
+
+def raises(code):
+    scope = {"np": np}
+    exec(f"def function(x):\n    {code}", scope)
+    return scope["function"]
+
+
+EXCEPTIONS = [
+    ("return np.ones((1, 8)) * np.ones((1, 8, 32))", "from the right, and there 8 meets 32"),
+    ("x[:] = np.ones(7)", "you write an array of shape (7,) to a place of shape (4,)"),
+    ("return x.reshape(3, 5)", "must hold all 4 elements"),
+    ("return 1 if x > 0 else 2", "np.where"),
+    ("return int(np.float32(0) / np.float32(0))", "0 / 0 is NaN"),
+    ("a, b, c = 1, 2", "count the names on the left"),
+    ("return [1, 2].astype(int)", "this is a list: np.array(...)"),
+    ("return (1, 2).reshape(2)", "this is a tuple: np.array(...)"),
+    ("return [].sort().shape", "something here is None"),
+    ("return x[4]", "of 4 the last is 3"),
+    ("return x[0.5]", "`//` divides in whole numbers"),
+    ("return x[1, 2]", "more places in [...] than the array has axes"),
+    ("return x >> 1", "bits are taken from integers"),
+    ("return 1.5 >> 1", "bits are taken from integers"),
+    ("return list(range(1.5))", "`//` divides in whole numbers"),
+    ("return [1.0] * 2.0", "a list is no array"),
+    ("return [1.0] - 2.0", "a list is no array"),
+    ("x = x.astype(int); x += 0.5", "keep the type of what stands on the left"),
+    ("return float(x)", "one number is wanted here"),
+    ("return np.uint8(255) + 300", "a byte out of an array stays a byte"),
+    ("return nothing(x)", "nothing is called nothing yet"),
+    ("return 1 / 0", "Where all weights are 0"),
+    ("return np.frombuffer(b'1234', np.uint8).__setitem__(0, 1)", "belong to somebody else"),
+]
+
+
+@pytest.mark.parametrize(("code", "phrase"), EXCEPTIONS)
+def test_an_exception_is_explained(code, phrase):
+    message = TWICE.judge(raises(code)).message
+    assert phrase in message and "the input of a ramp" in message, message
+    assert len(message) < 600
+
+
+def test_a_wrong_number_of_arguments_is_explained():
+    assert "keep the line with `def`" in TWICE.judge(lambda: 1).message
+    assert "keep the line with `def`" in TWICE.judge(lambda x, y: 1).message
+
+
+# What the next cell compiles
+
+COMPILED = Exercise(
+    name="double",
+    engine=double,
+    cases=TWICE.cases,
+    mistakes=TWICE.mistakes,
+    hints=TWICE.hints,
+    compiled=True,
+)
+
+
+def plain_helper(x):
+    return 2 * x
+
+
+def with_a_plain_helper(x):
+    return plain_helper(x)
+
+
+def with_a_view_it_lacks(x):
+    return 2 * x.repeat(1, axis=0)
+
+
+def with_an_open_file(x):
+    with open(__file__):
+        return 2 * x
+
+
+NOT_COMPILED = [
+    with_a_plain_helper,
+    with_a_view_it_lacks,
+    with_an_open_file,
+]
+
+
+@pytest.mark.parametrize("function", NOT_COMPILED)
+def test_what_numba_cannot_compile_is_explained_in_a_sentence(function):
+    assert TWICE.judge(function).kind == "right"
+    verdict = COMPILED.judge(function)
+    assert verdict.kind == "wrong" and "Numba cannot compile your function: " in verdict.message
+    assert len(verdict.message) < 400 and "Failed in nopython" not in verdict.message, verdict.message
+
+
+def test_a_plain_helper_is_named():
+    assert "it calls plain_helper, which is plain Python" in COMPILED.judge(with_a_plain_helper).message
+
+
+def test_a_function_that_the_learner_compiled_can_be_compiled_again():
+    mine = njit(double)
+    goes_on = COMPILED(mine)
+    assert goes_on is double and njit(goes_on)(np.ones(2)).tolist() == [2, 2]
