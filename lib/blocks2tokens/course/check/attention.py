@@ -131,8 +131,8 @@ ATTEND_ONE = Exercise(
     ),
     hints=(
         "Three lines: S scores, one dot product each; S weights, all positive, sum 1; one weighted sum.",
-        "k @ q are the dot products, divide by np.sqrt(q.size). np.exp(scores - scores.max()) divided by its "
-        "sum are the weights, and weights @ v is the answer.",
+        "All S dot products are one product of k and q. Softmax: subtract the largest, np.exp, divide by the "
+        "sum. What do the weights weigh?",
     ),
     tolerance=1e-4,
 )
@@ -255,8 +255,8 @@ CAUSAL = Exercise(
     hints=(
         "Which token is query t, if the queries are the last T of S? It sees all tokens up to that one. What "
         "score makes exp(score) exactly 0?",
-        "np.arange(S) > np.arange(S - T, S)[:, None] is [T, S], True in the future. np.where(future, "
-        "-np.inf, scores), then softmax over axis 1, with the largest of each row subtracted.",
+        "A row np.arange(S) compared with a column of the T tokens that ask is [T, S], True in the future. "
+        "np.where puts -np.inf there; then softmax over axis 1.",
     ),
     tolerance=1e-4,
 )
@@ -366,8 +366,8 @@ ABSORB = Exercise(
     hints=(
         "Old exponentials were made with `best`, new ones need the highest of best and score. By which "
         "factor does exp(s - best) become exp(s - highest)?",
-        "highest = max(best, score). Multiply total and out by exp(best - highest), then add exp(score - "
-        "highest), for out times value.",
+        "exp(s - highest) is exp(s - best) times exp(best - highest), whatever s is. So two sums get one "
+        "factor, and then the new token's own share.",
     ),
     tolerance=1e-5,
 )

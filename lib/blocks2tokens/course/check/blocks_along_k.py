@@ -355,8 +355,8 @@ TILES = Exercise(
     hints=(
         "Three loops: rows n of w, tiles of a row, rows m of x. Decoding stands in the second: it depends on "
         "n and on the tile, not on m.",
-        "for first in range(0, K, tile): weights = decode(n, first, first + tile); then for each m: "
-        "out[m, n] += x[m, first : first + tile] @ weights.",
+        "range(0, K, tile) gives the first weight of each tile. A tile meets the same places of each row of "
+        "x; how many are they in the last tile, if tile does not divide K?",
     ),
 )
 

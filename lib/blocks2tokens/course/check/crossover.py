@@ -337,7 +337,7 @@ PICK = Exercise(
     ),
     hints=(
         "Which of the table's M are not above yours? Of those, the largest.",
-        "max((m for m in table if m <= M), default=min(table)) also answers when there is none.",
+        "max has a second argument, default: what it returns when there is none.",
     ),
 )
 

@@ -217,8 +217,8 @@ LAYER = Exercise(
     ),
     hints=(
         "Twice the same: take the stream, norm a copy, run the part on it, add the result to the stream.",
-        'x = x + attention(rms_norm(x, w["attn_norm"], eps), w), and likewise with feed_forward and '
-        "ffn_norm, on the new x.",
+        'rms_norm(x, w["attn_norm"], eps) is what attention gets, beside w. The second half starts from the '
+        "stream that the first one left.",
     ),
     tolerance=1e-4,
 )
@@ -310,8 +310,8 @@ SURPRISE = Exercise(
     ),
     hints=(
         "Row t of the logits knows the tokens up to t. Which id does it predict? Which row is left over?",
-        "shifted = logits less each row's maximum; log p = shifted - log(sum of exp(shifted)). Pick "
-        "[np.arange(T - 1), ids[1:]], take the mean, change the sign.",
+        "Subtract each row's maximum, then log p = shifted - log(sum of exp(shifted)). Row t is asked for "
+        "ids[t + 1]: two lists of places pick them all at once.",
     ),
     tolerance=1e-5,
 )
@@ -415,8 +415,8 @@ GREEDY = Exercise(
     ),
     hints=(
         "What is new to the cache at first? And in every later step?",
-        "cache = transformer.new_cache(len(ids) + n); new = ids; then n times: argmax of "
-        "transformer.next_logits(new, cache), and new = [that id].",
+        "One cache, made before the loop, with room for all tokens. next_logits(new, cache) runs what is "
+        "new: first the prompt, then a list of one id, the argmax of before.",
     ),
 )
 

@@ -184,13 +184,14 @@ SUMS = Exercise(
 # sums float32 [K / 32] -> the dot product
 
 
-def dot_integers(q, scales, offsets, codes, d, sums):
+def engine_dot_integers(q, scales, offsets, codes, d, sums):
     """Return the dot product of a row of weights with a row of activations."""
     return integer_dot.dot_row(q, scales, offsets, codes, d, sums, 32, 256)
 
 
-def dot_groups(q, scales, offsets, codes, d, sums):
+def dot_integers(q, scales, offsets, codes, d, sums):
     """Return the dot product of a row of weights with a row of activations, group by group of 32."""
+    # and in the engine: dot_row in kernels/integer_dot.py
     total = 0.0
     for g in range(len(scales)):
         group = slice(32 * g, 32 * g + 32)
@@ -241,8 +242,8 @@ def in_int16(q, scales, offsets, codes, d, sums):
 
 DOT = Exercise(
     name="dot_integers",
-    engine=dot_integers,
-    solution=dot_groups,
+    engine=engine_dot_integers,
+    solution=dot_integers,
     cases=dot_cases,
     mistakes=(
         Mistake(
@@ -294,8 +295,8 @@ DOT = Exercise(
     ),
     hints=(
         "Group g: 32 whole-number products and their sum. Then the scales, once for the group.",
-        "d[g // 8] * scales[g] * sum(q * codes) - offsets[g] * sums[g], added over all g. Make q or codes "
-        "np.int32 before you multiply.",
+        "Each product of codes is scaled twice, by the weights' scales[g] and the activations' d[g // 8]; "
+        "sums[g] has its d already. Make q or codes np.int32 before you multiply.",
     ),
     tolerance=1e-5,
 )
@@ -375,8 +376,8 @@ ORDER = Exercise(
     hints=(
         "Byte 32c + l of the 128 holds weight 64c + l in its low nibble and 64c + 32 + l in its high one. "
         "Walk over the loads; in each over its low nibbles, then over its high ones.",
-        "for start in range(0, 128, width): for high in (0, 1): for byte in range(start, start + width): "
-        "append 64 * (byte // 32) + 32 * high + byte % 32.",
+        "Three loops, over the first bytes of the loads, over low and high, over the bytes of a load. "
+        "Inside: byte 32c + l, which c and l is that?",
     ),
 )
 
@@ -389,7 +390,7 @@ def dot_q4_k_row(isa, raw, codes, d, sums):
     products, offsets = vectors.zero_floats(), vectors.zeros_like(vectors.load_8_floats(sums, 0))
     for b in range(d.size):
         at, x = 144 * b, 256 * b
-        sc, m = packed_scales(raw, at + 4)
+        sc, m = vectors.packed_scales(raw, at + 4)
         scales, mins = vectors.repeat_bytes(sc), vectors.bytes_to_floats(m)
         first, second = vectors.load_bytes(raw, at + 16), vectors.load_bytes(raw, at + 80)
         p0 = vectors.dot_pairs(isa, vectors.low_nibbles(first), vectors.load_bytes(codes, x))

@@ -101,8 +101,8 @@ NORM = Exercise(
     ),
     hints=(
         "RMS, read backwards: square each number, take the mean of the row, take the root.",
-        "np.mean(x * x, axis=-1, keepdims=True) is [T, 1]. Add eps, take the root, divide x by it, times "
-        "weight.",
+        "With axis=-1 and keepdims=True np.mean gives [T, 1], a number for each row. eps goes under the "
+        "root, weight comes last.",
     ),
     tolerance=1e-4,
 )
@@ -272,8 +272,8 @@ ROTATE = Exercise(
     ),
     hints=(
         "a + ib times cos + i sin: what are the real and the imaginary part?",
-        "a, b = x[..., ::2], x[..., 1::2] become a * cos - b * sin and a * sin + b * cos, with cos[:, None] "
-        "and sin[:, None].",
+        "x[..., ::2] are the real parts of all pairs, x[..., 1::2] the imaginary ones: each half of the "
+        "formula is one line, into a new array. cos[:, None] gives all heads of a token the same angle.",
     ),
     tolerance=1e-4,
 )
@@ -397,7 +397,8 @@ SWIGLU = Exercise(
     ),
     hints=(
         "The sigmoid of the gate, 0 to 1, says how far it is open. silu is the gate times that.",
-        "gate / (1 + np.exp(-gate)) * up. exp may become infinite: the quotient is then 0, as it should be.",
+        "The sigmoid of z is one over 1 + exp(-z). exp may become infinite there: the quotient is then 0, as "
+        "it should be.",
     ),
     tolerance=1e-4,
 )

@@ -134,8 +134,8 @@ ROW_RANGE = Exercise(
     ),
     hints=(
         "Cut w lies at w * M / n_workers, rounded down. Worker 0's rows begin at cut 0 and end at cut 1.",
-        "// rounds down: worker * M // n_workers multiplies first, then divides. The end is the same with "
-        "worker + 1.",
+        "// rounds down; multiply first, then divide. Where one worker's rows end, those of worker + 1 begin."
+        "",
     ),
 )
 
@@ -298,9 +298,16 @@ def _rows_and_cores():
     return {f"{M} rows, {cores} cores": (M, cores) for M, cores in pairs}
 
 
+def phase2_workers(M, cores):
+    """Return how many workers share M rows."""
+    # and in the engine: workers in kernels/phase2_optimized_fused.py
+    return min(cores, M) if M >= 32 else 1
+
+
 WORKERS = Exercise(
     name="phase2_workers",
     engine=phase2.workers,
+    solution=phase2_workers,
     cases=_rows_and_cores,
     mistakes=(
         Mistake(
@@ -342,7 +349,7 @@ WORKERS = Exercise(
 
 
 def busiest_decodes(M, K, N, cores):
-    rows = -(-M // phase2.workers(M, cores))  # rounded up
+    rows = -(-M // phase2_workers(M, cores))  # rounded up
     return rows * K * N
 
 

@@ -71,7 +71,8 @@ ASKED = Exercise(
     ),
     hints=(
         "Weight (k, j) is number k * N + j of the flat matrix. Which block of block_size weights is that in?",
-        "(k * N + j) // block_size, for k from 0 to K - 1: a list, or np.arange(K) in the place of k.",
+        "Number the weight first, then divide without remainder. np.arange(K) in the place of k gives all K "
+        "at once.",
     ),
 )
 
@@ -404,13 +405,14 @@ FETCH = Staged(
 # cache_bytes: M, K, N, cores -> bytes
 
 
-def cache_bytes(M, K, N, cores):
+def engine_cache_bytes(M, K, N, cores):
     """Return the bytes of decoded weights that all maps hold at the end."""
     return phase3a_block_cache.KERNEL.cost(M, K, N, FORMAT, cores).temporary_bytes
 
 
-def bytes_of_all_maps(M, K, N, cores):
+def cache_bytes(M, K, N, cores):
     """Return 4 bytes for each weight of B, in the map of each worker; M below 32 has one worker."""
+    # and in the engine: KERNEL.cost(...).temporary_bytes in kernels/phase3a_block_cache.py
     workers = min(cores, M) if M >= 32 else 1
     return workers * 4 * K * N
 
@@ -431,8 +433,8 @@ split = phase2_optimized_fused.workers
 
 BYTES = Exercise(
     name="cache_bytes",
-    engine=cache_bytes,
-    solution=bytes_of_all_maps,
+    engine=engine_cache_bytes,
+    solution=cache_bytes,
     cases=bytes_cases,
     mistakes=(
         Mistake(
@@ -472,7 +474,8 @@ BYTES = Exercise(
     ),
     hints=(
         "Nothing is evicted, and each row of a needs all weights. So how much does one map hold at the end?",
-        "4 * K * N bytes for each worker. Workers as in Phase 2: min(cores, M) from 32 rows on, else 1.",
+        "All K * N weights, as float32, in the map of each worker. How many workers are there? As in Phase "
+        "2, which splits from 32 rows on.",
     ),
 )
 
@@ -607,8 +610,8 @@ FEW_LOOK_UPS = Staged(
     hints=(
         "Turn the inner loops: for i, for k, then along row k of B, whose weights are neighbours. "
         "divmod(k * N + j, block_size) tells where a run begins; it ends with the block or with the row.",
-        "run = min(block_size - place, N - j); out[i, j : j + run] += a[i, k] * fetch(block)[place : "
-        "place + run]; j += run.",
+        "A run has min(block_size - place, N - j) weights: weights place, place + 1, ... of the block, for "
+        "columns j, j + 1, ... of out. The next run begins at j + run.",
     ),
 )
 

@@ -51,7 +51,7 @@ BYTES = Exercise(
     ),
     hints=(
         "Go down the table's two columns; everything but the blocks is float32.",
-        "Six times 4 bytes, and bits / 8, for each weight.",
+        "For each weight: how many of the table's entries are a float32 of it, and what do the blocks take?",
     ),
     tolerance=1e-9,
 )

@@ -290,7 +290,7 @@ TOKEN_BYTES = Exercise(
     ),
     hints=(
         "BYTE_OF is a dict: character -> byte, a number below 256. bytes([72, 105]) makes bytes of numbers.",
-        "bytes(BYTE_OF[character] for character in ...)",
+        "So make the list of numbers first, one for each character of the token.",
     ),
 )
 
@@ -392,8 +392,8 @@ STREAM = Exercise(
     hints=(
         "Something must remember the unfinished bytes from one piece to the next. Python has it: see "
         "codecs.getincrementaldecoder.",
-        'decoder = codecs.getincrementaldecoder("utf-8")("replace"), made once; then decoder.decode(piece) '
-        "for each.",
+        'codecs.getincrementaldecoder("utf-8") is a class: called with "replace" it makes a decoder. How '
+        "many do you need, if it must remember?",
     ),
 )
 
