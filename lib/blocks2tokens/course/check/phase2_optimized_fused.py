@@ -11,6 +11,7 @@ import numpy as np
 from numba import prange
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import Counter, WatchedExercise, compiles, look, with_names
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels import phase2_optimized_fused as phase2
 from blocks2tokens.kernels.phase2_optimized_fused import multiply_rows
@@ -86,9 +87,10 @@ def _divided_first(worker, n_workers, M):
     return worker // n_workers * M, (worker + 1) // n_workers * M
 
 
-ROW_RANGE = Exercise(
+ROW_RANGE = WatchedExercise(
     name="row_range",
     engine=row_range,
+    looks=(compiles(lambda: (2, 4, 7)),),
     cases=_workers_and_rows,
     mistakes=(
         Mistake(
@@ -202,9 +204,29 @@ def _rows_of_b_for_columns(decode, a, raw, n_workers, out):
     return out
 
 
-MULTIPLY = Exercise(
+def _one_product():
+    return _products()["5 rows, 3 workers"]
+
+
+@look
+def _each_row_once(function):
+    """Return what is wrong if workers compute the same rows, which the result does not show."""
+    decode, a, raw, n_workers, out = _one_product()
+    (M, K), N, counter = a.shape, out.shape[1], Counter(decode)
+    with_names(function, multiply_rows=multiply_rows.py_func)(counter, a, raw, n_workers, out)
+    rows = counter.calls // (K * N)
+    if rows <= M:
+        return None
+    return (
+        f"the result is right, and your {n_workers} workers have computed {rows} rows where there are {M}: "
+        "workers do rows that are not theirs. Each has rows first to last - 1 of its own row_range"
+    )
+
+
+MULTIPLY = WatchedExercise(
     name="multiply_in_parts",
     engine=multiply_in_parts,
+    looks=(_each_row_once, compiles(_one_product, tolerance=1e-3)),
     cases=_products,
     mistakes=(
         Mistake(

@@ -83,7 +83,8 @@ ASKED = Exercise(
 def cache_hit_rate(M, K, N, block_size, workers):
     """Return the share of the look-ups that hit, with an own map for each worker."""
     lookups = M * K * N
-    misses = workers * (K * N // block_size)
+    blocks = -(-K * N // block_size)  # a block that is only begun counts
+    misses = workers * blocks
     return 1 - misses / lookups
 
 
@@ -94,7 +95,22 @@ def rate_cases():
         "one row": (1, 64, 512, 256, 1),
         "tiny": (2, 4, 6, 8, 1),
         "as many workers as rows": (32, 64, 16, 256, 32),
+        "30 weights in blocks of 8": (3, 5, 6, 8, 1),
     }
+
+
+def begun_blocks(K, N, size):
+    return -(-K * N // size)
+
+
+def rate_with(blocks, hits=lambda missed: 1 - missed, workers=lambda M, workers: workers, rows=None):
+    """Return the rate with a place for each mistake; rows: those whose look-ups count."""
+
+    def rate(M, K, N, size, n_workers):
+        of = M if rows is None else rows(M, n_workers)
+        return hits(workers(M, n_workers) * blocks(K, N, size) / (of * K * N))
+
+    return rate
 
 
 HIT_RATE = Exercise(
@@ -104,40 +120,57 @@ HIT_RATE = Exercise(
     tolerance=1e-9,
     mistakes=(
         Mistake(
-            lambda M, K, N, size, workers: workers / (M * size),
-            "this is the share of the misses: the rest are hits",
+            rate_with(lambda K, N, size: K * N // size),
+            "right where blocks end with the matrix: 30 weights begin a fourth block of 8, which is missed as "
+            "well. Round the number of blocks up",
         ),
         Mistake(
-            lambda M, K, N, size, workers: 1 - 1 / (M * size),
-            "you count one map for all: each worker has its own, and misses each block once",
+            rate_with(lambda K, N, size: K * N / size),
+            "right where blocks end with the matrix: 30 weights are not 3.75 blocks of 8, but 4, and the last "
+            "is missed as a whole. Round the number of blocks up",
+        ),
+        *(
+            mistake
+            for blocks in (begun_blocks, lambda K, N, size: K * N // size, lambda K, N, size: K * N / size)
+            for mistake in (
+                Mistake(
+                    rate_with(blocks, hits=lambda missed: missed),
+                    "this is the share of the misses: the rest are hits",
+                ),
+                Mistake(
+                    rate_with(blocks, workers=lambda M, workers: 1),
+                    "you count one map for all: each worker has its own, and misses each block once",
+                ),
+                Mistake(
+                    rate_with(blocks, workers=lambda M, workers: M),
+                    "you count a miss of each block for each row of a: nothing is evicted, so the second row "
+                    "finds all that the first one fetched",
+                ),
+                Mistake(
+                    rate_with(blocks, rows=lambda M, workers: 1),
+                    "you leave out the rows: there are M * K * N look-ups, not K * N",
+                ),
+                Mistake(
+                    rate_with(blocks, rows=lambda M, workers: M / workers),
+                    "you count the misses of all workers against the look-ups of one: each has M / workers "
+                    "rows",
+                ),
+                Mistake(
+                    rate_with(blocks, hits=lambda missed: 100 * (1 - missed)),
+                    "these are per cent: a share lies between 0 and 1",
+                ),
+            )
         ),
         Mistake(
             lambda M, K, N, size, workers: 1 - workers / M,
             "you count a miss for each weight: a miss brings a whole block of block_size weights",
         ),
-        Mistake(
-            lambda M, K, N, size, workers: 1 - 1 / size,
-            "you count a miss of each block for each row of a: nothing is evicted, so the second row finds "
-            "all that the first one fetched",
-        ),
-        Mistake(
-            lambda M, K, N, size, workers: 1 - workers / size,
-            "you leave out the rows: there are M * K * N look-ups, not K * N",
-        ),
-        Mistake(
-            lambda M, K, N, size, workers: 1 - workers**2 / (M * size),
-            "you count the misses of all workers against the look-ups of one: each has M / workers rows",
-        ),
-        Mistake(
-            lambda M, K, N, size, workers: 100 * (1 - workers / (M * size)),
-            "these are per cent: a share lies between 0 and 1",
-        ),
     ),
     hints=(
         "There is a look-up for each multiply-add. A block is missed when a worker meets it for the first "
         "time, and never again. How many blocks are there?",
-        "K * N // block_size blocks, each missed once by each worker; M * K * N look-ups. The hits are 1 "
-        "minus the quotient.",
+        "Each worker misses each block once; one that is only begun is a block too. -(-a // b) divides and "
+        "rounds up.",
     ),
 )
 
@@ -154,6 +187,7 @@ class Staged(Exercise):
     """An exercise whose answers are what stage(function, *arguments) saw."""
 
     stage: Callable | None = None
+    raised: str = ""  # what an exception that comes of places and lengths most likely means
 
     def judge(self, function):
         if not callable(function):
@@ -165,7 +199,8 @@ class Staged(Exercise):
                 self.stage(function, *arguments)
         except Exception as error:
             frames = error.__traceback__.tb_next.tb_next  # behind this one and the stage's
-            return self._verdict("wrong", _explain_exception(error.with_traceback(frames)))
+            note = f"\n{self.raised}" if self.raised and isinstance(error, ValueError | IndexError) else ""
+            return self._verdict("wrong", _explain_exception(error.with_traceback(frames)) + note)
         mistakes = tuple(Mistake(partial(self.stage, m.wrong), m.message) for m in self.mistakes)
         engine = partial(self.stage, self.engine)
         played = Exercise(self.name, engine, self.cases, mistakes, self.hints, self.solution or self.engine)
@@ -581,6 +616,8 @@ FEW_LOOK_UPS = Staged(
     name="multiply_with_few_look_ups",
     engine=multiply_with_few_look_ups,
     stage=watch_look_ups,
+    raised="does a run of yours reach over the end of its block, or of the row? It has min(block_size - place, "
+    "N - j) weights, and the next look-up goes on behind it",
     cases=few_cases,
     mistakes=(
         Mistake(
