@@ -121,13 +121,13 @@ HIT_RATE = Exercise(
     mistakes=(
         Mistake(
             rate_with(lambda K, N, size: K * N // size),
-            "right where blocks end with the matrix: 30 weights begin a fourth block of 8, which is missed as "
-            "well. Round the number of blocks up",
+            "right where blocks end with the matrix: 30 weights begin a fourth block of 8, which is missed "
+            "as well. Round the number of blocks up",
         ),
         Mistake(
             rate_with(lambda K, N, size: K * N / size),
-            "right where blocks end with the matrix: 30 weights are not 3.75 blocks of 8, but 4, and the last "
-            "is missed as a whole. Round the number of blocks up",
+            "right where blocks end with the matrix: 30 weights are not 3.75 blocks of 8, but 4, and the "
+            "last is missed as a whole. Round the number of blocks up",
         ),
         *(
             mistake
@@ -616,8 +616,8 @@ FEW_LOOK_UPS = Staged(
     name="multiply_with_few_look_ups",
     engine=multiply_with_few_look_ups,
     stage=watch_look_ups,
-    raised="does a run of yours reach over the end of its block, or of the row? It has min(block_size - place, "
-    "N - j) weights, and the next look-up goes on behind it",
+    raised="does a run of yours reach over the end of its block, or of the row? It has "
+    "min(block_size - place, N - j) weights, and the next look-up goes on behind it",
     cases=few_cases,
     mistakes=(
         Mistake(

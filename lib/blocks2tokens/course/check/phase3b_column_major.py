@@ -9,6 +9,7 @@ product_of_turned_blocks   a, decode, N, size      -> the same product, blocks a
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, counted_calls
 from blocks2tokens.kernels import fused_rows
 from blocks2tokens.kernels import phase3b_column_major as phase3b
 
@@ -286,8 +287,9 @@ def transposed(product):
     return of_the_product
 
 
-PRODUCT = Exercise(
+PRODUCT = WatchedExercise(
     name="one_block_product",
+    looks=(counted_calls(lambda: product_cases()["M = 3, K = 16, N = 4, size = 8"], "decode", at=1),),
     engine=engine_one_block_product,
     solution=one_block_product,
     cases=product_cases,
@@ -530,8 +532,9 @@ def column_counted_as_one(a, decode, N, size):
     return product_of_turned_blocks(a, decode, N, size)[0], N
 
 
-TURNED = Exercise(
+TURNED = WatchedExercise(
     name="product_of_turned_blocks",
+    looks=(counted_calls(lambda: turned_cases()["M = 3, K = 32, N = 4, size = 8"], "decode", at=1),),
     engine=engine_product_of_turned_blocks,
     solution=product_of_turned_blocks,
     cases=turned_cases,
