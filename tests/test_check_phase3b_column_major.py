@@ -162,7 +162,7 @@ def product_with(**mistake):
 
 def counts_another_way(a, decode, N, size):
     """Decode at every step, and return what Phase 3b would count."""
-    out, count = product(a, decode, N, size, always=True)
+    out = product(a, decode, N, size, always=True)[0]
     return out, product(a, lambda block: np.zeros(size), N, size)[1]
 
 
