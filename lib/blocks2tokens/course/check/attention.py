@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
 
 # attend_one: q float32 [head_dim], k and v float32 [S, head_dim] -> float32 [head_dim]
 
@@ -199,8 +200,15 @@ def hidden_afterwards(scores, again=False):
     return weights / weights.sum(axis=1, keepdims=True) if again else weights
 
 
-CAUSAL = Exercise(
+CAUSAL = WatchedExercise(
     name="causal_weights",
+    looks=(
+        leaves_alone(
+            lambda: mask_cases()["5 of 5 tokens"],
+            ("scores",),
+            "Who gave you the scores may need them as they were: np.where makes a new array",
+        ),
+    ),
     engine=causal_weights,
     cases=mask_cases,
     mistakes=(

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
 from blocks2tokens.model import layers, rope
 
 EPS = 1e-5
@@ -55,8 +56,23 @@ def weight_first(x, weight, eps):
     return layers.rms_norm(x * weight, np.ones_like(weight), eps)
 
 
-NORM = Exercise(
+NORM = WatchedExercise(
     name="rms_norm",
+    looks=(
+        leaves_alone(
+            lambda: norm_cases()["random rows"],
+            ("x", "weight", "eps"),
+            "The stream goes on beside the norm, and the lesson uses both again: write y = x / ..., not x /= "
+            "...",
+        ),
+    ),
+    raised=(
+        (
+            ValueError,
+            "a mean of each row is [T], which meets x, [T, dim], along the wrong axis: keepdims=True makes "
+            "it [T, 1]",
+        ),
+    ),
     engine=layers.rms_norm,
     cases=norm_cases,
     mistakes=(
@@ -89,6 +105,11 @@ NORM = Exercise(
             norm_with(axis=None),
             "one size for all rows: each row, a token, has its own. Take the mean over the last axis, "
             "keepdims=True",
+        ),
+        Mistake(
+            norm_with(axis=0),
+            "you take the mean down the columns, over the tokens: a token's row is normalized by itself, "
+            "axis=-1",
         ),
         Mistake(
             lambda x, weight, eps: layers.rms_norm(x, np.ones_like(weight), eps),
@@ -143,6 +164,11 @@ ANGLES = Exercise(
         Mistake(
             angles_with(step=1),
             "the exponent is -2i / head_dim, yours is -i / head_dim: your pairs slow down half as fast",
+        ),
+        Mistake(
+            angles_with(step=4),
+            "you double i twice: i counts pairs, 0, 1, 2, ..., and np.arange(0, head_dim, 2) is 2i already. "
+            "In heads of 8 pair 1 of theta 10,000 turns by 0.1, yours by 0.01",
         ),
         Mistake(
             angles_with(sign=1),
@@ -227,13 +253,30 @@ def mirrors(a, b, cos, sin):
     return a * cos + b * sin, a * sin - b * cos
 
 
+def back_as_halves(x, cos, sin):
+    turned = rotate_adjacent(x, cos, sin)
+    return np.concatenate([turned[..., ::2], turned[..., 1::2]], axis=-1)
+
+
+def out_of_halves(x, cos, sin):
+    half = x.shape[-1] // 2
+    return rotate_adjacent(np.stack([x[..., :half], x[..., half:]], axis=-1).reshape(x.shape), cos, sin)
+
+
 def one_angle_for_each_head(x, cos, sin):
     turned = rope.rotate_adjacent(x.swapaxes(0, 1), cos, sin) if len(x) == x.shape[1] else None
     return rope.rotate_adjacent(x, cos, sin) if turned is None else turned.swapaxes(0, 1)
 
 
-ROTATE = Exercise(
+ROTATE = WatchedExercise(
     name="rotate_adjacent",
+    looks=(
+        leaves_alone(
+            lambda: rotation_cases()["3 tokens, 3 heads"],
+            ("x", "cos", "sin"),
+            "The lesson turns the same heads again: make an array with np.empty_like(x)",
+        ),
+    ),
     engine=rope.rotate_adjacent,
     solution=rotate_adjacent,
     cases=rotation_cases,
@@ -241,6 +284,17 @@ ROTATE = Exercise(
         Mistake(
             rotated(rope.rotate_halves),
             "your pairs are (i, i + head_dim / 2), qwen's convention: here they are neighbours, (2i, 2i + 1)",
+        ),
+        Mistake(
+            back_as_halves,
+            "you turn the right pairs and put them back as halves, all first numbers and then all second "
+            "ones: 1 2 3 4 becomes a pair at places 0 and 2. Neighbours stay neighbours, out[..., ::2] and "
+            "out[..., 1::2]",
+        ),
+        Mistake(
+            out_of_halves,
+            "you take the pairs out of the two halves and put them back as neighbours: of 1 to 8 the first "
+            "pair is 1 and 2, yours is 1 and 5. Take x[..., ::2] and x[..., 1::2]",
         ),
         Mistake(
             rotated(sine=-1),
@@ -367,8 +421,15 @@ def gelu(z):
     return z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
 
 
-SWIGLU = Exercise(
+SWIGLU = WatchedExercise(
     name="swiglu",
+    looks=(
+        leaves_alone(
+            lambda: gate_cases()["random"],
+            ("gate", "up"),
+            "The lesson looks at the gates again: write gate / ..., not gate /= ...",
+        ),
+    ),
     engine=layers.swiglu,
     cases=gate_cases,
     mistakes=(

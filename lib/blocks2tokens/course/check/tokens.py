@@ -430,6 +430,14 @@ def sentencepiece_with(
     return tuple(p for part in parts for p in ([part] if part in scores else fallback(part)))
 
 
+def mark_glued_to_the_first_letter(text, scores):
+    parts = ["▁" + text[0], *text[1:].replace(" ", "▁")]
+    while known := [(scores[a + b], -i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores]:
+        i = -max(known)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return tuple(p for part in parts for p in ([part] if part in scores else plain.byte_pieces(part)))
+
+
 def longest_match(text, scores):
     text, parts = "▁" + text.replace(" ", "▁"), []
     while text:
@@ -493,6 +501,11 @@ SENTENCEPIECE = Exercise(
         ),
         Mistake(
             partial(sentencepiece_with, prefix=""), "the space in front is missing: the text begins with ▁"
+        ),
+        Mistake(
+            mark_glued_to_the_first_letter,
+            "the leading ▁ sticks to the first letter: it is a part by itself, as each letter is, and joins "
+            'only by its score. list("▁" + ...) makes it one',
         ),
         Mistake(
             partial(sentencepiece_with, space=" "),
