@@ -116,6 +116,17 @@ def test_a_pasted_solution_that_needs_a_name_from_elsewhere_is_found(monkeypatch
     assert verdict_on_pasted("gflops", monkeypatch).kind == "wrong"
 
 
+def test_what_a_solution_says_of_the_engine_is_there():
+    package, told = Path(check.__file__).parents[2], 0
+    for name in EXERCISES:
+        for function, path in re.findall(
+            r"# and in the engine: (\w+) in ([\w/.]+\.py)", shown(check.EXERCISES[name])
+        ):
+            assert f"def {function}(" in (package / path).read_text(encoding="utf-8"), name
+            told += 1
+    assert told >= 20
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_last_hint_is_not_the_solution(name):
     """A hint may hold a piece of a solution, not most of it: that is folded one step further in."""

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numba import prange
 
 from blocks2tokens.course import check
 from blocks2tokens.kernels.phase2_optimized_fused import multiply_rows
@@ -28,7 +29,7 @@ def fill(decode, a, raw, rows, out):
 
 
 def multiply_in_parts(decode, a, raw, n_workers, out):
-    for worker in range(n_workers):
+    for worker in prange(n_workers):
         for i in range(worker, len(a), n_workers):  # row by row in turn: right as well
             multiply_rows(decode, a, raw, i, i + 1, out)
     return out
@@ -127,10 +128,30 @@ def all_rows_in_loops_of_its_own(decode, a, raw, n_workers, out):
     return out
 
 
+def one_call(decode, a, raw, n_workers, out):
+    multiply_rows(decode, a, raw, 0, len(a), out)
+    return out
+
+
+def one_after_another(decode, a, raw, n_workers, out):
+    for worker in range(n_workers):
+        first, last = worker * len(a) // n_workers, (worker + 1) * len(a) // n_workers
+        multiply_rows(decode, a, raw, first, last, out)
+    return out
+
+
+def filled(decode, a, raw, n_workers, out):
+    for worker in prange(n_workers):
+        fill(decode, a, raw, range(*row_range(worker, n_workers, len(a))), out)
+    return out
+
+
 MUTANTS = [
+    ("multiply_in_parts", one_call, "of 3 workers one works"),
+    ("multiply_in_parts", one_after_another, "Only the rounds of a prange"),
+    ("multiply_in_parts", filled, "Numba, which cannot"),
     ("multiply_in_parts", all_rows_each, "your 3 workers have computed 15 rows where there are 5"),
     ("multiply_in_parts", all_rows_in_loops_of_its_own, "workers do rows that are not theirs"),
-    ("multiply_in_parts", in_parts(row_range), "Numba, which cannot"),
     ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),
     ("row_range", rest_to_the_last, "takes all that is left"),
     ("row_range", clipped, "leaves workers without rows: 5 rows over 4"),
@@ -216,7 +237,7 @@ def test_a_product_in_another_order_passes():
 
     def multiply(decode, a, raw, n_workers, out):
         K, N = a.shape[1], out.shape[1]
-        for worker in range(n_workers):
+        for worker in prange(n_workers):
             for i in range(worker * len(a) // n_workers, (worker + 1) * len(a) // n_workers):
                 for j in range(N):
                     total = 0.0

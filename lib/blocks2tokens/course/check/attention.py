@@ -20,6 +20,7 @@ from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
 
 def attend_one(q, k, v):
     """Return what one query finds, [head_dim]; q float32 [head_dim], k and v [S, head_dim]."""
+    # and in the engine: attend in model/attention.py
     scores = k @ q / np.sqrt(q.size)
     weights = np.exp(scores - scores.max())
     return weights / weights.sum() @ v
@@ -144,6 +145,7 @@ ATTEND_ONE = Exercise(
 
 def causal_weights(scores):
     """Return the weights, [T, S], of the last T of S tokens, none on the future; scores float32 [T, S]."""
+    # and in the engine: attend in model/attention.py
     T, S = scores.shape
     own = np.arange(S - T, S)[:, None]  # the token that asks
     scores = np.where(np.arange(S) > own, -np.inf, scores)

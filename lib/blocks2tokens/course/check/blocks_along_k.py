@@ -280,6 +280,7 @@ def product_by_tiles(x, decode, N, tile):
 
     decode(n, first, last) returns weights first to last - 1 of row n.
     """
+    # and in the engine: multiply in kernels/fused_rows.py
     M, K = x.shape
     out, decoded = np.zeros((M, N), np.float32), 0
     for n in range(N):

@@ -297,6 +297,7 @@ PANEL = Exercise(
 
 def pick(table, M):
     """Return the winner at the largest measured M that is not above M; below all of them, at the smallest."""
+    # and in the engine: choose in kernels/picker.py
     rows = max((m for m in table if m <= M), default=min(table))
     return table[rows][0]
 

@@ -243,6 +243,7 @@ LAYER = WatchedExercise(
 
 def surprise(logits, ids):
     """Return the mean of -log p(next id), nats; logits, float32 [T, vocab], stand behind each of ids."""
+    # and in the engine: _surprise in perplexity.py
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -log_p[np.arange(len(ids) - 1), ids[1:]].mean()
@@ -375,6 +376,7 @@ SURPRISE = WatchedExercise(
 
 def greedy(transformer, ids, n):
     """Return the n ids that continue ids, each the most likely one; every token is run once."""
+    # and in the engine: generate in generate.py
     cache = transformer.new_cache(len(ids) + n)
     new, found = ids, []
     for _ in range(n):
@@ -479,6 +481,7 @@ GREEDY = Exercise(
 
 def top_p(probabilities, p):
     """Return probabilities, [vocab], of the most likely tokens that together reach p; the others get 0."""
+    # and in the engine: _keep in sampler.py
     order = np.argsort(-probabilities, kind="stable")
     n = np.searchsorted(np.cumsum(probabilities[order]), p) + 1  # with the one that reaches p
     kept = np.zeros_like(probabilities)

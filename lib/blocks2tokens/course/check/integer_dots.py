@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict, difference
-from blocks2tokens.course.check.watched import WatchedExercise, look
+from blocks2tokens.course.check.watched import WatchedExercise, look, plain
 from blocks2tokens.formats import q4_k
 from blocks2tokens.jit import cpu, vectors
 from blocks2tokens.jit.vectors import packed_scales
@@ -30,6 +30,7 @@ from blocks2tokens.kernels import integer_dot
 
 def quantize_activations(x, block):
     """Return codes, int8 [K], and d, float32 [K / block]: x = d * code, |code| <= 127."""
+    # and in the engine: quantize in kernels/activations.py
     codes, d = np.empty(x.size, np.int8), np.empty(x.size // block, np.float32)
     for b in range(d.size):
         part = slice(b * block, (b + 1) * block)
@@ -568,6 +569,10 @@ REGISTERS = (
 
 class VectorExercise(Exercise):
     """An exercise in vector functions: judged with their twins, then compiled if the CPU can."""
+
+    def __call__(self, function: Callable) -> Callable:
+        """Return the plain function: the lesson compiles it, and Numba refuses to do so twice."""
+        return plain(super().__call__(function))
 
     def judge(self, function: Callable) -> Verdict:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -134,6 +134,7 @@ NORM = WatchedExercise(
 
 def rope_angles(positions, head_dim, theta):
     """Return the angle of each pair at each position, radians, float64 [T, head_dim / 2]."""
+    # and in the engine: angles in model/rope.py
     i = np.arange(head_dim // 2)
     return positions[:, None] * theta ** (-2 * i / head_dim)
 
@@ -203,6 +204,7 @@ ANGLES = Exercise(
 
 def rotate_adjacent(x, cos, sin):
     """Turn pairs (2i, 2i + 1) of each head; x float32 [T, heads, head_dim], cos and sin [T, head_dim / 2]."""
+    # and in the engine: rotate_adjacent in model/rope.py
     a, b = x[..., ::2], x[..., 1::2]
     cos, sin = cos[:, None], sin[:, None]
     out = np.empty_like(x)
@@ -287,8 +289,8 @@ ROTATE = WatchedExercise(
         ),
         Mistake(
             back_as_halves,
-            "you turn the right pairs and put them back as halves, all first numbers and then all second "
-            "ones: 1 2 3 4 becomes a pair at places 0 and 2. Neighbours stay neighbours, out[..., ::2] and "
+            "you turn the right pairs and put them back as halves, all first numbers, then all second ones: "
+            "of 1 2 3 4 the pair 1 2 lands at places 0 and 2. Neighbours stay neighbours, out[..., ::2] and "
             "out[..., 1::2]",
         ),
         Mistake(

@@ -400,7 +400,7 @@ def engine_baseline_temporaries(M, K, N):
 
 def baseline_temporaries(M, K, N):
     """Return 4 bytes for each weight of B, and as many again for its transpose if there is one."""
-    # and in the engine: KERNEL.cost(...).temporary_bytes in kernels/phase0_baseline.py
+    # and in the engine: count in kernels/phase0_baseline.py
     copies = 2 if M * K * N > 2**20 else 1
     return copies * 4 * K * N
 

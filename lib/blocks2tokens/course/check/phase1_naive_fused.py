@@ -265,6 +265,7 @@ WEIGHT = WatchedExercise(
 
 def naive_fused_product(a, raw, N, decode_element):
     """Return a @ B, float32 [M, N]; B [K, N] lies in raw and is decoded weight by weight."""
+    # and in the engine: multiply_rows in kernels/phase1_naive_fused.py
     M, K = a.shape
     out = np.empty((M, N), np.float32)
     for i in range(M):

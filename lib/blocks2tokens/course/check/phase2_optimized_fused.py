@@ -213,8 +213,14 @@ def _each_row_once(function):
     """Return what is wrong if workers compute the same rows, which the result does not show."""
     decode, a, raw, n_workers, out = _one_product()
     (M, K), N, counter = a.shape, out.shape[1], Counter(decode)
-    with_names(function, multiply_rows=multiply_rows.py_func)(counter, a, raw, n_workers, out)
+    parts = Counter(multiply_rows.py_func)
+    with_names(function, multiply_rows=parts)(counter, a, raw, n_workers, out)
     rows = counter.calls // (K * N)
+    if parts.calls == 1:
+        return (
+            f"the result is right, from one call for all {M} rows: of {n_workers} workers one works. Call "
+            "multiply_rows for each worker, with its own rows"
+        )
     if rows <= M:
         return None
     return (
@@ -223,10 +229,22 @@ def _each_row_once(function):
     )
 
 
+def _loop_that_can_be_shared(function):
+    """Return what is wrong with a loop that the compiler will not hand to threads."""
+    code = getattr(function, "__code__", None)
+    if code is None or "prange" in code.co_names:
+        return None
+    return (
+        "the result is right, and your loop over the workers is a plain one: compiled with parallel=True it "
+        "still runs one worker after another. Only the rounds of a prange go to threads: "
+        "for worker in prange(n_workers)"
+    )
+
+
 MULTIPLY = WatchedExercise(
     name="multiply_in_parts",
     engine=multiply_in_parts,
-    looks=(_each_row_once, compiles(_one_product, tolerance=1e-3)),
+    looks=(_each_row_once, _loop_that_can_be_shared, compiles(_one_product, tolerance=1e-3)),
     cases=_products,
     mistakes=(
         Mistake(

@@ -212,6 +212,7 @@ class Staged(Exercise):
 
 def fetch_block(cache, lock, decode, block):
     """Return the weights of a block from the cache, a dict, which decodes and keeps a new one."""
+    # and in the engine: fetch in kernels/phase3a_block_cache.py
     lock.lock_to_read()
     weights = cache.get(block)
     lock.unlock_read()
@@ -447,7 +448,7 @@ def engine_cache_bytes(M, K, N, cores):
 
 def cache_bytes(M, K, N, cores):
     """Return 4 bytes for each weight of B, in the map of each worker; M below 32 has one worker."""
-    # and in the engine: KERNEL.cost(...).temporary_bytes in kernels/phase3a_block_cache.py
+    # and in the engine: count in kernels/phase3a_block_cache.py
     workers = min(cores, M) if M >= 32 else 1
     return workers * 4 * K * N
 

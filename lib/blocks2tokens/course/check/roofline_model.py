@@ -46,7 +46,7 @@ def one_row_of_operations(M, K, N, fmt):
 
 def product_intensity(M, K, N, fmt):
     """Return operations for each byte that must move: encoded weights, x and the result."""
-    # and in the engine: the same in course/roof.py
+    # and in the engine: product_intensity in course/roof.py
     operations = 2 * M * K * N
     weights = N * K * fmt.bytes_per_block / fmt.block_size
     return operations / (weights + 4 * M * K + 4 * M * N)
@@ -171,7 +171,7 @@ def ridge(whole=ceil, operations=2, size=lambda fmt: fmt.bytes_per_block / fmt.b
 
 def ridge_rows(peak, bandwidth, fmt):
     """Return the smallest whole M for which reading fmt's weights is not the limit."""
-    # and in the engine: the same in course/roof.py
+    # and in the engine: ridge_rows in course/roof.py
     operations_for_each_byte_of_a_row = 2 * fmt.block_size / fmt.bytes_per_block
     return int(np.ceil(peak / bandwidth / operations_for_each_byte_of_a_row))
 

@@ -61,7 +61,7 @@ def side_first(claimed, found):
 
 def judge_ratio(claimed, found):
     """Judge a claimed factor by the one that was found, both greater than 0."""
-    # and in the engine: the same in course/ledger.py
+    # and in the engine: judge_ratio in course/ledger.py
     if max(claimed / found, found / claimed) <= 1.5:
         return ledger.HOLDS
     return ledger.IN_PART if (claimed > 1) == (found > 1) else ledger.FAILS

@@ -6,6 +6,7 @@
 A look runs only once the answers are right. Where it cannot see what it looks for, it finds nothing.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -143,10 +144,12 @@ def compiles(arguments: Callable, tolerance: float = 1e-4) -> Callable:
             return None
         given = arguments()
         expected = call(function, tuple(plain(argument) for argument in given))
-        try:
-            answer = call(njit(function), given)
-        except Exception as error:
-            return explain_compiling(error)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is slow or will be refused one day
+            try:
+                answer = call(njit(function), given)
+            except Exception as error:
+                return explain_compiling(error)
         found = difference(answer, expected, tolerance, "compiled by Numba")
         return f"right in Python, and another function in compiled code\n{found}" if found else None
 
