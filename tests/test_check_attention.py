@@ -136,7 +136,7 @@ def hides_in_place(scores):
 
 
 MUTANTS = [
-    ("causal_weights", hides_in_place, "you wrote into scores: 10 of its 25 numbers"),
+    ("causal_weights", hides_in_place, "you wrote into scores"),
     ("attend_one", one(lambda q, k: 1), "the scores are not scaled"),
     ("attend_one", one(lambda q, k: len(q)), "divide the scores by head_dim"),
     ("attend_one", one(lambda q, k: len(q) ** -0.5), "multiply the scores by the square root"),

@@ -259,7 +259,7 @@ def test_registers_of_two_lengths_are_explained():
 MUTANTS = [
     ("quantize_activations", codes_clipped(-127), "over 128 steps and clip"),
     ("quantize_activations", codes_clipped(-128), "over 128 steps and clip"),
-    ("quantize_activations", divides_zeros, "a block of zeros has d = 0"),
+    ("quantize_activations", divides_zeros, "a block of zeros"),
     ("dot_integers", in_groups(lambda q, c: q.astype(np.float32) @ c), "by astype(float32)"),
     ("dot_integers", in_groups(lambda q, c: (q * np.float64(1) * c).sum()), "in floats, by multiply"),
     ("dot_integers", weights_first, "in floats, by multiply"),

@@ -170,7 +170,7 @@ def evens_doubled(positions, head_dim, theta):
 
 
 MUTANTS = [
-    ("rms_norm", norm_in_place, "you wrote into x: 24 of its 24 numbers"),
+    ("rms_norm", norm_in_place, "you wrote into x"),
     ("rms_norm", lambda x, w, eps: x / np.sqrt((x**2).mean(axis=0) + eps) * w, "down the columns"),
     ("rope_angles", evens_doubled, "you double i twice"),
     ("rotate_adjacent", turn_in_place, "you wrote into x"),
