@@ -49,13 +49,12 @@ def none_if_never(a1, b1, a2, b2):
 
 CROSSING = WatchedExercise(
     name="crossing",
-    raised=(
-        (
-            ZeroDivisionError,
+    raised={
+        "ZeroDivisionError": (
             "two kernels that pay the same for each row, b1 = b2, stay as far apart as they begin: they "
-            "never meet, so return np.inf before you divide by b1 - b2",
+            "never meet, so return np.inf before you divide by b1 - b2"
         ),
-    ),
+    },
     engine=crossing,
     cases=crossing_cases,
     mistakes=(

@@ -92,7 +92,7 @@ ACTIVATIONS = WatchedExercise(
     name="quantize_activations",
     engine=quantize_activations,
     looks=(no_number_becomes_a_code,),
-    raised=((ValueError | ZeroDivisionError, ZEROS),),
+    raised={"ValueError": ZEROS, "ZeroDivisionError": ZEROS},
     cases=activation_cases,
     mistakes=(
         Mistake(

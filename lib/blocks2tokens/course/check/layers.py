@@ -66,13 +66,12 @@ NORM = WatchedExercise(
             "...",
         ),
     ),
-    raised=(
-        (
-            ValueError,
+    raised={
+        "ValueError": (
             "a mean of each row is [T], which meets x, [T, dim], along the wrong axis: keepdims=True makes "
-            "it [T, 1]",
+            "it [T, 1]"
         ),
-    ),
+    },
     engine=layers.rms_norm,
     cases=norm_cases,
     mistakes=(
