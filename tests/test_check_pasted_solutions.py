@@ -61,17 +61,19 @@ def used(source: str) -> set[str]:
 
 
 def bound(node: ast.AST) -> set[str]:
-    """Return the names that a statement gives a value at the top level."""
+    """Return the names that a statement gives a value, or a part of one."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    stored = [n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store)]
+    places = [n.value if isinstance(n, ast.Subscript | ast.Attribute) else n for n in stored]
+    return {n.id for n in places if isinstance(n, ast.Name)}
 
 
 def statements(cells: list[str]) -> list[ast.stmt]:
     """Return the statements of cells, without the lines that only IPython reads."""
-    plain = ("\n".join(line for line in cell.splitlines() if line[:1] not in "%!") for cell in cells)
+    plain = ("\n".join(line for line in cell.splitlines() if not line.startswith(("%", "!"))) for cell in cells)
     return [statement for cell in plain for statement in ast.parse(cell).body]
 
 
