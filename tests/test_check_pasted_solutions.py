@@ -73,8 +73,8 @@ def bound(node: ast.AST) -> set[str]:
 
 def statements(cells: list[str]) -> list[ast.stmt]:
     """Return the statements of cells, without the lines that only IPython reads."""
-    plain = ("\n".join(line for line in cell.splitlines() if not line.startswith(("%", "!"))) for cell in cells)
-    return [statement for cell in plain for statement in ast.parse(cell).body]
+    lines = ((line for line in cell.splitlines() if not line.startswith(("%", "!"))) for cell in cells)
+    return [statement for cell in lines for statement in ast.parse("\n".join(cell)).body]
 
 
 def needed(cells: list[str], wanted: set[str]) -> list[str]:
