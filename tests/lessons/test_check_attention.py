@@ -128,7 +128,15 @@ def place(kv_head=lambda h, group, n: h // group, axes=None, unit=1, shape=None)
     return offset_of
 
 
+def hides_in_place(scores):
+    T, S = scores.shape
+    scores[np.arange(S) > np.arange(S - T, S)[:, None]] = -np.inf
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
 MUTANTS = [
+    ("causal_weights", hides_in_place, "you wrote into scores"),
     ("attend_one", one(lambda q, k: 1), "the scores are not scaled"),
     ("attend_one", one(lambda q, k: len(q)), "divide the scores by head_dim"),
     ("attend_one", one(lambda q, k: len(q) ** -0.5), "multiply the scores by the square root"),

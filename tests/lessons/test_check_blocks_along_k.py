@@ -100,7 +100,67 @@ def moved(base=lambda M, b: b / 8 + 8, fused=lambda M, b: b / 8, each=lambda M, 
     return weight_bytes_moved
 
 
+def whole_tiles_alone(x, decode, N, tile):
+    (M, K), count = x.shape, 0
+    out = np.zeros((M, N), np.float32)
+    for n in range(N):
+        for t in range(K // tile):
+            out[:, n] += x[:, t * tile : (t + 1) * tile] @ decode(n, t * tile, (t + 1) * tile)
+            count += 1
+    return out, count
+
+
+def into_a_buffer(x, decode, N, tile):
+    out, count = np.zeros((len(x), N), np.float32), 0
+    buffer = np.empty(tile, np.float32)
+    for n in range(N):
+        for first in range(0, x.shape[1], tile):
+            buffer[:] = decode(n, first, first + tile)
+            count += 1
+            out[:, n] += x[:, first : first + tile] @ buffer
+    return out, count
+
+
+def decoded_for_each_row_counted_once(x, decode, N, tile):
+    out, count = np.zeros((len(x), N), np.float32), 0
+    for n in range(N):
+        for first in range(0, x.shape[1], tile):
+            count += 1
+            for m in range(len(x)):
+                out[m, n] += x[m, first : first + tile] @ decode(n, first, first + tile)
+    return out, count
+
+
+read_half, scale_min = lesson.read_half, lesson.scale_min
+
+
+def unpacked_for_each_weight_counted_once(x, raw):
+    total, count = 0.0, x.size // 32
+    for k in range(x.size):
+        at, i = k // 256 * 144, k % 256
+        sc, m = scale_min(raw, at + 4, i // 32)
+        q = raw[at + 16 + 32 * (i // 64) + i % 32] >> (4 * (i // 32 % 2)) & 15
+        total += x[k] * (read_half(raw, at) * float(sc) * q - read_half(raw, at + 2) * float(m))
+    return total, count
+
+
+def minimum_without_dmin(scale, minimum, q, blocks):
+    m = unpack_scales(blocks["scales"])[1]
+    return scale * q - m[:, :, None].astype(float)
+
+
+def scale_without_d(scale, minimum, q, blocks):
+    sc = unpack_scales(blocks["scales"])[0]
+    return sc[:, :, None].astype(float) * q - minimum
+
+
 MUTANTS = [
+    ("hoisted_dot", dot(minimum_without_dmin), "dmin is missing"),
+    ("hoisted_dot", dot(scale_without_d), "d is missing"),
+    ("hoisted_dot", unpacked_for_each_weight_counted_once, "called scale_min 512 times"),
+    ("product_by_tiles", whole_tiles_alone, "one of 16: the last tile is missing"),
+    ("product_by_tiles", into_a_buffer, "your function raised ValueError"),
+    ("product_by_tiles", decoded_for_each_row_counted_once, "return 6 as the count, and called decode 24"),
     ("blocks_entered", entered({"gguf": "report", "report": "gguf"}.get), "layouts are exchanged"),
     ("blocks_entered", entered(outputs=1), "count the walks of all N"),
     ("blocks_entered", lambda layout, K, N, size: N * K, "you count steps"),

@@ -118,7 +118,36 @@ def both(total, each):
     return throughput
 
 
+def meets_at_0_if_parallel(a1, b1, a2, b2):
+    if b1 == b2:
+        return 0.0
+    M = (a2 - a1) / (b1 - b2)
+    return max(M, 0) or np.inf
+
+
+def divides_first(a1, b1, a2, b2):
+    M = (a2 - a1) / (b1 - b2)
+    return M if M > 0 else np.inf
+
+
+unpack = lesson.unpack
+
+
+def unpacked_in_the_innermost_loop(blocks, x, tile):
+    (N, B, _), M = blocks.shape, len(x)
+    out, count = np.zeros((M, N), np.int64), 0
+    for n in range(N):
+        for first in range(0, M, tile):
+            for b in range(B):
+                count += 1
+                for m in range(first, min(first + tile, M)):
+                    out[m, n] += unpack(blocks[n, b]) @ x[m, 32 * b : 32 * b + 32]
+    return out, count
+
+
 MUTANTS = [
+    ("crossing", meets_at_0_if_parallel, "with equal b you return 0"),
+    ("tile_product", unpacked_in_the_innermost_loop, "you say 12 blocks unpacked, and called unpack 48"),
     ("crossing", any_sign(lambda a1, b1, a2, b2: (a2 - a1) / (b1 - b2)), "negative M"),
     ("crossing", any_sign(lambda a1, b1, a2, b2: (a1 - a2) / (b1 - b2)), "sign is wrong"),
     ("crossing", meet(lambda a1, b1, a2, b2: (a2 - a1) / (b2 - b1)), "sign is wrong"),
@@ -177,6 +206,11 @@ def test_each_known_mistake_has_its_mutant():
         phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
         for mistake in exercise.mistakes:
             assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+def test_a_division_by_the_difference_of_equal_slopes_is_explained():
+    message = NAMES["crossing"].judge(divides_first).message
+    assert "ZeroDivisionError" in message and "return np.inf before you divide" in message
 
 
 RIGHT = {

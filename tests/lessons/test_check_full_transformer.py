@@ -165,7 +165,57 @@ def softmax_without_maximum(row):
     return np.log(np.exp(np.array(row)) / np.exp(np.array(row)).sum())
 
 
+def log_softmax(logits, axis=1):
+    shifted = logits - logits.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+def own_ids(logits, ids):
+    return -np.mean([log_softmax(logits)[t, ids[t]] for t in range(len(ids))])
+
+
+def own_ids_without_maximum(logits, ids):
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return -np.mean([np.log(p[t, i]) for t, i in enumerate(ids)])
+
+
+def over_all_tokens(logits, ids):
+    return -sum(log_softmax(logits)[t, ids[t + 1]] for t in range(len(ids) - 1)) / len(ids)
+
+
+def one_distribution(logits, ids):
+    found = log_softmax(logits, axis=None)
+    return -np.mean([found[t, ids[t + 1]] for t in range(len(ids) - 1)])
+
+
+def surprise_in_place(logits, ids):
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return -logits[np.arange(len(ids) - 1), ids[1:]].mean()
+
+
+def cut_in_place(probabilities, p):
+    order = np.argsort(-probabilities)
+    n = np.argmax(np.cumsum(probabilities[order]) >= p - 1e-12) + 1
+    probabilities[order[n:]] = 0
+    return probabilities / probabilities.sum()
+
+
+def stream_in_place(x, w, eps, attention, feed_forward):
+    x += attention(lesson.rms_norm(x, w["attn_norm"], eps), w)
+    x += feed_forward(lesson.rms_norm(x, w["ffn_norm"], eps), w)
+    return x
+
+
 MUTANTS = [
+    ("count_parameters", count(q=lambda c: c.dim, kv=lambda c: c.dim), "you count 4 * dim * dim"),
+    ("layer_forward", stream_in_place, "you wrote into x"),
+    ("surprise", own_ids, "nothing is shifted"),
+    ("surprise", own_ids_without_maximum, "nothing is shifted"),
+    ("surprise", over_all_tokens, "you divide by T"),
+    ("surprise", one_distribution, "one distribution of the whole matrix"),
+    ("surprise", surprise_in_place, "you wrote into logits"),
+    ("top_p", cut_in_place, "you wrote into probabilities"),
     ("count_parameters", count(embedding=2), "the embedding twice"),
     ("count_parameters", count(kv=lambda c: c.n_heads * c.head_dim), "a head for each query"),
     ("count_parameters", count(q=lambda c: c.dim), "you take dim for n_heads * head_dim"),

@@ -183,7 +183,88 @@ def int16(value):
     return np.array(value).astype(np.int16)[()]
 
 
+def codes_clipped(low):
+    def quantize(x, block):
+        parts = x.reshape(-1, block)
+        d = np.abs(parts).max(axis=1, keepdims=True) / np.float32(128)
+        codes = np.clip(np.rint(parts / np.where(d > 0, d, 1)), low, 127)
+        return codes.astype(np.int8).reshape(-1), d[:, 0]
+
+    return quantize
+
+
+def divides_zeros(x, block):
+    parts = x.reshape(-1, block)
+    d = np.abs(parts).max(axis=1, keepdims=True) / np.float32(127)
+    return np.rint(parts / d).astype(np.int8).reshape(-1), d[:, 0]
+
+
+def divides_where_it_can(x, block):
+    """Divides zeros as well, and throws the result away."""
+    parts = x.reshape(-1, block)
+    d = np.abs(parts).max(axis=1, keepdims=True) / np.float32(127)
+    return np.where(d > 0, np.rint(parts / d), 0).astype(np.int8).reshape(-1), d[:, 0]
+
+
+def in_groups(products):
+    def dot(q, scales, offsets, codes, d, sums):
+        total = 0.0
+        for g in range(len(scales)):
+            part = slice(32 * g, 32 * (g + 1))
+            total += d[g // 8] * scales[g] * products(q[part], codes[part]) - offsets[g] * sums[g]
+        return total
+
+    return dot
+
+
+def all_at_once(q, scales, offsets, codes, d, sums):
+    products = (q.astype(np.int32) * codes).reshape(-1, 32).sum(axis=1)
+    return float((np.repeat(d, 8) * scales * products).sum() - offsets @ sums)
+
+
+def weights_first(q, scales, offsets, codes, d, sums):
+    w = q * np.repeat(scales, 32) - np.repeat(offsets, 32)
+    return (w * codes * np.repeat(d, 256)).sum()
+
+
+WHOLE = {
+    "np.dot": in_groups(lambda q, c: np.dot(q.astype(np.int32), c)),
+    "@": in_groups(lambda q, c: q.astype(int) @ c.astype(int)),
+    "plain Python": in_groups(lambda q, c: sum(int(a) * int(b) for a, b in zip(q, c, strict=True))),
+    "all at once": all_at_once,
+}
+
+
+@pytest.mark.parametrize("how", WHOLE)
+def test_whole_numbers_pass(how):
+    verdict = NAMES["dot_integers"].judge(WHOLE[how])
+    assert verdict.kind == "right", verdict.message
+
+
+def test_zeros_may_be_divided_if_the_result_is_not_used():
+    assert NAMES["quantize_activations"].judge(divides_where_it_can).kind == "right"
+
+
+def offsets_of_16(isa, raw, codes, d, sums):
+    offsets = zero_floats()
+    mins = bytes_to_floats(packed_scales(raw, 4)[1])
+    return total(multiply_add(mins, load_8_floats(sums, 0), offsets))
+
+
+def test_registers_of_two_lengths_are_explained():
+    message = NAMES["dot_q4_k_row"].judge(offsets_of_16).message
+    assert "ValueError" in message and "products has 16 floats" in message
+
+
 MUTANTS = [
+    ("quantize_activations", codes_clipped(-127), "over 128 steps and clip"),
+    ("quantize_activations", codes_clipped(-128), "over 128 steps and clip"),
+    ("quantize_activations", divides_zeros, "a block of zeros"),
+    ("dot_integers", in_groups(lambda q, c: q.astype(np.float32) @ c), "by astype(float32)"),
+    ("dot_integers", in_groups(lambda q, c: (q * np.float64(1) * c).sum()), "in floats, by multiply"),
+    ("dot_integers", weights_first, "in floats, by multiply"),
+    ("dot_integers", in_groups(lambda q, c: np.dot(q.astype(np.int8), c)), "as np.dot of two int8 arrays"),
+    ("dot_q4_k_row", lesson.row(keep_offsets=False), "your offsets begin anew"),
     ("quantize_activations", codes_of(nearest=int), "cut off, not rounded"),
     ("quantize_activations", codes_of(nearest=np.floor), "rounded down"),
     ("quantize_activations", codes_of(top=128), "overflows to -128"),

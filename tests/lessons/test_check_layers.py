@@ -129,7 +129,54 @@ def gelu(z):
     return z * 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
 
+def norm_in_place(x, weight, eps):
+    x /= np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    x *= weight
+    return x
+
+
+def norm_without_keepdims(x, weight, eps):
+    return x / np.sqrt((x * x).mean(axis=-1) + eps) * weight
+
+
+def test_a_mean_that_lost_its_axis_is_explained():
+    assert "keepdims=True makes it [T, 1]" in NAMES["rms_norm"].judge(norm_without_keepdims).message
+
+
+def turn_in_place(x, cos, sin):
+    a, b, c, s = x[..., ::2].copy(), x[..., 1::2].copy(), cos[:, None], sin[:, None]
+    x[..., ::2], x[..., 1::2] = a * c - b * s, a * s + b * c
+    return x
+
+
+def turned_to_halves(x, cos, sin):
+    a, b, c, s = x[..., ::2], x[..., 1::2], cos[:, None], sin[:, None]
+    return np.concatenate([a * c - b * s, a * s + b * c], axis=-1)
+
+
+def turned_from_halves(x, cos, sin):
+    (a, b), c, s = np.split(x, 2, axis=-1), cos[:, None], sin[:, None]
+    return np.stack([a * c - b * s, a * s + b * c], axis=-1).reshape(x.shape)
+
+
+def gate_in_place(gate, up):
+    gate /= 1 + np.exp(-gate)
+    return gate * up
+
+
+def evens_doubled(positions, head_dim, theta):
+    i = np.arange(0, head_dim, 2)
+    return np.outer(positions, theta ** (-2 * i / head_dim))
+
+
 MUTANTS = [
+    ("rms_norm", norm_in_place, "you wrote into x"),
+    ("rms_norm", lambda x, w, eps: x / np.sqrt((x**2).mean(axis=0) + eps) * w, "down the columns"),
+    ("rope_angles", evens_doubled, "you double i twice"),
+    ("rotate_adjacent", turn_in_place, "you wrote into x"),
+    ("rotate_adjacent", turned_to_halves, "put them back as halves"),
+    ("rotate_adjacent", turned_from_halves, "out of the two halves"),
+    ("swiglu", gate_in_place, "you wrote into gate"),
     ("rms_norm", norm(lambda row, eps: sum(row**2) / len(row) + eps), "take its root"),
     (
         "rms_norm",

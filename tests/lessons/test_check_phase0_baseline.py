@@ -1,5 +1,7 @@
 """The checks of lesson 08: each right answer passes, each mistake, made here in a learner's way, is named."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from numba import njit
@@ -26,6 +28,10 @@ def exchanged(k, j, N, block_size):
 def each_row_anew(k, j, N, block_size):
     blocks_in_a_row = (N + block_size - 1) // block_size
     return k * blocks_in_a_row + j // block_size, j % block_size
+
+
+def place_in_row(k, j, N, block_size):
+    return (k * N + j) // block_size, j % block_size
 
 
 def rows_of_blocks(k, j, N, block_size):
@@ -63,6 +69,53 @@ def zero_inside(a, B, out):
             out[i] = 0
             for j in range(B.shape[1]):
                 out[i, j] += a[i, k] * B[k, j]
+    return out
+
+
+def in_textbook_order(a, B, out):
+    for i in range(a.shape[0]):
+        for j in range(B.shape[1]):
+            total = np.float32(0)
+            for k in range(a.shape[1]):
+                total += a[i, k] * B[k, j]
+            out[i, j] = total
+    return out
+
+
+def down_columns(a, B, out):
+    for i in range(len(a)):
+        for j in range(B.shape[1]):
+            out[i, j] = np.sum(a[i] * B[:, j])
+    return out
+
+
+def row_at_once(a, B, out):
+    for i in range(a.shape[0]):
+        out[i] = 0
+        for k in range(a.shape[1]):
+            out[i] += a[i, k] * B[k]
+    return out
+
+
+def k_outside(a, B, out):
+    out[:] = 0
+    for k in range(len(B)):
+        for i in range(len(a)):
+            out[i] += a[i, k] * B[k]
+    return out
+
+
+def numpy_multiplies(a, B, out):
+    out[:] = a @ B
+    return out
+
+
+def zeroes_all(a, Bt, first, last, out):
+    out[...] = 0
+    for i in range(first, last):
+        for j in range(len(Bt)):
+            for k in range(Bt.shape[1]):
+                out[i, j] += a[i, k] * Bt[j, k]
     return out
 
 
@@ -107,6 +160,7 @@ MUTANTS = [
     ("block_and_place", each_row_anew, "blocks run on across the end of a row"),
     ("block_and_place", rows_of_blocks, "a row has N of them"),
     ("block_and_place", row_k_begins, "forget that j moves on"),
+    ("block_and_place", place_in_row, "weight (1, 3) has place 15, not 3"),
     ("block_and_place", counts_weights, "your first number counts weights"),
     ("multiply_row_by_row", by_rows(add=False), "only the product of the last k"),
     ("multiply_row_by_row", zero_inside, "before the loop over k, not in it"),
@@ -114,7 +168,12 @@ MUTANTS = [
     ("multiply_row_by_row", by_rows(row=lambda i, k: k), "land in row k of out"),
     ("multiply_row_by_row", by_rows(ks=lambda K: range(1, K)), "the first k is missing"),
     ("multiply_row_by_row", by_rows(ks=lambda K: range(K - 1)), "the last k is missing"),
+    ("multiply_row_by_row", in_textbook_order, "in the textbook's order, i, j, k"),
+    ("multiply_row_by_row", down_columns, "60 times instead of 15"),
+    ("multiply_row_by_row", k_outside, "with k outside"),
+    ("multiply_row_by_row", numpy_multiplies, "no loop of yours reads an element of B"),
     ("multiply_some_rows", some_rows(start="all"), "you fill every row"),
+    ("multiply_some_rows", zeroes_all, "set all the others to 0"),
     ("multiply_some_rows", some_rows(stop=1), "first row of the next worker"),
     ("multiply_some_rows", some_rows(to=1), "land at the top of out"),
     ("multiply_some_rows", some_rows(source=1), "you read a from its row 0"),
@@ -149,10 +208,36 @@ def test_each_known_mistake_has_its_mutant():
             assert any(phrase in mistake.message for phrase in phrases), mistake.message
 
 
+def with_dot(a, Bt, first, last, out):
+    for i in range(first, last):
+        for j in range(len(Bt)):
+            out[i, j] = np.dot(a[i], Bt[j])
+    return out
+
+
+def with_a_list(a, Bt, first, last, out):
+    for i in range(first, last):
+        out[i] = [sum(x * y for x, y in zip(a[i], row, strict=True)) for row in Bt]
+    return out
+
+
+def test_what_the_lesson_will_compile_must_compile():
+    verdict = NAMES["multiply_some_rows"].judge(with_a_list)
+    assert verdict.kind == "wrong" and "Numba, which cannot" in verdict.message
+    if not importlib.util.find_spec("scipy"):
+        verdict = NAMES["multiply_some_rows"].judge(with_dot)
+        assert verdict.kind == "wrong" and "SciPy" in verdict.message
+
+
+def test_a_function_that_is_compiled_already_comes_back_plain():
+    """The next cell compiles it, and Numba refuses to compile twice."""
+    assert NAMES["multiply_row_by_row"](njit(row_at_once)) is row_at_once
+
+
 RIGHT = {
     "gflops": lambda M, K, N, s: M * K * N / s * 2e-9,
     "block_and_place": place(),
-    "multiply_row_by_row": by_rows(),
+    "multiply_row_by_row": row_at_once,
     "multiply_some_rows": some_rows(),
     "baseline_temporaries": temporaries(),
 }

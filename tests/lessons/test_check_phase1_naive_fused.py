@@ -90,6 +90,17 @@ def sums(a, raw, N, decode_element):
     return out
 
 
+def decoded_once(a, raw, N, decode_element):
+    K = a.shape[1]
+    B = np.array([[decode_element(raw, k * N + j) for j in range(N)] for k in range(K)], np.float32)
+    return a @ B
+
+
+def decoded_twice(a, raw, N, decode_element):
+    loops()(a, raw, N, decode_element)
+    return loops()(a, raw, N, decode_element)
+
+
 # Mutants: the counts
 
 
@@ -106,6 +117,13 @@ def mkn(M, K, N):
 
 
 MUTANTS = [
+    (
+        "q5_k_bytes_touched",
+        touched(nibble=lambda i: [48 + i // 2], plane=lambda i: [16 + i // 8]),
+        "two and eight to a byte",
+    ),
+    ("naive_fused_product", decoded_once, "from 30 decodes: you decode each weight once"),
+    ("naive_fused_product", decoded_twice, "from 120 decodes"),
     ("q5_k_bytes_touched", touched(begin=lambda block: 0), "every index lands in block 0"),
     ("q5_k_bytes_touched", touched(begin=lambda block: block), "the block's number for its first byte"),
     ("q5_k_bytes_touched", touched(begin=lambda block: 144 * block), "as in Q4_K: with its plane"),
@@ -194,10 +212,46 @@ def test_each_known_mistake_has_its_mutant():
             assert any(phrase in mistake.message for phrase in phrases), mistake.message
 
 
+def in_another_order(f):
+    return touched()(f)[::-1]
+
+
+def test_the_bytes_may_come_in_any_order():
+    assert NAMES["q5_k_bytes_touched"].judge(in_another_order).kind == "right"
+
+
+def with_a_list(a, raw, N, decode_element):
+    out = [[sum(a[i, k] * decode_element(raw, k * N + j) for k in range(a.shape[1])) for j in range(N)]
+           for i in range(len(a))]  # fmt: skip
+    return np.array(out, dtype="f4")
+
+
+def test_what_the_lesson_will_compile_must_compile():
+    verdict = NAMES["naive_fused_product"].judge(with_a_list)
+    assert verdict.kind == "wrong" and "Numba, which cannot" in verdict.message
+
+
+def plain_loops(a, raw, N, decode_element):
+    M, K = a.shape
+    out = np.zeros((M, N), dtype=np.float32)
+    for i in range(M):
+        for j in range(N):
+            for k in range(K):
+                out[i, j] += a[i, k] * decode_element(raw, k * N + j)
+    return out
+
+
+def plain_weight(raw, at, header, i):
+    s, l = i // 32, i % 32
+    q = (raw[at + 48 + 32 * (s // 2) + l] >> (4 * (s % 2))) & 0xF
+    q = q + 16 * ((raw[at + 16 + l] >> s) & 1)
+    return header[0] * header[2 + s] * q - header[1] * header[10 + s]
+
+
 RIGHT = {
     "q5_k_bytes_touched": touched(),
-    "q5_k_weight": fetch(),
-    "naive_fused_product": loops(),
+    "q5_k_weight": plain_weight,
+    "naive_fused_product": plain_loops,
     "naive_fused_work": work(mkn),
     "nanoseconds_per_decode": lambda s, t, M, K, N: s * 1e9 * t / K / N / M,
 }

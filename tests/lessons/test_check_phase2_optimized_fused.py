@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from numba import prange
 
 from blocks2tokens.course import check
+from blocks2tokens.kernels.report.phase2_optimized_fused import multiply_rows
 
 NAMES = ["row_range", "multiply_in_parts", "speedup_and_efficiency", "phase2_workers", "busiest_decodes"]
 
@@ -27,8 +29,9 @@ def fill(decode, a, raw, rows, out):
 
 
 def multiply_in_parts(decode, a, raw, n_workers, out):
-    for worker in range(n_workers):
-        fill(decode, a, raw, range(worker, len(a), n_workers), out)  # row by row in turn: right as well
+    for worker in prange(n_workers):
+        for i in range(worker, len(a), n_workers):  # row by row in turn: right as well
+            multiply_rows(decode, a, raw, i, i + 1, out)
     return out
 
 
@@ -113,7 +116,42 @@ def j_and_k_exchanged(decode, a, raw, n_workers, out):
     return out
 
 
+def all_rows_each(decode, a, raw, n_workers, out):
+    for _ in range(n_workers):
+        multiply_rows(decode, a, raw, 0, len(a), out)
+    return out
+
+
+def all_rows_in_loops_of_its_own(decode, a, raw, n_workers, out):
+    for _ in range(n_workers):
+        fill(decode, a, raw, range(len(a)), out)
+    return out
+
+
+def one_call(decode, a, raw, n_workers, out):
+    multiply_rows(decode, a, raw, 0, len(a), out)
+    return out
+
+
+def one_after_another(decode, a, raw, n_workers, out):
+    for worker in range(n_workers):
+        first, last = worker * len(a) // n_workers, (worker + 1) * len(a) // n_workers
+        multiply_rows(decode, a, raw, first, last, out)
+    return out
+
+
+def filled(decode, a, raw, n_workers, out):
+    for worker in prange(n_workers):
+        fill(decode, a, raw, range(*row_range(worker, n_workers, len(a))), out)
+    return out
+
+
 MUTANTS = [
+    ("multiply_in_parts", one_call, "of 3 workers one works"),
+    ("multiply_in_parts", one_after_another, "Only the rounds of a prange"),
+    ("multiply_in_parts", filled, "Numba, which cannot"),
+    ("multiply_in_parts", all_rows_each, "your 3 workers have computed 15 rows where there are 5"),
+    ("multiply_in_parts", all_rows_in_loops_of_its_own, "workers do rows that are not theirs"),
     ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),
     ("row_range", rest_to_the_last, "takes all that is left"),
     ("row_range", clipped, "leaves workers without rows: 5 rows over 4"),
@@ -194,12 +232,18 @@ def test_right_answers_pass(name):
         assert verdict.kind == "right", verdict.message
 
 
-def test_a_product_by_numpy_passes():
+def test_a_product_in_another_order_passes():
     """Its sums are rounded in another order."""
 
     def multiply(decode, a, raw, n_workers, out):
         K, N = a.shape[1], out.shape[1]
-        out[:] = a @ np.array([[decode(raw, k * N + j) for j in range(N)] for k in range(K)])
+        for worker in prange(n_workers):
+            for i in range(worker * len(a) // n_workers, (worker + 1) * len(a) // n_workers):
+                for j in range(N):
+                    total = 0.0
+                    for k in range(K - 1, -1, -1):
+                        total += a[i, k] * decode(raw, k * N + j)
+                    out[i, j] = total
         return out
 
     assert check.multiply_in_parts.judge(multiply).kind == "right"

@@ -162,6 +162,13 @@ def down_the_columns(a, fetch, N, block_size):
 
 FETCH, FEW = "fetch_block", "multiply_with_few_look_ups"
 MUTANTS = [
+    ("cache_hit_rate", hit_rate(lambda M, K, N, size, w: w * (K * N // size)), "begin a fourth block"),
+    ("cache_hit_rate", hit_rate(), "are not 3.75 blocks of 8"),
+    (
+        "cache_hit_rate",
+        hit_rate(lambda M, K, N, size, w: -(-K * N // size)),
+        "one map for all",
+    ),
     ("blocks_asked_for", asked(lambda k, j, K, N: j * K + k), "you go along a row of B^T"),
     ("blocks_asked_for", asked(lambda k, j, K, N: j * N + k), "k and j are exchanged"),
     ("blocks_asked_for", asked(answer=lambda f, size: f % size), "these are places in a block"),
@@ -231,6 +238,32 @@ AGAINST_THE_RULES = [
 def test_what_would_hang_is_named_with_its_line(function, phrase, line):
     verdict = NAMES[FETCH].judge(function)
     assert verdict.kind == "wrong" and phrase in verdict.message and f'the line "{line}"' in verdict.message
+
+
+def over_the_end(a, fetch, N, block_size):
+    out = np.zeros((len(a), N), np.float32)
+    for i in range(len(a)):
+        for k in range(a.shape[1]):
+            block, place = divmod(k * N, block_size)
+            out[i] += a[i, k] * fetch(block)[place : place + N]
+    return out
+
+
+def over_the_end_one_by_one(a, fetch, N, block_size):
+    out = np.zeros((len(a), N), np.float32)
+    for i in range(len(a)):
+        for k in range(a.shape[1]):
+            block, place = divmod(k * N, block_size)
+            weights = fetch(block)
+            for j in range(N):
+                out[i, j] += a[i, k] * weights[place + j]
+    return out
+
+
+@pytest.mark.parametrize("function", [over_the_end, over_the_end_one_by_one])
+def test_a_run_over_the_end_of_a_block_is_explained(function):
+    message = NAMES[FEW].judge(function).message
+    assert "Error" in message and "reach over the end of its block" in message
 
 
 RIGHT = {

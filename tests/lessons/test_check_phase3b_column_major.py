@@ -160,7 +160,25 @@ def product_with(**mistake):
     return lambda *arguments: product(*arguments, **mistake)
 
 
+def counts_another_way(a, decode, N, size):
+    """Decode at every step, and return what Phase 3b would count."""
+    out = product(a, decode, N, size, always=True)[0]
+    return out, product(a, lambda block: np.zeros(size), N, size)[1]
+
+
+def turned_and_decoded_for_each_row(a, decode, N, size):
+    per_column = a.shape[1] // size
+    out = np.zeros((len(a), N), np.float32)
+    for i in range(len(a)):
+        for j in range(N):
+            for b in range(per_column):
+                out[i, j] += a[i, b * size : (b + 1) * size] @ decode(j * per_column + b)
+    return out, N * per_column
+
+
 MUTANTS = [
+    ("one_block_product", counts_another_way, "called decode 192 times"),
+    ("product_of_turned_blocks", turned_and_decoded_for_each_row, "and called decode 48 times"),
     ("runs_in_column", blocks_passed, "jumps over blocks"),
     ("runs_in_column", lambda K, N, j, size: int(np.ceil(K * N / size)), "all blocks of the matrix"),
     ("runs_in_column", lambda K, N, j, size: K * N // size, "number of whole blocks"),

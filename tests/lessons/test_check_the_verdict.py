@@ -1,5 +1,7 @@
 """The checks of lesson 13: each right answer passes, each mistake, made here in a learner's way, is named."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -222,3 +224,28 @@ def test_the_card_shows_the_engine_s_source(name):
     card = NAMES[name].judge(answers_ellipsis)._repr_html_()
     assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
     assert f"def {(NAMES[name].solution or NAMES[name].engine).__name__}(" in card
+
+
+def judged_by(near):
+    def judge(claimed, found):
+        if near(claimed, found):
+            return "holds"
+        return "holds in part" if (claimed > 1) == (found > 1) else "does not hold"
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    "near",
+    [
+        lambda a, b: abs(math.log(a) - math.log(b)) <= math.log(1.5),
+        lambda a, b: abs(math.log10(a) - math.log10(b)) <= math.log10(1.5),
+        lambda a, b: abs(math.log(a / b)) <= math.log(1.5),
+        lambda a, b: abs(np.log2(b / a)) <= np.log2(1.5),
+        lambda a, b: 1 / 1.5 <= a / b <= 1.5,
+        lambda a, b: max(a, b) <= 1.5 * min(a, b),
+    ],
+)
+def test_a_factor_of_1_5_may_be_asked_for_in_any_way(near):
+    """Logarithms put the limit a rounding away from 1.5."""
+    assert NAMES["judge_ratio"].judge(judged_by(near)).kind == "right"

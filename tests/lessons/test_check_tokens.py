@@ -214,7 +214,19 @@ def longest_prefix(text, scores):
     return out
 
 
+def glued(text, scores):
+    parts = list(text.replace(" ", "▁"))
+    parts[0] = "▁" + parts[0]
+    while True:
+        known = [(-scores[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores]
+        if not known:
+            return tuple(p for part in parts for p in ([part] if part in scores else plain.byte_pieces(part)))
+        i = min(known)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
 MUTANTS = [
+    ("sentencepiece", glued, "the leading ▁ sticks to the first letter"),
     ("merge_pair", overlapping, "you join the middle a twice"),
     ("merge_pair", merge(step=1), "still there after the join"),
     ("merge_pair", merge(stop=True), "the first occurrence only"),

@@ -100,7 +100,21 @@ def changed(function, **arguments):
     return mutant
 
 
+def queue(accesses, sizes, capacity):
+    kept, hits = [], 0
+    for name in accesses:
+        if name in kept:
+            hits += 1
+            continue
+        while kept and sum(sizes[k] for k in kept) + sizes[name] > capacity:
+            kept = kept[1:]
+        if sizes[name] <= capacity:
+            kept = [*kept, name]
+    return hits / len(accesses)
+
+
 MUTANTS = [
+    ("lru_hit_rate", queue, "two things: a hit does not make its matrix the latest"),
     ("bytes_moved", changed(moved, zeroes=False), "you leave out the zeroes"),
     ("bytes_moved", changed(moved, writes=False), "you count reads only"),
     ("bytes_moved", changed(moved, reads=False), "you count writes only"),

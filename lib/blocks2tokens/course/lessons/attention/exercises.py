@@ -13,12 +13,14 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
 
 # attend_one: q float32 [head_dim], k and v float32 [S, head_dim] -> float32 [head_dim]
 
 
 def attend_one(q, k, v):
     """Return what one query finds, [head_dim]; q float32 [head_dim], k and v [S, head_dim]."""
+    # and in the engine: attend in model/attention.py
     scores = k @ q / np.sqrt(q.size)
     weights = np.exp(scores - scores.max())
     return weights / weights.sum() @ v
@@ -131,8 +133,8 @@ ATTEND_ONE = Exercise(
     ),
     hints=(
         "Three lines: S scores, one dot product each; S weights, all positive, sum 1; one weighted sum.",
-        "k @ q are the dot products, divide by np.sqrt(q.size). np.exp(scores - scores.max()) divided by its "
-        "sum are the weights, and weights @ v is the answer.",
+        "All S dot products are one product of k and q. Softmax: subtract the largest, np.exp, divide by the "
+        "sum. What do the weights weigh?",
     ),
     tolerance=1e-4,
 )
@@ -143,6 +145,7 @@ ATTEND_ONE = Exercise(
 
 def causal_weights(scores):
     """Return the weights, [T, S], of the last T of S tokens, none on the future; scores float32 [T, S]."""
+    # and in the engine: attend in model/attention.py
     T, S = scores.shape
     own = np.arange(S - T, S)[:, None]  # the token that asks
     scores = np.where(np.arange(S) > own, -np.inf, scores)
@@ -199,8 +202,15 @@ def hidden_afterwards(scores, again=False):
     return weights / weights.sum(axis=1, keepdims=True) if again else weights
 
 
-CAUSAL = Exercise(
+CAUSAL = WatchedExercise(
     name="causal_weights",
+    looks=(
+        leaves_alone(
+            lambda: mask_cases()["5 of 5 tokens"],
+            ("scores",),
+            "Who gave you the scores may need them as they were: np.where makes a new array",
+        ),
+    ),
     engine=causal_weights,
     cases=mask_cases,
     mistakes=(
@@ -255,8 +265,8 @@ CAUSAL = Exercise(
     hints=(
         "Which token is query t, if the queries are the last T of S? It sees all tokens up to that one. What "
         "score makes exp(score) exactly 0?",
-        "np.arange(S) > np.arange(S - T, S)[:, None] is [T, S], True in the future. np.where(future, "
-        "-np.inf, scores), then softmax over axis 1, with the largest of each row subtracted.",
+        "A row np.arange(S) compared with a column of the T tokens that ask is [T, S], True in the future. "
+        "np.where puts -np.inf there; then softmax over axis 1.",
     ),
     tolerance=1e-4,
 )
@@ -366,8 +376,8 @@ ABSORB = Exercise(
     hints=(
         "Old exponentials were made with `best`, new ones need the highest of best and score. By which "
         "factor does exp(s - best) become exp(s - highest)?",
-        "highest = max(best, score). Multiply total and out by exp(best - highest), then add exp(score - "
-        "highest), for out times value.",
+        "exp(s - highest) is exp(s - best) times exp(best - highest), whatever s is. So two sums get one "
+        "factor, and then the new token's own share.",
     ),
     tolerance=1e-5,
 )

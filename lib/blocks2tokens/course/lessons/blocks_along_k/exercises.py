@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.exercise import Exercise, Mistake, difference
+from blocks2tokens.course.check.watched import Counter, WatchedExercise, counted_calls, look, with_names
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.formats.compiled import read_half
 from blocks2tokens.formats.q4_k import scale_min
@@ -165,7 +166,17 @@ def unpacked_by(K, weights):
 
 
 def dot_with(
-    x, raw, sign=-1, restart=False, shifted=True, in_pairs=False, header=4, scale_of=lambda s: s, every=32
+    x,
+    raw,
+    sign=-1,
+    restart=False,
+    shifted=True,
+    in_pairs=False,
+    header=4,
+    scale_of=lambda s: s,
+    every=32,
+    with_d=True,
+    with_dmin=True,
 ):
     """Return the right answer with a place for each mistake."""
     total = np.float64(0)
@@ -178,14 +189,29 @@ def dot_with(
         else:
             byte, shift = raw[at + 16 + 32 * (s // 2) + i % 32], 4 * (s % 2) if shifted else 0
         q = (int(byte) >> shift) & 15
-        weight = read_half(raw, at) * float(sc) * q + sign * read_half(raw, at + 2) * float(m)
+        d, dmin = read_half(raw, at) if with_d else 1.0, read_half(raw, at + 2) if with_dmin else 1.0
+        weight = d * float(sc) * q + sign * dmin * float(m)
         total += x[i if restart else k] * weight
     return total, unpacked_by(x.size, every)
 
 
-HOISTED = Exercise(
+@look
+def pairs_unpacked(function):
+    """Return what is wrong if scale_min is called more often than the function says."""
+    counter = Counter(scale_min)
+    told = int(with_names(function, scale_min=counter)(*row_cases()["x a ramp, two blocks"])[1])
+    if counter.calls in (0, told):
+        return None
+    return (
+        f"the sum is right; you say {told} pairs of scales, and called scale_min {counter.calls} times for "
+        "512 weights: it belongs above the loop over the 32 weights that share the pair"
+    )
+
+
+HOISTED = WatchedExercise(
     name="hoisted_dot",
     engine=hoisted_dot,
+    looks=(pairs_unpacked,),
     cases=row_cases,
     mistakes=(
         Mistake(
@@ -208,6 +234,14 @@ HOISTED = Exercise(
         Mistake(
             partial(dot_with, sign=0),
             "the minimum is missing: the weight is scale * q - minimum, with minimum = dmin * m",
+        ),
+        Mistake(
+            partial(dot_with, with_dmin=False),
+            "dmin is missing: a minimum counts units of dmin, the float16 at byte 2 of the block",
+        ),
+        Mistake(
+            partial(dot_with, with_d=False),
+            "d is missing: a scale counts units of d, the float16 at byte 0 of the block",
         ),
         Mistake(
             partial(dot_with, restart=True),
@@ -246,6 +280,7 @@ def product_by_tiles(x, decode, N, tile):
 
     decode(n, first, last) returns weights first to last - 1 of row n.
     """
+    # and in the engine: multiply in kernels/ours/fused_rows.py
     M, K = x.shape
     out, decoded = np.zeros((M, N), np.float32), 0
     for n in range(N):
@@ -270,6 +305,23 @@ def tile_cases():
         "M 4, N 2, K 96, tiles of 32": case(4, 2, 96, 32),
         "M 3, N 5, K 64, tiles of 64": case(3, 5, 64, 64),
     }
+
+
+def case_with_a_shorter_tile():
+    rng = np.random.default_rng(17)
+    x, W = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((2, 80), (3, 80)))
+    return x, lambda n, first, last: W[n, first:last].copy(), 3, 32
+
+
+def last_tile_is_shorter(function):
+    """Return what is wrong where `tile` does not divide K."""
+    told = "right where tile divides K. K 80 is two tiles of 32 and one of 16"
+    try:
+        answer = function(*case_with_a_shorter_tile())
+    except Exception as error:
+        return f"{told}: with that one your function raised {type(error).__name__}: {error}"
+    found = difference(answer, product_by_tiles(*case_with_a_shorter_tile()), 0.0, "K 80, tiles of 32")
+    return f"{told}: the last tile is missing, or counted wrong\n{found}" if found else None
 
 
 def tiles_with(
@@ -310,8 +362,12 @@ def summed_on(x, decode, N, tile):
     return np.cumsum(out, axis=1), decoded
 
 
-TILES = Exercise(
+TILES = WatchedExercise(
     name="product_by_tiles",
+    looks=(
+        counted_calls(lambda: tile_cases()["M 4, N 2, K 96, tiles of 32"], "decode", at=1),
+        last_tile_is_shorter,
+    ),
     engine=product_by_tiles,
     cases=tile_cases,
     mistakes=(
@@ -355,8 +411,8 @@ TILES = Exercise(
     hints=(
         "Three loops: rows n of w, tiles of a row, rows m of x. Decoding stands in the second: it depends on "
         "n and on the tile, not on m.",
-        "for first in range(0, K, tile): weights = decode(n, first, first + tile); then for each m: "
-        "out[m, n] += x[m, first : first + tile] @ weights.",
+        "range(0, K, tile) gives the first weight of each tile. A tile meets the same places of each row of "
+        "x; how many are they in the last tile, if tile does not divide K?",
     ),
 )
 

@@ -10,6 +10,7 @@ batch_throughput   users, seconds     -> tokens a second, in all and for each
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import Counter, WatchedExercise, look, with_names
 
 # crossing: a1, b1, a2, b2 -> M
 
@@ -46,8 +47,14 @@ def none_if_never(a1, b1, a2, b2):
     return M if np.isfinite(M) else None
 
 
-CROSSING = Exercise(
+CROSSING = WatchedExercise(
     name="crossing",
+    raised={
+        "ZeroDivisionError": (
+            "two kernels that pay the same for each row, b1 = b2, stay as far apart as they begin: they "
+            "never meet, so return np.inf before you divide by b1 - b2"
+        ),
+    },
     engine=crossing,
     cases=crossing_cases,
     mistakes=(
@@ -79,6 +86,10 @@ CROSSING = Exercise(
         Mistake(
             lambda a1, b1, a2, b2: positive(ratio(a2 - a1, b1 + b2)),
             "you divide by b1 + b2: each row brings the lines closer by the difference, b1 - b2",
+        ),
+        Mistake(
+            lambda a1, b1, a2, b2: 0.0 if b1 == b2 else crossing(a1, b1, a2, b2),
+            "with equal b you return 0: such lines stay as far apart as they begin, and never meet: np.inf",
         ),
         Mistake(
             none_if_never,
@@ -163,8 +174,22 @@ def counting(count):
     )
 
 
-TILE = Exercise(
+@look
+def blocks_unpacked(function):
+    """Return what is wrong if `unpack` is called more or less often than the function says."""
+    counter = Counter(unpack)
+    told = int(with_names(function, unpack=counter)(*tile_cases()["8 rows of x in tiles of 4"])[1])
+    if counter.calls in (0, told):
+        return None
+    return (
+        f"the product is right; you say {told} blocks unpacked, and called unpack {counter.calls} times: it "
+        "stands above the loop over the rows of a tile, beside the count"
+    )
+
+
+TILE = WatchedExercise(
     name="tile_product",
+    looks=(blocks_unpacked,),
     engine=tile_product,
     cases=tile_cases,
     mistakes=(
@@ -271,6 +296,7 @@ PANEL = Exercise(
 
 def pick(table, M):
     """Return the winner at the largest measured M that is not above M; below all of them, at the smallest."""
+    # and in the engine: choose in kernels/autotune.py
     rows = max((m for m in table if m <= M), default=min(table))
     return table[rows][0]
 
@@ -337,7 +363,7 @@ PICK = Exercise(
     ),
     hints=(
         "Which of the table's M are not above yours? Of those, the largest.",
-        "max((m for m in table if m <= M), default=min(table)) also answers when there is none.",
+        "max has a second argument, default: what it returns when there is none.",
     ),
 )
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
 from blocks2tokens.model.layers import rms_norm, softmax
 
 # count_parameters: config -> weights
@@ -71,6 +72,11 @@ PARAMETERS = Exercise(
         Mistake(
             partial(parameters_with, queries=lambda c: c.dim),
             "you take dim for n_heads * head_dim: the heads together may be wider than the stream",
+        ),
+        Mistake(
+            partial(parameters_with, queries=lambda c: c.dim, keys=lambda c: c.dim),
+            "you count 4 * dim * dim for attention, as if every query had keys of its own: Q and output have "
+            "n_heads * head_dim rows or columns, K and V n_kv_heads * head_dim, in SmolLM2 a third of that",
         ),
         Mistake(partial(parameters_with, last=0), "the last norm, output_norm, is missing: dim weights"),
         Mistake(
@@ -175,8 +181,16 @@ def with_weights(first, second):
     return lambda x, w, *rest: layer_forward(x, w | {"attn_norm": w[first], "ffn_norm": w[second]}, *rest)
 
 
-LAYER = Exercise(
+LAYER = WatchedExercise(
     name="layer_forward",
+    looks=(
+        leaves_alone(
+            lambda: layer_cases()["3 tokens of 8"],
+            ("x", "w", "eps", "attention", "feed_forward"),
+            "x may be a row of the embedding, or the stream that somebody looks at: x = x + ..., not x += ..."
+            "",
+        ),
+    ),
     engine=layer_forward,
     cases=layer_cases,
     mistakes=(
@@ -217,8 +231,8 @@ LAYER = Exercise(
     ),
     hints=(
         "Twice the same: take the stream, norm a copy, run the part on it, add the result to the stream.",
-        'x = x + attention(rms_norm(x, w["attn_norm"], eps), w), and likewise with feed_forward and '
-        "ffn_norm, on the new x.",
+        'rms_norm(x, w["attn_norm"], eps) is what attention gets, beside w. The second half starts from the '
+        "stream that the first one left.",
     ),
     tolerance=1e-4,
 )
@@ -229,6 +243,7 @@ LAYER = Exercise(
 
 def surprise(logits, ids):
     """Return the mean of -log p(next id), nats; logits, float32 [T, vocab], stand behind each of ids."""
+    # and in the engine: _surprise in perplexity.py
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -log_p[np.arange(len(ids) - 1), ids[1:]].mean()
@@ -270,11 +285,50 @@ def probabilities_of_next(logits, ids):
     return softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
 
 
-SURPRISE = Exercise(
+def own_tokens(logits, ids, top, logs):
+    shifted = logits - (logits.max(axis=1, keepdims=True) if top else 0)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    log_p = shifted - np.log(total) if logs else np.log(np.exp(shifted) / total)
+    return -log_p[np.arange(len(ids)), ids].mean()
+
+
+def over_the_whole_matrix(logits, ids):
+    shifted = logits - logits.max()
+    log_p = shifted - np.log(np.exp(shifted).sum())
+    return -log_p[np.arange(len(ids) - 1), ids[1:]].mean()
+
+
+SURPRISE = WatchedExercise(
     name="surprise",
+    looks=(
+        leaves_alone(
+            lambda: text_cases()["6 tokens of 9"],
+            ("logits", "ids"),
+            "The lesson uses its logits again: logits = logits - ..., not logits -= ...",
+        ),
+    ),
     engine=surprise,
     cases=text_cases,
     mistakes=(
+        *(
+            Mistake(
+                partial(own_tokens, top=top, logs=logs),
+                "nothing is shifted: row t is asked for ids[t], the token it has just seen, and all T rows "
+                "count. Row t predicts ids[t + 1], and the last row predicts nothing that is there: T - 1 "
+                "predictions",
+            )
+            for top in (True, False)
+            for logs in (True, False)
+        ),
+        Mistake(
+            lambda logits, ids: surprise(logits, ids) * (len(ids) - 1) / len(ids),
+            "you divide by T: of T tokens T - 1 are predicted, since nothing stands before the first",
+        ),
+        Mistake(
+            over_the_whole_matrix,
+            "you make one distribution of the whole matrix: each row is one of its own, so maximum and sum "
+            "run over axis 1",
+        ),
         Mistake(
             partial(surprise_with, targets=slice(None, -1)),
             "off by one: the logits behind token t predict token t + 1, and you look up token t itself",
@@ -310,8 +364,8 @@ SURPRISE = Exercise(
     ),
     hints=(
         "Row t of the logits knows the tokens up to t. Which id does it predict? Which row is left over?",
-        "shifted = logits less each row's maximum; log p = shifted - log(sum of exp(shifted)). Pick "
-        "[np.arange(T - 1), ids[1:]], take the mean, change the sign.",
+        "Subtract each row's maximum, then log p = shifted - log(sum of exp(shifted)). Row t is asked for "
+        "ids[t + 1]: two lists of places pick them all at once.",
     ),
     tolerance=1e-5,
 )
@@ -322,6 +376,7 @@ SURPRISE = Exercise(
 
 def greedy(transformer, ids, n):
     """Return the n ids that continue ids, each the most likely one; every token is run once."""
+    # and in the engine: generate in generate.py
     cache = transformer.new_cache(len(ids) + n)
     new, found = ids, []
     for _ in range(n):
@@ -415,8 +470,8 @@ GREEDY = Exercise(
     ),
     hints=(
         "What is new to the cache at first? And in every later step?",
-        "cache = transformer.new_cache(len(ids) + n); new = ids; then n times: argmax of "
-        "transformer.next_logits(new, cache), and new = [that id].",
+        "One cache, made before the loop, with room for all tokens. next_logits(new, cache) runs what is "
+        "new: first the prompt, then a list of one id, the argmax of before.",
     ),
 )
 
@@ -426,6 +481,7 @@ GREEDY = Exercise(
 
 def top_p(probabilities, p):
     """Return probabilities, [vocab], of the most likely tokens that together reach p; the others get 0."""
+    # and in the engine: _keep in sampler.py
     order = np.argsort(-probabilities, kind="stable")
     n = np.searchsorted(np.cumsum(probabilities[order]), p) + 1  # with the one that reaches p
     kept = np.zeros_like(probabilities)
@@ -470,8 +526,15 @@ def softmax_again(probabilities, p):
     return softmax(np.where(top_p(probabilities, p) > 0, probabilities, -np.inf))
 
 
-TOP_P = Exercise(
+TOP_P = WatchedExercise(
     name="top_p",
+    looks=(
+        leaves_alone(
+            lambda: probability_cases()["p 0.6, between two sums"],
+            ("probabilities", "p"),
+            "Write the kept ones into zeros of a new array",
+        ),
+    ),
     engine=top_p,
     cases=probability_cases,
     mistakes=(

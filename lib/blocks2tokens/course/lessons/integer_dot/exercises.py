@@ -10,6 +10,7 @@ The last one is made of vector functions, which exist only in compiled code. Its
 them in NumPy, so that any CPU will do, and then compiles it where the CPU has the instructions.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from types import FunctionType, SimpleNamespace
@@ -18,6 +19,7 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict, difference
+from blocks2tokens.course.check.watched import WatchedExercise, look, plain
 from blocks2tokens.formats import q4_k
 from blocks2tokens.jit import cpu, vectors
 from blocks2tokens.jit.vectors import packed_scales
@@ -28,6 +30,7 @@ from blocks2tokens.kernels.ours import integer_dot
 
 def quantize_activations(x, block):
     """Return codes, int8 [K], and d, float32 [K / block]: x = d * code, |code| <= 127."""
+    # and in the engine: quantize in kernels/ours/quantized_activations.py
     codes, d = np.empty(x.size, np.int8), np.empty(x.size // block, np.float32)
     for b in range(d.size):
         part = slice(b * block, (b + 1) * block)
@@ -63,9 +66,33 @@ def rounded(x, block, largest=lambda a: np.abs(a).max(1), top=127, turn=np.rint,
     return codes.astype(np.int64).astype(type_).reshape(-1), (d[:, 0] ** over).astype(np.float32)
 
 
-ACTIVATIONS = Exercise(
+ZEROS = (
+    "a block of zeros has d = 0: x / d is 0 / 0 there, no number, and what int8 makes of it is up to the "
+    "CPU. Give such a block codes of 0 without dividing"
+)
+
+
+@look
+def no_number_becomes_a_code(function):
+    """Return what is wrong if a value that is no number is made an int8, which shows on other CPUs."""
+    with warnings.catch_warnings(record=True) as caught, np.errstate(invalid="warn"):
+        warnings.simplefilter("always")
+        function(*activation_cases()["a block of zeros"])
+    if any("in cast" in str(warning.message) for warning in caught):
+        return f"right on this CPU. But {ZEROS}"
+    return None
+
+
+def clipped(x, block, low):
+    """Divide by 128 and cut off what does not fit."""
+    return rounded(x, block, top=128, turn=lambda codes: np.clip(np.rint(codes), low, 127))
+
+
+ACTIVATIONS = WatchedExercise(
     name="quantize_activations",
     engine=quantize_activations,
+    looks=(no_number_becomes_a_code,),
+    raised={"ValueError": ZEROS, "ZeroDivisionError": ZEROS},
     cases=activation_cases,
     mistakes=(
         Mistake(
@@ -79,6 +106,14 @@ ACTIVATIONS = Exercise(
         Mistake(
             lambda x, block: rounded(x, block, top=128),
             "you divide by 128: int8 ends with 127, so the largest value overflows to -128",
+        ),
+        *(
+            Mistake(
+                lambda x, block, low=low: clipped(x, block, low),
+                "you spread the codes over 128 steps and clip: a largest value of 127 gets the code 127 and "
+                "d 127 / 128, so it comes back as 126. Divide by 127: the largest then comes back as it was",
+            )
+            for low in (-127, -128)
         ),
         Mistake(
             lambda x, block: rounded(x, block, largest=lambda a: a.max(1)),
@@ -184,13 +219,14 @@ SUMS = Exercise(
 # sums float32 [K / 32] -> the dot product
 
 
-def dot_integers(q, scales, offsets, codes, d, sums):
+def engine_dot_integers(q, scales, offsets, codes, d, sums):
     """Return the dot product of a row of weights with a row of activations."""
     return integer_dot.dot_row(q, scales, offsets, codes, d, sums, 32, 256)
 
 
-def dot_groups(q, scales, offsets, codes, d, sums):
+def dot_integers(q, scales, offsets, codes, d, sums):
     """Return the dot product of a row of weights with a row of activations, group by group of 32."""
+    # and in the engine: dot_row in kernels/ours/integer_dot.py
     total = 0.0
     for g in range(len(scales)):
         group = slice(32 * g, 32 * g + 32)
@@ -234,15 +270,62 @@ def integers(products=lambda q, c: q.astype(np.int64) * c, each=lambda s: s, d_o
     return dot
 
 
+def wrapped_sums(products):
+    """Return numbers that add up, for each 32 products, to their sum in int8."""
+    sums = products.reshape(-1, 32).sum(axis=1, dtype=np.int8).astype(np.int64)
+    return np.repeat(sums, 32) * (np.arange(products.size) % 32 == 0)
+
+
 def in_int16(q, scales, offsets, codes, d, sums):
     group = (q.astype(np.int16) * codes).reshape(-1, 32).sum(axis=1, dtype=np.int16)
     return np.float32((np.repeat(d, 8) * scales * group).sum() - (offsets * sums).sum())
 
 
-DOT = Exercise(
+class Codes(np.ndarray):
+    """Codes that note where 32 or more of them, or of their products, become floats."""
+
+    def __array_finalize__(self, source):
+        self.became_floats = getattr(source, "became_floats", [])
+
+    def astype(self, dtype, *arguments, **options):
+        found = super().astype(dtype, *arguments, **options)
+        return self._note(found, f"astype({np.dtype(dtype).name})", self.size)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        whole = max(x.size for x in inputs if isinstance(x, Codes))
+        bare = [x.view(np.ndarray) if isinstance(x, Codes) else x for x in inputs]
+        return self._note(getattr(ufunc, method)(*bare, **options), ufunc.__name__, whole)
+
+    def _note(self, found, how, size):
+        found = np.asarray(found)
+        if found.dtype.kind == "f":
+            self.became_floats += [how] * (size >= 32)
+            return found[()]
+        found = found.view(Codes)
+        found.became_floats = self.became_floats
+        return found
+
+
+@look
+def products_are_whole(function):
+    """Return what is wrong if codes are multiplied or added as floats, which gives the same number."""
+    q, scales, offsets, codes, d, sums = dot_cases()["random"]
+    q, codes = q.view(Codes), codes.view(Codes)
+    function(q, scales, offsets, codes, d, sums)
+    met = q.became_floats + codes.became_floats
+    if not met:
+        return None
+    return (
+        f"the number is right, made in floats, by {met[0]}: the lesson's gain is that 32 products and their "
+        f"sum are whole numbers. Make q or codes np.int32, multiply, add; then d and scale once for the group"
+    )
+
+
+DOT = WatchedExercise(
     name="dot_integers",
-    engine=dot_integers,
-    solution=dot_groups,
+    looks=(products_are_whole,),
+    engine=engine_dot_integers,
+    solution=dot_integers,
     cases=dot_cases,
     mistakes=(
         Mistake(
@@ -270,6 +353,11 @@ DOT = Exercise(
             integers(lambda q, c: (q.view(np.int8) * c).astype(np.int64)),
             "your products are int8 and wrap: 15 * 127 needs more. Make one factor np.int32 first",
         ),
+        Mistake(
+            integers(lambda q, c: wrapped_sums(q.view(np.int8) * c)),
+            "your products and their sum are int8 and wrap at 127, as np.dot of two int8 arrays has it: 15 * "
+            "127 alone is 1,905. Make one factor np.int32 first",
+        ),
         Mistake(in_int16, "your sum is int16 and wraps at 32,767: add in int32"),
         Mistake(
             integers(lambda q, c: q.astype(np.int64) * c.view(np.uint8)),
@@ -294,8 +382,8 @@ DOT = Exercise(
     ),
     hints=(
         "Group g: 32 whole-number products and their sum. Then the scales, once for the group.",
-        "d[g // 8] * scales[g] * sum(q * codes) - offsets[g] * sums[g], added over all g. Make q or codes "
-        "np.int32 before you multiply.",
+        "Each product of codes is scaled twice, by the weights' scales[g] and the activations' d[g // 8]; "
+        "sums[g] has its d already. Make q or codes np.int32 before you multiply.",
     ),
     tolerance=1e-5,
 )
@@ -375,8 +463,8 @@ ORDER = Exercise(
     hints=(
         "Byte 32c + l of the 128 holds weight 64c + l in its low nibble and 64c + 32 + l in its high one. "
         "Walk over the loads; in each over its low nibbles, then over its high ones.",
-        "for start in range(0, 128, width): for high in (0, 1): for byte in range(start, start + width): "
-        "append 64 * (byte // 32) + 32 * high + byte % 32.",
+        "Three loops, over the first bytes of the loads, over low and high, over the bytes of a load. "
+        "Inside: byte 32c + l, which c and l is that?",
     ),
 )
 
@@ -389,7 +477,7 @@ def dot_q4_k_row(isa, raw, codes, d, sums):
     products, offsets = vectors.zero_floats(), vectors.zeros_like(vectors.load_8_floats(sums, 0))
     for b in range(d.size):
         at, x = 144 * b, 256 * b
-        sc, m = packed_scales(raw, at + 4)
+        sc, m = vectors.packed_scales(raw, at + 4)
         scales, mins = vectors.repeat_bytes(sc), vectors.bytes_to_floats(m)
         first, second = vectors.load_bytes(raw, at + 16), vectors.load_bytes(raw, at + 80)
         p0 = vectors.dot_pairs(isa, vectors.low_nibbles(first), vectors.load_bytes(codes, x))
@@ -473,14 +561,26 @@ def twin(value):
         return value
 
 
+REGISTERS = (
+    "registers of two lengths meet: products has 16 floats, from zero_floats(); the minimums and sums of a "
+    "block are 8, so offsets begins as zeros_like(load_8_floats(sums, 0))"
+)
+
+
 class VectorExercise(Exercise):
     """An exercise in vector functions: judged with their twins, then compiled if the CPU can."""
+
+    def __call__(self, function: Callable) -> Callable:
+        """Return the plain function: the lesson compiles it, and Numba refuses to do so twice."""
+        return plain(super().__call__(function))
 
     def judge(self, function: Callable) -> Verdict:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["engine"], values["solution"] = interpreted(self.engine), self.solution or self.engine
         values["mistakes"] = tuple(Mistake(interpreted(m.wrong), m.message) for m in self.mistakes)
         verdict = Exercise(**values).judge(interpreted(function))
+        if verdict.kind == "wrong" and "broadcast" in verdict.message:
+            return self._verdict("wrong", f"{verdict.message}\n{REGISTERS}")
         isa = vectors.INSTRUCTION_SETS[cpu.chosen()]
         if verdict.kind == "right" and isa is not None:
             problem = self._compiled(function, isa)
@@ -539,6 +639,7 @@ def row(
     dmin=2,
     sums_step=32,
     keep=True,
+    keep_offsets=True,
 ):
     """Return the right kernel, with a place for each mistake. Runs with the twins alone."""
 
@@ -547,6 +648,8 @@ def row(
         for b in range(d.size):
             if not keep:
                 products, offsets = vectors.zero_floats(), vectors.zeros_like(offsets)
+            if not keep_offsets:
+                offsets = vectors.zeros_like(offsets)
             sc, m = packed_scales(raw, 144 * b + 4)
             a, c = vectors.load_bytes(raw, 144 * b + header), vectors.load_bytes(raw, 144 * b + second)
             t = vectors.zero_ints()
@@ -616,6 +719,11 @@ ROW = VectorExercise(
         Mistake(
             row(sums_step=8),
             "the sums of the wrong block: loads count in bytes, and 8 float32 take 32",
+        ),
+        Mistake(
+            row(keep_offsets=False),
+            "your products add up over the blocks, your offsets begin anew with each: only the last block's "
+            "are subtracted. Set offsets to zero once, before the loop",
         ),
         Mistake(
             row(keep=False), "only the last block is left: set products and offsets to zero once, before"

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
 from blocks2tokens.model import layers, rope
 
 EPS = 1e-5
@@ -55,8 +56,22 @@ def weight_first(x, weight, eps):
     return layers.rms_norm(x * weight, np.ones_like(weight), eps)
 
 
-NORM = Exercise(
+NORM = WatchedExercise(
     name="rms_norm",
+    looks=(
+        leaves_alone(
+            lambda: norm_cases()["random rows"],
+            ("x", "weight", "eps"),
+            "The stream goes on beside the norm, and the lesson uses both again: write y = x / ..., not x /= "
+            "...",
+        ),
+    ),
+    raised={
+        "ValueError": (
+            "a mean of each row is [T], which meets x, [T, dim], along the wrong axis: keepdims=True makes "
+            "it [T, 1]"
+        ),
+    },
     engine=layers.rms_norm,
     cases=norm_cases,
     mistakes=(
@@ -91,6 +106,11 @@ NORM = Exercise(
             "keepdims=True",
         ),
         Mistake(
+            norm_with(axis=0),
+            "you take the mean down the columns, over the tokens: a token's row is normalized by itself, "
+            "axis=-1",
+        ),
+        Mistake(
             lambda x, weight, eps: layers.rms_norm(x, np.ones_like(weight), eps),
             "the weight is missing: each of the dim numbers is multiplied by its own at the end",
         ),
@@ -101,8 +121,8 @@ NORM = Exercise(
     ),
     hints=(
         "RMS, read backwards: square each number, take the mean of the row, take the root.",
-        "np.mean(x * x, axis=-1, keepdims=True) is [T, 1]. Add eps, take the root, divide x by it, times "
-        "weight.",
+        "With axis=-1 and keepdims=True np.mean gives [T, 1], a number for each row. eps goes under the "
+        "root, weight comes last.",
     ),
     tolerance=1e-4,
 )
@@ -113,6 +133,7 @@ NORM = Exercise(
 
 def rope_angles(positions, head_dim, theta):
     """Return the angle of each pair at each position, radians, float64 [T, head_dim / 2]."""
+    # and in the engine: angles in model/rope.py
     i = np.arange(head_dim // 2)
     return positions[:, None] * theta ** (-2 * i / head_dim)
 
@@ -143,6 +164,11 @@ ANGLES = Exercise(
         Mistake(
             angles_with(step=1),
             "the exponent is -2i / head_dim, yours is -i / head_dim: your pairs slow down half as fast",
+        ),
+        Mistake(
+            angles_with(step=4),
+            "you double i twice: i counts pairs, 0, 1, 2, ..., and np.arange(0, head_dim, 2) is 2i already. "
+            "In heads of 8 pair 1 of theta 10,000 turns by 0.1, yours by 0.01",
         ),
         Mistake(
             angles_with(sign=1),
@@ -177,6 +203,7 @@ ANGLES = Exercise(
 
 def rotate_adjacent(x, cos, sin):
     """Turn pairs (2i, 2i + 1) of each head; x float32 [T, heads, head_dim], cos and sin [T, head_dim / 2]."""
+    # and in the engine: rotate_adjacent in model/rope.py
     a, b = x[..., ::2], x[..., 1::2]
     cos, sin = cos[:, None], sin[:, None]
     out = np.empty_like(x)
@@ -227,13 +254,30 @@ def mirrors(a, b, cos, sin):
     return a * cos + b * sin, a * sin - b * cos
 
 
+def back_as_halves(x, cos, sin):
+    turned = rotate_adjacent(x, cos, sin)
+    return np.concatenate([turned[..., ::2], turned[..., 1::2]], axis=-1)
+
+
+def out_of_halves(x, cos, sin):
+    half = x.shape[-1] // 2
+    return rotate_adjacent(np.stack([x[..., :half], x[..., half:]], axis=-1).reshape(x.shape), cos, sin)
+
+
 def one_angle_for_each_head(x, cos, sin):
     turned = rope.rotate_adjacent(x.swapaxes(0, 1), cos, sin) if len(x) == x.shape[1] else None
     return rope.rotate_adjacent(x, cos, sin) if turned is None else turned.swapaxes(0, 1)
 
 
-ROTATE = Exercise(
+ROTATE = WatchedExercise(
     name="rotate_adjacent",
+    looks=(
+        leaves_alone(
+            lambda: rotation_cases()["3 tokens, 3 heads"],
+            ("x", "cos", "sin"),
+            "The lesson turns the same heads again: make an array with np.empty_like(x)",
+        ),
+    ),
     engine=rope.rotate_adjacent,
     solution=rotate_adjacent,
     cases=rotation_cases,
@@ -241,6 +285,17 @@ ROTATE = Exercise(
         Mistake(
             rotated(rope.rotate_halves),
             "your pairs are (i, i + head_dim / 2), qwen's convention: here they are neighbours, (2i, 2i + 1)",
+        ),
+        Mistake(
+            back_as_halves,
+            "you turn the right pairs and put them back as halves, all first numbers, then all second ones: "
+            "of 1 2 3 4 the pair 1 2 lands at places 0 and 2. Neighbours stay neighbours, out[..., ::2] and "
+            "out[..., 1::2]",
+        ),
+        Mistake(
+            out_of_halves,
+            "you take the pairs out of the two halves and put them back as neighbours: of 1 to 8 the first "
+            "pair is 1 and 2, yours is 1 and 5. Take x[..., ::2] and x[..., 1::2]",
         ),
         Mistake(
             rotated(sine=-1),
@@ -272,8 +327,8 @@ ROTATE = Exercise(
     ),
     hints=(
         "a + ib times cos + i sin: what are the real and the imaginary part?",
-        "a, b = x[..., ::2], x[..., 1::2] become a * cos - b * sin and a * sin + b * cos, with cos[:, None] "
-        "and sin[:, None].",
+        "x[..., ::2] are the real parts of all pairs, x[..., 1::2] the imaginary ones: each half of the "
+        "formula is one line, into a new array. cos[:, None] gives all heads of a token the same angle.",
     ),
     tolerance=1e-4,
 )
@@ -367,8 +422,15 @@ def gelu(z):
     return z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
 
 
-SWIGLU = Exercise(
+SWIGLU = WatchedExercise(
     name="swiglu",
+    looks=(
+        leaves_alone(
+            lambda: gate_cases()["random"],
+            ("gate", "up"),
+            "The lesson looks at the gates again: write gate / ..., not gate /= ...",
+        ),
+    ),
     engine=layers.swiglu,
     cases=gate_cases,
     mistakes=(
@@ -397,7 +459,8 @@ SWIGLU = Exercise(
     ),
     hints=(
         "The sigmoid of the gate, 0 to 1, says how far it is open. silu is the gate times that.",
-        "gate / (1 + np.exp(-gate)) * up. exp may become infinite: the quotient is then 0, as it should be.",
+        "The sigmoid of z is one over 1 + exp(-z). exp may become infinite there: the quotient is then 0, as "
+        "it should be.",
     ),
     tolerance=1e-4,
 )

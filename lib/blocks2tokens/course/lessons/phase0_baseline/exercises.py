@@ -10,6 +10,7 @@ baseline_temporaries   sizes                    -> bytes of float32 copies
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, compiles, look
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels.report import phase0_baseline
 
@@ -125,13 +126,19 @@ PLACE = Exercise(
             "then divide",
         ),
         Mistake(
+            lambda k, j, N, size: ((k * N + j) // size, j % size),
+            "the block is right, the place is not: j % block_size counts from where row k begins, and rows "
+            "do not begin with blocks. With N 12 and blocks of 16, weight (1, 3) has place 15, not 3",
+        ),
+        Mistake(
             lambda k, j, N, size: (k * N + j, (k * N + j) % size),
             "your first number counts weights: divide by block_size, without remainder, to count blocks",
         ),
     ),
     hints=(
         "Where would (k, j) be in B.reshape(-1)?",
-        "At f = k * N + j. Blocks are cut from that, block_size weights each: // and %, or divmod.",
+        "Behind k whole rows and j more weights. Blocks are cut from that, block_size weights each: what do "
+        "// and % tell?",
     ),
 )
 
@@ -163,6 +170,54 @@ def product_cases():
     }
 
 
+class RowsRead(np.ndarray):
+    """A matrix that notes which of its rows are read; a row that is read on and on, once."""
+
+    def __array_finalize__(self, source):
+        self.rows = getattr(source, "rows", [])
+
+    def __getitem__(self, key):
+        number = np.broadcast_to(np.arange(self.shape[0])[:, None], self.shape)
+        for row in np.atleast_1d(number[key]).ravel():
+            if self.rows[-1:] != [row]:
+                self.rows.append(int(row))
+        return self.view(np.ndarray)[key]
+
+
+ORDER = 3, 5, 4  # M, K, N
+
+
+def order_arguments():
+    M, K, N = ORDER
+    return whole_numbers((M, K), 1), whole_numbers((K, N), 2), np.full((M, N), 7, np.float32)
+
+
+@look
+def order_of_loops(function):
+    """Return which order other than i, k, j a right product was made in."""
+    M, K, N = ORDER
+    a, B, out = order_arguments()
+    B = B.view(RowsRead)
+    function(a, B, out)
+    if not B.rows:
+        return (
+            "the product is right, and no loop of yours reads an element of B: NumPy multiplied. The lesson "
+            "compares orders of loops, so write the three loops: i, k, j"
+        )
+    if B.rows == M * N * list(range(K)):
+        return (
+            f"the product is right, in the textbook's order, i, j, k: you go down each of the {N} columns of "
+            f"B for each of the {M} rows of a, and jump to another row {len(B.rows)} times instead of "
+            f"{M * K}. Put k in the middle, j inside"
+        )
+    if B.rows == list(range(K)):
+        return (
+            "the product is right, with k outside, then i: each k goes through all of out. Put i outside, k "
+            "in the middle, j inside"
+        )
+    return None
+
+
 def last_product(a, B, out):
     out[:] = a[:, -1:] * B[-1]
     return out
@@ -186,9 +241,10 @@ def into_row_k(a, B, out):
     return out
 
 
-ROW_BY_ROW = Exercise(
+ROW_BY_ROW = WatchedExercise(
     name="multiply_row_by_row",
     engine=multiply_row_by_row,
+    looks=(order_of_loops, compiles(order_arguments)),
     cases=product_cases,
     mistakes=(
         Mistake(
@@ -209,7 +265,8 @@ ROW_BY_ROW = Exercise(
     hints=(
         "The line inside is that of the textbook, with out[i, j] where it had total. Only the order of the "
         "loops changes, and out must be zero before the first k.",
-        "for i: set out[i, :] = 0; for k: for j: out[i, j] += a[i, k] * B[k, j]",
+        "i outside, k in the middle, j inside. Where must out[i, j] become 0: above the loop over k, or in "
+        "it?",
     ),
 )
 
@@ -217,14 +274,15 @@ ROW_BY_ROW = Exercise(
 # multiply_some_rows: a float32 [M, K], Bt float32 [N, K], first, last, out float32 [M, N] -> out
 
 
-def multiply_some_rows(a, Bt, first, last, out):
+def engine_multiply_some_rows(a, Bt, first, last, out):
     """Fill rows first to last - 1 of out with dot products and return it."""
     phase0_baseline.multiply_rows(a, Bt, first, last, out)
     return out
 
 
-def rows_of_dot_products(a, Bt, first, last, out):
+def multiply_some_rows(a, Bt, first, last, out):
     """Fill rows first to last - 1 of out with the textbook's loops; Bt holds the columns of B as rows."""
+    # and in the engine: multiply_rows in kernels/report/phase0_baseline.py
     for i in range(first, last):
         for j in range(Bt.shape[0]):
             total = np.float32(0)
@@ -267,20 +325,36 @@ def every_row(a, Bt, first, last, out):
     return a @ Bt.T
 
 
+def zeroes_every_row(a, Bt, first, last, out):
+    out[:] = 0
+    out[first:last] = a[first:last] @ Bt.T
+    return out
+
+
+def share_arguments():
+    return share_cases()["rows 2, 3, 4 of 6"]
+
+
 def sum_onto_what_was_there(a, Bt, first, last, out):
     out[first:last] += a[first:last] @ Bt.T
     return out
 
 
-SOME_ROWS = Exercise(
+SOME_ROWS = WatchedExercise(
     name="multiply_some_rows",
-    engine=multiply_some_rows,
-    solution=rows_of_dot_products,
+    engine=engine_multiply_some_rows,
+    solution=multiply_some_rows,
+    looks=(compiles(share_arguments),),
     cases=share_cases,
     mistakes=(
         Mistake(
             every_row,
             "you fill every row: this worker does rows first to last - 1, the others belong to the others",
+        ),
+        Mistake(
+            zeroes_every_row,
+            "your rows are right, and you set all the others to 0: another worker may have filled those a "
+            "moment ago. Touch rows first to last - 1 only",
         ),
         Mistake(
             share(more=1),
@@ -310,8 +384,8 @@ SOME_ROWS = Exercise(
     hints=(
         "Three loops, i, j, k, as in the textbook. What changes: i runs from first to last - 1, and the "
         "weight is Bt[j, k].",
-        "total = np.float32(0), then total += a[i, k] * Bt[j, k] for each k, then out[i, j] = total. "
-        "Return out after all loops.",
+        "Start a total from np.float32(0) for each j, add K products, store it in out[i, j]. Return out "
+        "after all loops.",
     ),
 )
 
@@ -319,13 +393,14 @@ SOME_ROWS = Exercise(
 # baseline_temporaries: M, K, N -> bytes
 
 
-def baseline_temporaries(M, K, N):
+def engine_baseline_temporaries(M, K, N):
     """Return the bytes of float32 copies of weights that the baseline makes."""
     return phase0_baseline.KERNEL.cost(M, K, N, FORMATS["Q5_K"], 1).temporary_bytes
 
 
-def bytes_of_copies(M, K, N):
+def baseline_temporaries(M, K, N):
     """Return 4 bytes for each weight of B, and as many again for its transpose if there is one."""
+    # and in the engine: count in kernels/report/phase0_baseline.py
     copies = 2 if M * K * N > 2**20 else 1
     return copies * 4 * K * N
 
@@ -350,8 +425,8 @@ def copies(M, K, N, bound=TRANSPOSE_ABOVE):
 
 TEMPORARIES = Exercise(
     name="baseline_temporaries",
-    engine=baseline_temporaries,
-    solution=bytes_of_copies,
+    engine=engine_baseline_temporaries,
+    solution=baseline_temporaries,
     cases=size_cases,
     mistakes=(
         Mistake(

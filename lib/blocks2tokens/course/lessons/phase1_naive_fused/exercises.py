@@ -8,8 +8,10 @@ nanoseconds_per_decode    seconds, threads, sizes -> nanoseconds of one thread
 """
 
 import numpy as np
+from numba import njit
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import Counter, WatchedExercise, compiles, look
 from blocks2tokens.kernels.report import decoders
 
 # q5_k_bytes_touched: f -> addresses in raw, int [18]
@@ -46,9 +48,10 @@ def needed_only(f):
     return np.array([*range(at, at + 4), *(at + p for p in packed), *q5_k_bytes_touched(f)[16:]])
 
 
-TOUCHED = Exercise(
+TOUCHED = WatchedExercise(
     name="q5_k_bytes_touched",
     engine=q5_k_bytes_touched,
+    other_form=lambda function: lambda f: np.sort(function(f)),  # the bytes in any order
     cases=index_cases,
     mistakes=(
         Mistake(
@@ -91,6 +94,12 @@ TOUCHED = Exercise(
         Mistake(
             touched(high=lambda s, l, i: i // 8),
             "you look for the fifth bit of weight i in byte i // 8 of qh: it is bit s of byte l",
+        ),
+        Mistake(
+            touched(low=lambda s, l, i: i // 2, high=lambda s, l, i: i // 8),
+            "you let nibbles and fifth bits follow each other, two and eight to a byte: weight 1 would share "
+            "its bytes with weight 0. Weight l of sub-block s has byte l of qh and byte 32 * (s // 2) + l of "
+            "qs; it is weight 32 that shares them with weight 0",
         ),
         Mistake(
             touched(low=lambda s, l, i: i // 2),
@@ -155,9 +164,25 @@ def wrong(**changes):
     return lambda raw, at, header, i: weight(raw, at, header, i, **changes)
 
 
-WEIGHT = Exercise(
+def one_weight():
+    return weight_cases()["weight 150 of the block at byte 176"]
+
+
+def q5_k_weight(raw, at, header, i):
+    """Return weight i of the Q5_K block at byte `at`; header is float32 [18]."""
+    # and in the engine: q5_k_weight in kernels/report/decoders.py
+    s, l = i // 32, i % 32
+    nibble = raw[at + 48 + 32 * (s // 2) + l] >> (4 * (s % 2)) & 15
+    bit = raw[at + 16 + l] >> s & 1
+    q = np.float32(nibble | bit << 4)
+    return header[0] * header[2 + s] * q - header[1] * header[10 + s]
+
+
+WEIGHT = WatchedExercise(
     name="q5_k_weight",
     engine=decoders.q5_k_weight.py_func,
+    solution=q5_k_weight,
+    looks=(compiles(one_weight),),
     cases=weight_cases,
     mistakes=(
         Mistake(
@@ -228,8 +253,8 @@ WEIGHT = Exercise(
     hints=(
         "s = i // 32 and l = i % 32. The nibble is in byte at + 48 + 32 * (s // 2) + l, the low one for "
         "an even s; the fifth bit is bit s of byte at + 16 + l.",
-        "q = nibble | bit << 4. The scale is header[2 + s], the minimum header[10 + s]: "
-        "d * scale * q - dmin * minimum, with d = header[0] and dmin = header[1].",
+        "The code is the nibble, with the fifth bit shifted to the left by 4. header[2 + s] is the scale, in "
+        "units of header[0], and header[10 + s] the minimum, in units of header[1].",
     ),
     tolerance=1e-5,
 )
@@ -240,6 +265,7 @@ WEIGHT = Exercise(
 
 def naive_fused_product(a, raw, N, decode_element):
     """Return a @ B, float32 [M, N]; B [K, N] lies in raw and is decoded weight by weight."""
+    # and in the engine: multiply_rows in kernels/report/phase1_naive_fused.py
     M, K = a.shape
     out = np.empty((M, N), np.float32)
     for i in range(M):
@@ -287,6 +313,36 @@ def product(f=lambda k, j, K, N: k * N + j, first=0, add=True, fresh=True, last=
     return multiply
 
 
+def small_product():
+    return product_cases()["a [2, 6] times B [6, 5], a byte for each weight"]
+
+
+@look
+def decodes_each_time(function):
+    """Return what is wrong if weights are decoded less or more often than Phase 1 decodes them."""
+    a, raw, N, decode = small_product()
+    counter = Counter(decode)
+    function(a, raw, N, counter)
+    (M, K), found = a.shape, counter.calls
+    if found == M * K * N:
+        return None
+    if found == K * N:
+        return (
+            f"the product is right, from {found} decodes: you decode each weight once and keep it, which is "
+            f"the baseline. Phase 1 keeps nothing, and calls decode_element in the innermost loop, "
+            f"{M} * {K} * {N} = {M * K * N} times"
+        )
+    return (
+        f"the product is right, from {found} decodes: Phase 1 makes one for each multiplication, "
+        f"{M} * {K} * {N} = {M * K * N}, in the innermost loop"
+    )
+
+
+def small_product_compiled():
+    a, raw, N, decode = small_product()
+    return a, raw, N, njit(decode)
+
+
 def transposed(a, raw, N, decode_element):
     return np.ascontiguousarray(product()(a, raw, N, decode_element).T)
 
@@ -300,9 +356,10 @@ def without_a(a, raw, N, decode_element):
     return product()(np.ones_like(a), raw, N, decode_element)
 
 
-PRODUCT = Exercise(
+PRODUCT = WatchedExercise(
     name="naive_fused_product",
     engine=naive_fused_product,
+    looks=(decodes_each_time, compiles(small_product_compiled)),
     cases=product_cases,
     mistakes=(
         Mistake(
@@ -340,8 +397,8 @@ PRODUCT = Exercise(
     hints=(
         "Three loops: i over the rows of a, j over the N columns, k over the K products that an output "
         "adds up. The weight B[k, j] is decode_element(raw, k * N + j).",
-        "total = np.float32(0) for each j; total += a[i, k] * decode_element(raw, k * N + j) for each k; "
-        "then out[i, j] = total. Make out with np.empty((M, N), np.float32) and return it at the end.",
+        "Make out with np.empty((M, N), np.float32). Start a total from np.float32(0) for each j, add K "
+        "products to it, store it; return out behind all loops.",
     ),
 )
 
@@ -472,7 +529,7 @@ NANOSECONDS = Exercise(
     ),
     hints=(
         "All threads together work for seconds * threads. How many decodes do they share?",
-        "seconds * threads / (M * K * N) is in seconds: times 1e9.",
+        "They share one decode for each i, j and k. A second has 1e9 nanoseconds.",
     ),
     tolerance=1e-9,
 )

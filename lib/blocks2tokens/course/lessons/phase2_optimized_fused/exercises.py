@@ -11,6 +11,7 @@ import numpy as np
 from numba import prange
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import Counter, WatchedExercise, compiles, look, with_names
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels.report import phase2_optimized_fused as phase2
 from blocks2tokens.kernels.report.decoders import element_decoder
@@ -86,9 +87,10 @@ def _divided_first(worker, n_workers, M):
     return worker // n_workers * M, (worker + 1) // n_workers * M
 
 
-ROW_RANGE = Exercise(
+ROW_RANGE = WatchedExercise(
     name="row_range",
     engine=row_range,
+    looks=(compiles(lambda: (2, 4, 7)),),
     cases=_workers_and_rows,
     mistakes=(
         Mistake(
@@ -134,8 +136,8 @@ ROW_RANGE = Exercise(
     ),
     hints=(
         "Cut w lies at w * M / n_workers, rounded down. Worker 0's rows begin at cut 0 and end at cut 1.",
-        "// rounds down: worker * M // n_workers multiplies first, then divides. The end is the same with "
-        "worker + 1.",
+        "// rounds down; multiply first, then divide. Where one worker's rows end, those of worker + 1 begin."
+        "",
     ),
 )
 
@@ -202,9 +204,47 @@ def _rows_of_b_for_columns(decode, a, raw, n_workers, out):
     return out
 
 
-MULTIPLY = Exercise(
+def _one_product():
+    return _products()["5 rows, 3 workers"]
+
+
+@look
+def _each_row_once(function):
+    """Return what is wrong if workers compute the same rows, which the result does not show."""
+    decode, a, raw, n_workers, out = _one_product()
+    (M, K), N, counter = a.shape, out.shape[1], Counter(decode)
+    parts = Counter(multiply_rows.py_func)
+    with_names(function, multiply_rows=parts)(counter, a, raw, n_workers, out)
+    rows = counter.calls // (K * N)
+    if parts.calls == 1:
+        return (
+            f"the result is right, from one call for all {M} rows: of {n_workers} workers one works. Call "
+            "multiply_rows for each worker, with its own rows"
+        )
+    if rows <= M:
+        return None
+    return (
+        f"the result is right, and your {n_workers} workers have computed {rows} rows where there are {M}: "
+        "workers do rows that are not theirs. Each has rows first to last - 1 of its own row_range"
+    )
+
+
+def _loop_that_can_be_shared(function):
+    """Return what is wrong with a loop that the compiler will not hand to threads."""
+    code = getattr(function, "__code__", None)
+    if code is None or "prange" in code.co_names:
+        return None
+    return (
+        "the result is right, and your loop over the workers is a plain one: compiled with parallel=True it "
+        "still runs one worker after another. Only the rounds of a prange go to threads: "
+        "for worker in prange(n_workers)"
+    )
+
+
+MULTIPLY = WatchedExercise(
     name="multiply_in_parts",
     engine=multiply_in_parts,
+    looks=(_each_row_once, _loop_that_can_be_shared, compiles(_one_product, tolerance=1e-3)),
     cases=_products,
     mistakes=(
         Mistake(
@@ -298,9 +338,16 @@ def _rows_and_cores():
     return {f"{M} rows, {cores} cores": (M, cores) for M, cores in pairs}
 
 
+def phase2_workers(M, cores):
+    """Return how many workers share M rows."""
+    # and in the engine: workers in kernels/report/phase2_optimized_fused.py
+    return min(cores, M) if M >= 32 else 1
+
+
 WORKERS = Exercise(
     name="phase2_workers",
     engine=phase2.workers,
+    solution=phase2_workers,
     cases=_rows_and_cores,
     mistakes=(
         Mistake(
@@ -342,7 +389,7 @@ WORKERS = Exercise(
 
 
 def busiest_decodes(M, K, N, cores):
-    rows = -(-M // phase2.workers(M, cores))  # rounded up
+    rows = -(-M // phase2_workers(M, cores))  # rounded up
     return rows * K * N
 
 

@@ -71,7 +71,8 @@ ASKED = Exercise(
     ),
     hints=(
         "Weight (k, j) is number k * N + j of the flat matrix. Which block of block_size weights is that in?",
-        "(k * N + j) // block_size, for k from 0 to K - 1: a list, or np.arange(K) in the place of k.",
+        "Number the weight first, then divide without remainder. np.arange(K) in the place of k gives all K "
+        "at once.",
     ),
 )
 
@@ -82,7 +83,8 @@ ASKED = Exercise(
 def cache_hit_rate(M, K, N, block_size, workers):
     """Return the share of the look-ups that hit, with an own map for each worker."""
     lookups = M * K * N
-    misses = workers * (K * N // block_size)
+    blocks = -(-K * N // block_size)  # a block that is only begun counts
+    misses = workers * blocks
     return 1 - misses / lookups
 
 
@@ -93,7 +95,22 @@ def rate_cases():
         "one row": (1, 64, 512, 256, 1),
         "tiny": (2, 4, 6, 8, 1),
         "as many workers as rows": (32, 64, 16, 256, 32),
+        "30 weights in blocks of 8": (3, 5, 6, 8, 1),
     }
+
+
+def begun_blocks(K, N, size):
+    return -(-K * N // size)
+
+
+def rate_with(blocks, hits=lambda missed: 1 - missed, workers=lambda M, workers: workers, rows=None):
+    """Return the rate with a place for each mistake; rows: those whose look-ups count."""
+
+    def rate(M, K, N, size, n_workers):
+        of = M if rows is None else rows(M, n_workers)
+        return hits(workers(M, n_workers) * blocks(K, N, size) / (of * K * N))
+
+    return rate
 
 
 HIT_RATE = Exercise(
@@ -103,40 +120,57 @@ HIT_RATE = Exercise(
     tolerance=1e-9,
     mistakes=(
         Mistake(
-            lambda M, K, N, size, workers: workers / (M * size),
-            "this is the share of the misses: the rest are hits",
+            rate_with(lambda K, N, size: K * N // size),
+            "right where blocks end with the matrix: 30 weights begin a fourth block of 8, which is missed "
+            "as well. Round the number of blocks up",
         ),
         Mistake(
-            lambda M, K, N, size, workers: 1 - 1 / (M * size),
-            "you count one map for all: each worker has its own, and misses each block once",
+            rate_with(lambda K, N, size: K * N / size),
+            "right where blocks end with the matrix: 30 weights are not 3.75 blocks of 8, but 4, and the "
+            "last is missed as a whole. Round the number of blocks up",
+        ),
+        *(
+            mistake
+            for blocks in (begun_blocks, lambda K, N, size: K * N // size, lambda K, N, size: K * N / size)
+            for mistake in (
+                Mistake(
+                    rate_with(blocks, hits=lambda missed: missed),
+                    "this is the share of the misses: the rest are hits",
+                ),
+                Mistake(
+                    rate_with(blocks, workers=lambda M, workers: 1),
+                    "you count one map for all: each worker has its own, and misses each block once",
+                ),
+                Mistake(
+                    rate_with(blocks, workers=lambda M, workers: M),
+                    "you count a miss of each block for each row of a: nothing is evicted, so the second row "
+                    "finds all that the first one fetched",
+                ),
+                Mistake(
+                    rate_with(blocks, rows=lambda M, workers: 1),
+                    "you leave out the rows: there are M * K * N look-ups, not K * N",
+                ),
+                Mistake(
+                    rate_with(blocks, rows=lambda M, workers: M / workers),
+                    "you count the misses of all workers against the look-ups of one: each has M / workers "
+                    "rows",
+                ),
+                Mistake(
+                    rate_with(blocks, hits=lambda missed: 100 * (1 - missed)),
+                    "these are per cent: a share lies between 0 and 1",
+                ),
+            )
         ),
         Mistake(
             lambda M, K, N, size, workers: 1 - workers / M,
             "you count a miss for each weight: a miss brings a whole block of block_size weights",
         ),
-        Mistake(
-            lambda M, K, N, size, workers: 1 - 1 / size,
-            "you count a miss of each block for each row of a: nothing is evicted, so the second row finds "
-            "all that the first one fetched",
-        ),
-        Mistake(
-            lambda M, K, N, size, workers: 1 - workers / size,
-            "you leave out the rows: there are M * K * N look-ups, not K * N",
-        ),
-        Mistake(
-            lambda M, K, N, size, workers: 1 - workers**2 / (M * size),
-            "you count the misses of all workers against the look-ups of one: each has M / workers rows",
-        ),
-        Mistake(
-            lambda M, K, N, size, workers: 100 * (1 - workers / (M * size)),
-            "these are per cent: a share lies between 0 and 1",
-        ),
     ),
     hints=(
         "There is a look-up for each multiply-add. A block is missed when a worker meets it for the first "
         "time, and never again. How many blocks are there?",
-        "K * N // block_size blocks, each missed once by each worker; M * K * N look-ups. The hits are 1 "
-        "minus the quotient.",
+        "Each worker misses each block once; one that is only begun is a block too. -(-a // b) divides and "
+        "rounds up.",
     ),
 )
 
@@ -153,6 +187,7 @@ class Staged(Exercise):
     """An exercise whose answers are what stage(function, *arguments) saw."""
 
     stage: Callable | None = None
+    raised: str = ""  # what an exception that comes of places and lengths most likely means
 
     def judge(self, function):
         if not callable(function):
@@ -164,7 +199,8 @@ class Staged(Exercise):
                 self.stage(function, *arguments)
         except Exception as error:
             frames = error.__traceback__.tb_next.tb_next  # behind this one and the stage's
-            return self._verdict("wrong", _explain_exception(error.with_traceback(frames)))
+            note = f"\n{self.raised}" if self.raised and isinstance(error, ValueError | IndexError) else ""
+            return self._verdict("wrong", _explain_exception(error.with_traceback(frames)) + note)
         mistakes = tuple(Mistake(partial(self.stage, m.wrong), m.message) for m in self.mistakes)
         engine = partial(self.stage, self.engine)
         played = Exercise(self.name, engine, self.cases, mistakes, self.hints, self.solution or self.engine)
@@ -176,6 +212,7 @@ class Staged(Exercise):
 
 def fetch_block(cache, lock, decode, block):
     """Return the weights of a block from the cache, a dict, which decodes and keeps a new one."""
+    # and in the engine: fetch in kernels/report/phase3a_block_cache.py
     lock.lock_to_read()
     weights = cache.get(block)
     lock.unlock_read()
@@ -404,13 +441,14 @@ FETCH = Staged(
 # cache_bytes: M, K, N, cores -> bytes
 
 
-def cache_bytes(M, K, N, cores):
+def engine_cache_bytes(M, K, N, cores):
     """Return the bytes of decoded weights that all maps hold at the end."""
     return phase3a_block_cache.KERNEL.cost(M, K, N, FORMAT, cores).temporary_bytes
 
 
-def bytes_of_all_maps(M, K, N, cores):
+def cache_bytes(M, K, N, cores):
     """Return 4 bytes for each weight of B, in the map of each worker; M below 32 has one worker."""
+    # and in the engine: count in kernels/report/phase3a_block_cache.py
     workers = min(cores, M) if M >= 32 else 1
     return workers * 4 * K * N
 
@@ -431,8 +469,8 @@ split = phase2_optimized_fused.workers
 
 BYTES = Exercise(
     name="cache_bytes",
-    engine=cache_bytes,
-    solution=bytes_of_all_maps,
+    engine=engine_cache_bytes,
+    solution=cache_bytes,
     cases=bytes_cases,
     mistakes=(
         Mistake(
@@ -472,7 +510,8 @@ BYTES = Exercise(
     ),
     hints=(
         "Nothing is evicted, and each row of a needs all weights. So how much does one map hold at the end?",
-        "4 * K * N bytes for each worker. Workers as in Phase 2: min(cores, M) from 32 rows on, else 1.",
+        "All K * N weights, as float32, in the map of each worker. How many workers are there? As in Phase "
+        "2, which splits from 32 rows on.",
     ),
 )
 
@@ -578,6 +617,8 @@ FEW_LOOK_UPS = Staged(
     name="multiply_with_few_look_ups",
     engine=multiply_with_few_look_ups,
     stage=watch_look_ups,
+    raised="does a run of yours reach over the end of its block, or of the row? It has "
+    "min(block_size - place, N - j) weights, and the next look-up goes on behind it",
     cases=few_cases,
     mistakes=(
         Mistake(
@@ -607,8 +648,8 @@ FEW_LOOK_UPS = Staged(
     hints=(
         "Turn the inner loops: for i, for k, then along row k of B, whose weights are neighbours. "
         "divmod(k * N + j, block_size) tells where a run begins; it ends with the block or with the row.",
-        "run = min(block_size - place, N - j); out[i, j : j + run] += a[i, k] * fetch(block)[place : "
-        "place + run]; j += run.",
+        "A run has min(block_size - place, N - j) weights: weights place, place + 1, ... of the block, for "
+        "columns j, j + 1, ... of out. The next run begins at j + run.",
     ),
 )
 

@@ -9,18 +9,20 @@ product_of_turned_blocks   a, decode, N, size      -> the same product, blocks a
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise, counted_calls
 from blocks2tokens.kernels.ours import fused_rows
 from blocks2tokens.kernels.report import phase3b_column_major as phase3b
 
 # runs_in_column: K, N, j, size -> int
 
 
-def runs_in_column(K, N, j, size):
+def engine_runs_in_column(K, N, j, size):
     return int(phase3b.blocks_met(K, N, size)[j])
 
 
-def blocks_down_a_column(K, N, j, size):
+def runs_in_column(K, N, j, size):
     """Count a run wherever the block differs from the one before."""
+    # and in the engine: blocks_met in kernels/report/phase3b_column_major.py, by a formula, for all columns
     runs, before = 0, None
     for k in range(K):
         block = (k * N + j) // size
@@ -94,8 +96,8 @@ COLUMN_CUT = (
 
 RUNS = Exercise(
     name="runs_in_column",
-    engine=runs_in_column,
-    solution=blocks_down_a_column,
+    engine=engine_runs_in_column,
+    solution=runs_in_column,
     cases=run_cases,
     mistakes=(
         Mistake(
@@ -150,7 +152,7 @@ RUNS = Exercise(
 # one_block_product: a float32 [M, K], decode(block) -> float32 [size], N, size -> out float32 [M, N], decodes
 
 
-def one_block_product(a, decode, N, size):
+def engine_one_block_product(a, decode, N, size):
     """Run Phase 3b's loops on blocks that are only their numbers, and count."""
     decodes = 0
 
@@ -165,8 +167,9 @@ def one_block_product(a, decode, N, size):
     return out, decodes
 
 
-def product_with_one_block(a, decode, N, size):
+def one_block_product(a, decode, N, size):
     """Go column by column, begin each with no block, and decode whenever it is not the one that is held."""
+    # and in the engine: multiply_rows in kernels/report/phase3b_column_major.py
     (M, K), decodes = a.shape, 0
     out = np.zeros((M, N), np.float32)
     for j in range(N):
@@ -284,10 +287,11 @@ def transposed(product):
     return of_the_product
 
 
-PRODUCT = Exercise(
+PRODUCT = WatchedExercise(
     name="one_block_product",
-    engine=one_block_product,
-    solution=product_with_one_block,
+    looks=(counted_calls(lambda: product_cases()["M = 3, K = 16, N = 4, size = 8"], "decode", at=1),),
+    engine=engine_one_block_product,
+    solution=one_block_product,
     cases=product_cases,
     mistakes=(
         Mistake(
@@ -339,8 +343,8 @@ PRODUCT = Exercise(
     hints=(
         "for j: for i: for k, with block, place = divmod(k * N + j, size). Remember the number of the "
         "block that you hold; at the beginning of each column you hold none.",
-        "if block != held: weights = decode(block); held = block; decodes += 1. Then out[i, j] += a[i, k] "
-        "* weights[place]. Set held = -1 between `for j` and `for i`.",
+        "Keep three things: the weights, the number of their block, `held`, and the count. Which of them "
+        "must be forgotten between `for j` and `for i`?",
     ),
 )
 
@@ -348,16 +352,17 @@ PRODUCT = Exercise(
 # block_decodes: M, K, N, size, workers -> int
 
 
-def block_decodes(M, K, N, size, workers):
+def engine_block_decodes(M, K, N, size, workers):
     met = phase3b.blocks_met(K, N, size)
     return int(np.where(met > 1, M * met, workers * met).sum())  # as phase3b.count has it
 
 
-def decodes_of_all_columns(M, K, N, size, workers):
+def block_decodes(M, K, N, size, workers):
     """A column in several blocks decodes them in each row; one in a single block once for each worker."""
+    # and in the engine: count in kernels/report/phase3b_column_major.py
     total = 0
     for j in range(N):
-        runs = blocks_down_a_column(K, N, j, size)
+        runs = runs_in_column(K, N, j, size)
         total += M * runs if runs > 1 else workers
     return total
 
@@ -406,8 +411,8 @@ def uncapped(M, K, N, size, workers):
 
 COUNT = Exercise(
     name="block_decodes",
-    engine=block_decodes,
-    solution=decodes_of_all_columns,
+    engine=engine_block_decodes,
+    solution=block_decodes,
     cases=count_cases,
     mistakes=(
         Mistake(
@@ -467,7 +472,7 @@ COUNT = Exercise(
 # product_of_turned_blocks: a float32 [M, K], decode(block) -> float32 [size], N, size -> out, decodes
 
 
-def product_of_turned_blocks(a, decode, N, size):
+def engine_product_of_turned_blocks(a, decode, N, size):
     """Run the engine's fused_rows on rows that are only their numbers, and count the blocks decoded."""
     K, decodes = a.shape[1], 0
 
@@ -482,8 +487,9 @@ def product_of_turned_blocks(a, decode, N, size):
     return out, decodes
 
 
-def product_block_by_block(a, decode, N, size):
+def product_of_turned_blocks(a, decode, N, size):
     """Decode each block once, and use it for all rows of a before the next."""
+    # and in the engine: multiply in kernels/ours/fused_rows.py, a whole row of blocks at a time
     per_column, out = a.shape[1] // size, np.zeros((len(a), N), np.float32)
     for j in range(N):
         for b in range(per_column):
@@ -526,10 +532,11 @@ def column_counted_as_one(a, decode, N, size):
     return product_of_turned_blocks(a, decode, N, size)[0], N
 
 
-TURNED = Exercise(
+TURNED = WatchedExercise(
     name="product_of_turned_blocks",
-    engine=product_of_turned_blocks,
-    solution=product_block_by_block,
+    looks=(counted_calls(lambda: turned_cases()["M = 3, K = 32, N = 4, size = 8"], "decode", at=1),),
+    engine=engine_product_of_turned_blocks,
+    solution=product_of_turned_blocks,
     cases=turned_cases,
     mistakes=(
         Mistake(
@@ -581,7 +588,7 @@ TURNED = Exercise(
         "Column j is the blocks j * (K // size) to (j + 1) * (K // size) - 1. Loop over columns, then over "
         "the blocks of the column; decode there, outside of the loop over the rows.",
         "Block b of the column holds its weights b * size to (b + 1) * size - 1. Those meet the same "
-        "columns of a: out[:, j] += a[:, b * size : (b + 1) * size] @ weights does all rows at once.",
+        "columns of a; a slice of a, @ weights, does all rows at once.",
     ),
 )
 

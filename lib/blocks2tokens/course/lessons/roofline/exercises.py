@@ -9,6 +9,8 @@ bandwidth_needed    weights, bits, tokens a second, rows     -> GB/s
 
 from math import ceil, floor
 
+import numpy as np
+
 from blocks2tokens.course import roof
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.formats import FORMATS
@@ -42,9 +44,18 @@ def one_row_of_operations(M, K, N, fmt):
     return roof.product_intensity(M, K, N, fmt) / M
 
 
+def product_intensity(M, K, N, fmt):
+    """Return operations for each byte that must move: encoded weights, x and the result."""
+    # and in the engine: product_intensity in course/roof.py
+    operations = 2 * M * K * N
+    weights = N * K * fmt.bytes_per_block / fmt.block_size
+    return operations / (weights + 4 * M * K + 4 * M * N)
+
+
 INTENSITY = Exercise(
     name="product_intensity",
     engine=roof.product_intensity,
+    solution=product_intensity,
     cases=product_cases,
     mistakes=(
         Mistake(
@@ -79,7 +90,8 @@ INTENSITY = Exercise(
     hints=(
         "Three things must move: the encoded weights, N rows of K; x, M rows of K float32; the result, M "
         "rows of N float32.",
-        "2 * M * K * N operations. K * N weights take K * N / fmt.block_size * fmt.bytes_per_block bytes.",
+        "A multiply-add is two operations. The weights are K * N / fmt.block_size blocks; the others take 4 "
+        "bytes a number.",
     ),
     tolerance=1e-9,
 )
@@ -131,7 +143,7 @@ ROOF = Exercise(
     ),
     hints=(
         "Two limits, both in GFLOP/s. One is the peak. How many operations do the bytes of a second feed?",
-        "bandwidth * intensity. The lower of the two limits is what can be reached: min.",
+        "Bytes a second times operations for each byte. Which of the two limits holds you back?",
     ),
     tolerance=1e-9,
 )
@@ -142,7 +154,7 @@ ROOF = Exercise(
 
 def ridge_cases():
     return {
-        "Q4_K, 512 GFLOP/s, 72 GB/s: exactly 2": (512.0, 72.0, FORMATS["Q4_K"]),
+        "F32, 64 GFLOP/s, 64 GB/s: exactly 2": (64.0, 64.0, FORMATS["F32"]),  # exact in any order
         "Q4_K, 700 GFLOP/s, 80 GB/s": (700.0, 80.0, FORMATS["Q4_K"]),
         "Q8_0, 200 GFLOP/s, 33 GB/s": (200.0, 33.0, FORMATS["Q8_0"]),
         "Q6_K, 1000 GFLOP/s, 30 GB/s": (1000.0, 30.0, FORMATS["Q6_K"]),
@@ -157,9 +169,17 @@ def ridge(whole=ceil, operations=2, size=lambda fmt: fmt.bytes_per_block / fmt.b
     return rows
 
 
+def ridge_rows(peak, bandwidth, fmt):
+    """Return the smallest whole M for which reading fmt's weights is not the limit."""
+    # and in the engine: ridge_rows in course/roof.py
+    operations_for_each_byte_of_a_row = 2 * fmt.block_size / fmt.bytes_per_block
+    return int(np.ceil(peak / bandwidth / operations_for_each_byte_of_a_row))
+
+
 RIDGE = Exercise(
     name="ridge_rows",
     engine=roof.ridge_rows,
+    solution=ridge_rows,
     cases=ridge_cases,
     mistakes=(
         Mistake(ridge(whole=floor), "you round down, to a number of rows that is not yet enough: round up"),

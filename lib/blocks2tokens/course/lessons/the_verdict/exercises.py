@@ -13,6 +13,7 @@ import numpy as np
 
 from blocks2tokens.course import ablation, ledger
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise
 from blocks2tokens.course.ledger import FAILS, HOLDS, IN_PART
 
 # judge_ratio: claimed, found, two factors > 0 -> "holds", "holds in part" or "does not hold"
@@ -30,7 +31,7 @@ def ratio_cases():
         "claimed 120, found 0.4": (120.0, 0.4),
         "claimed 0.5, found 0.2": (0.5, 0.2),
         "claimed 0.5, found 3": (0.5, 3.0),
-        "claimed 3, found 2, a factor of exactly 1.5": (3.0, 2.0),
+        "claimed 6, found 4, a factor of exactly 1.5": (6.0, 4.0),
         "claimed 1.2, found 0.9, close but across 1": (1.2, 0.9),
     }
 
@@ -58,9 +59,33 @@ def side_first(claimed, found):
     return HOLDS if within_a_factor(claimed, found) else IN_PART
 
 
-JUDGE = Exercise(
+def judge_ratio(claimed, found):
+    """Judge a claimed factor by the one that was found, both greater than 0."""
+    # and in the engine: judge_ratio in course/ledger.py
+    if max(claimed / found, found / claimed) <= 1.5:
+        return ledger.HOLDS
+    return ledger.IN_PART if (claimed > 1) == (found > 1) else ledger.FAILS
+
+
+def either_way(function):
+    """Return a judge that lets a factor of exactly 1.5 hold as soon as it does in one direction.
+
+    With logarithms, or 1 / 1.5 in the place of division by 1.5, the limit is a rounding away in the other.
+    """
+
+    def judge(claimed, found):
+        answer = function(claimed, found)
+        at_the_limit = max(claimed, found) == 1.5 * min(claimed, found)
+        return function(found, claimed) if at_the_limit and answer != HOLDS else answer
+
+    return judge
+
+
+JUDGE = WatchedExercise(
     name="judge_ratio",
     engine=ledger.judge_ratio,
+    solution=judge_ratio,
+    other_form=either_way,
     cases=ratio_cases,
     mistakes=(
         Mistake(
@@ -117,13 +142,14 @@ JUDGE = Exercise(
 # factors_along: times {frozenset of changes: seconds}, order of changes -> factors, list
 
 
-def factors_along(times, order):
+def engine_factors_along(times, order):
     """Return the factor of each change of an order: the time before it over the time after it."""
     return [factor for _, factor in ablation.chain(times, order)]
 
 
-def before_over_after(times, order):
+def factors_along(times, order):
     """Return, for each change, the time with the changes before it over the time with it as well."""
+    # and in the engine: chain in course/ablation.py
     made = [frozenset(order[:n]) for n in range(len(order) + 1)]
     return [times[made[n]] / times[made[n + 1]] for n in range(len(order))]
 
@@ -180,7 +206,7 @@ def factors_backwards(times, order):
 
 FACTORS = Exercise(
     name="factors_along",
-    engine=factors_along,
+    engine=engine_factors_along,
     cases=order_cases,
     mistakes=(
         Mistake(
@@ -214,9 +240,9 @@ FACTORS = Exercise(
     ),
     hints=(
         "After n changes, those made are frozenset(order[:n]), and times[...] of that is the time.",
-        "For n from 1 on: times[frozenset(order[: n - 1])] / times[frozenset(order[:n])].",
+        "The factor of change n divides the time after n - 1 changes by the time after n.",
     ),
-    solution=before_over_after,
+    solution=factors_along,
     tolerance=1e-9,
 )
 
@@ -337,9 +363,16 @@ def ceiling_cases():
     }
 
 
+def tokens_per_second_at_most(weights, bits_per_weight, gigabytes_per_second):
+    """Return the tokens a second that reading every weight once allows."""
+    # and in the engine: tokens_per_second in course/ledger.py
+    return gigabytes_per_second * 1e9 / (weights * bits_per_weight / 8)
+
+
 CEILING = Exercise(
     name="tokens_per_second_at_most",
     engine=ledger.tokens_per_second,
+    solution=tokens_per_second_at_most,
     cases=ceiling_cases,
     mistakes=(
         Mistake(
@@ -369,7 +402,8 @@ CEILING = Exercise(
     ),
     hints=(
         "How many bytes does the model have? Each token reads all of them, once.",
-        "weights * bits / 8 bytes, and gigabytes_per_second * 1e9 bytes come in a second.",
+        "A weight has bits_per_weight / 8 bytes, and a GB is 1e9. How often do the model's bytes go into "
+        "those of a second?",
     ),
     tolerance=1e-9,
 )

@@ -290,7 +290,7 @@ TOKEN_BYTES = Exercise(
     ),
     hints=(
         "BYTE_OF is a dict: character -> byte, a number below 256. bytes([72, 105]) makes bytes of numbers.",
-        "bytes(BYTE_OF[character] for character in ...)",
+        "So make the list of numbers first, one for each character of the token.",
     ),
 )
 
@@ -392,8 +392,8 @@ STREAM = Exercise(
     hints=(
         "Something must remember the unfinished bytes from one piece to the next. Python has it: see "
         "codecs.getincrementaldecoder.",
-        'decoder = codecs.getincrementaldecoder("utf-8")("replace"), made once; then decoder.decode(piece) '
-        "for each.",
+        'codecs.getincrementaldecoder("utf-8") is a class: called with "replace" it makes a decoder. How '
+        "many do you need, if it must remember?",
     ),
 )
 
@@ -428,6 +428,14 @@ def sentencepiece_with(
         i, _ = max(known, key=lambda at: key(scores[at[1]], *at))
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return tuple(p for part in parts for p in ([part] if part in scores else fallback(part)))
+
+
+def mark_glued_to_the_first_letter(text, scores):
+    parts = ["▁" + text[0], *text[1:].replace(" ", "▁")]
+    while known := [(scores[a + b], -i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores]:
+        i = -max(known)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return tuple(p for part in parts for p in ([part] if part in scores else plain.byte_pieces(part)))
 
 
 def longest_match(text, scores):
@@ -493,6 +501,11 @@ SENTENCEPIECE = Exercise(
         ),
         Mistake(
             partial(sentencepiece_with, prefix=""), "the space in front is missing: the text begins with ▁"
+        ),
+        Mistake(
+            mark_glued_to_the_first_letter,
+            "the leading ▁ sticks to the first letter: it is a part by itself, as each letter is, and joins "
+            'only by its score. list("▁" + ...) makes it one',
         ),
         Mistake(
             partial(sentencepiece_with, space=" "),

@@ -51,7 +51,7 @@ BYTES = Exercise(
     ),
     hints=(
         "Go down the table's two columns; everything but the blocks is float32.",
-        "Six times 4 bytes, and bits / 8, for each weight.",
+        "For each weight: how many of the table's entries are a float32 of it, and what do the blocks take?",
     ),
     tolerance=1e-9,
 )
@@ -250,6 +250,19 @@ def simulated(victim, refresh=True, size=lambda sizes, name: sizes[name], most=N
     return hit_rate
 
 
+def first_in_first_out(accesses, sizes, capacity):
+    """Drop what came first, everything if something too large comes."""
+    kept, hits = [], 0
+    for name in accesses:
+        if name in kept:
+            hits += 1
+        else:
+            kept.append(name)
+            while sum(sizes[k] for k in kept) > capacity:
+                kept.pop(0)
+    return hits / len(accesses)
+
+
 def never_full(accesses, sizes, capacity):
     return 1 - len(set(accesses)) / len(accesses)
 
@@ -282,6 +295,11 @@ CACHE = Exercise(
         Mistake(
             simulated(0, refresh=False),
             "you forget to refresh: a hit makes it the latest used. Yours drops what came first (FIFO)",
+        ),
+        Mistake(
+            first_in_first_out,
+            "two things: a hit does not make its matrix the latest used, so yours drops what came first "
+            "(FIFO); and what is larger than the whole cache drives all others out",
         ),
         Mistake(simulated(-1), "you drop the latest used (MRU): the one used the longest ago must go"),
         Mistake(

@@ -1,0 +1,174 @@
+"""Exercises that look at what a function does, beside what it returns.
+
+    right answers --looks-->  the work counted, the code compiled, the arguments as they were
+        each look   (function) -> what is wrong, or None
+
+A look runs only once the answers are right. Where it cannot see what it looks for, it finds nothing.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import FunctionType
+from typing import ClassVar
+
+import numpy as np
+from numba import njit
+
+from blocks2tokens.course.check.exercise import Exercise, Verdict, difference
+
+
+@dataclass(frozen=True)
+class WatchedExercise(Exercise):
+    """One task.
+
+    looks       (function) -> what is wrong with a function whose answers are right, or None
+    raised      {name of an exception: what it most likely means here}
+    other_form  function -> a function that gives the answers in the form asked for, where there are several
+    """
+
+    as_called: ClassVar[bool] = True
+    looks: tuple[Callable, ...] = ()
+    raised: dict[str, str] = field(default_factory=dict)
+    other_form: Callable | None = None
+
+    def __call__(self, function: Callable) -> Callable:
+        """Judge a function; of one that is compiled already, return the plain one: the lesson compiles."""
+        return plain(super().__call__(function))
+
+    def judge(self, function: Callable) -> Verdict:
+        function = plain(function)
+        verdict = super().judge(function)
+        if verdict.kind == "wrong" and callable(function):
+            verdict = self._second_look(function, verdict)
+        if verdict.kind == "right":
+            problems = (look(function) for look in self.looks)
+            problem = next((problem for problem in problems if problem), None)
+            return self._verdict("wrong", problem) if problem else verdict
+        return verdict
+
+    def _second_look(self, function, verdict):
+        """Return the verdict on the other form, if that is right; tell what an exception means."""
+        for name, told in self.raised.items():
+            if verdict.message.startswith(f"your function raised {name}"):
+                return self._verdict("wrong", f"{verdict.message}\n{told}")
+        if self.other_form and not verdict.message.startswith("your function"):  # there are answers
+            other = super().judge(self.other_form(function))
+            return replace(other, pattern=None) if other.kind == "right" else verdict
+        return verdict
+
+
+def plain(function: Callable) -> Callable:
+    """Return the Python function behind a compiled one."""
+    return getattr(function, "py_func", function)
+
+
+def on_copies(function: Callable, arguments: tuple):
+    """Return the answer of a function that may write into its arguments and divide by zero."""
+    copies = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+    with np.errstate(all="ignore"):
+        return function(*copies)
+
+
+def with_names(function: Callable, **names) -> Callable:
+    """Return a function that finds others in the place of the global names it uses."""
+    if not isinstance(function, FunctionType):
+        return function
+    known = {name: value for name, value in names.items() if name in function.__globals__}
+    code, defaults = function.__code__, function.__defaults__
+    return FunctionType(code, function.__globals__ | known, code.co_name, defaults, function.__closure__)
+
+
+class Counter:
+    """A function that counts its calls."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        return self.function(*arguments)
+
+
+def look(watch: Callable) -> Callable:
+    """Return a look that finds nothing where watching itself fails."""
+
+    def careful(function):
+        try:
+            return watch(function)
+        except Exception:
+            return None
+
+    return careful
+
+
+def counted_calls(arguments: Callable, name: str, at: int) -> Callable:
+    """Return a look that compares the count a function returns, its second value, with its calls.
+
+    arguments() makes those of one case; the one at place `at` is the function whose calls count.
+    """
+
+    def watch(function):
+        given = list(arguments())
+        given[at] = counter = Counter(given[at])
+        told = int(function(*given)[1])
+        if counter.calls in (0, told):
+            return None
+        return (
+            f"the product is right; you return {told} as the count, and called {name} {counter.calls} times"
+        )
+
+    return look(watch)
+
+
+def leaves_alone(arguments: Callable, names: tuple[str, ...], after: str) -> Callable:
+    """Return a look that compares arguments(), called `names`, with what they are after a call."""
+
+    def watch(function):
+        given = arguments()
+        kept = [np.copy(argument) if isinstance(argument, np.ndarray) else argument for argument in given]
+        with np.errstate(all="ignore"):
+            function(*given)
+        for name, before, now in zip(names, kept, given, strict=True):
+            if isinstance(now, np.ndarray) and not np.array_equal(before, now, equal_nan=True):
+                places = int((before != now).sum())
+                return (
+                    f"the result is right, and you wrote into {name}: {places} of its {now.size} numbers "
+                    f"have changed. {after}"
+                )
+        return None
+
+    return look(watch)
+
+
+def compiles(arguments: Callable, tolerance: float = 1e-4) -> Callable:
+    """Return a look that compiles a function, as the lesson will, and compares the two answers."""
+
+    def watch(function):
+        if not isinstance(function, FunctionType):
+            return None
+        given = arguments()
+        expected = on_copies(function, tuple(plain(argument) for argument in given))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is slow or will be refused one day
+            try:
+                answer = on_copies(njit(function), given)
+            except Exception as error:
+                return explain_compiling(error)
+        found = difference(answer, expected, tolerance, "compiled by Numba")
+        return f"right in Python, and another function in compiled code\n{found}" if found else None
+
+    return watch
+
+
+def explain_compiling(error: Exception) -> str:
+    """Return in a sentence why Numba, which the lesson uses next, does not compile a function."""
+    text = str(error)
+    first = "right in Python, but the lesson compiles it with Numba, which cannot"
+    if "scipy" in text.lower():
+        return (
+            f"{first}: np.dot and @ need SciPy there. Write the sum as a loop over k, which compiled is fast"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = next((line for line in lines if not line.startswith("Failed in nopython")), type(error).__name__)
+    return f"{first}: {told[:160]}\nplain loops over numbers and elements of arrays, a[i, k], always compile"
