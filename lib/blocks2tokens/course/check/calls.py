@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SECONDS = 60.0  # for all cases of an exercise; the first call of a compiled function takes seconds, too
+SECONDS = 30.0  # for all cases of an exercise; the first call of a compiled function takes seconds, too
 MOST_PRINTED = 2_000  # characters
 
 

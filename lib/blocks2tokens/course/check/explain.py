@@ -9,7 +9,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from blocks2tokens.course.check.calls import SECONDS, TooLongError
+from blocks2tokens.course.check import calls
+from blocks2tokens.course.check.calls import TooLongError
 
 HERE = str(Path(__file__).parent)
 LIBRARIES = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
@@ -23,7 +24,7 @@ NOT_A_FUNCTION_OF_NUMPY = (
 def explain(error: BaseException) -> str:
     """Return the type and message of an exception, the learner's line that raised it, and what it means."""
     if isinstance(error, TooLongError):
-        return f"your function took more than {SECONDS:g} seconds: does every loop in it end?"
+        return f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end?"
     if isinstance(error, RecursionError):
         return "your function calls itself again and again, and nothing ends it (RecursionError)"
     if isinstance(error, SystemExit):
