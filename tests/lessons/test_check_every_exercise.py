@@ -112,6 +112,13 @@ def test_the_lesson_goes_on_with_answers_of_another_form(exercise, form):
         assert has_types_of(goes_on(*fresh), expected)
 
 
+def test_a_view_of_an_argument_becomes_an_array_of_its_own():
+    same = Exercise("same", engine=np.copy, cases=TWICE.cases, mistakes=(), hints=("think",))
+    goes_on, x = same(lambda x: x[:]), np.arange(4.0)
+    goes_on(x)[0] = 7
+    assert x[0] == 0
+
+
 def test_a_list_turned_round_in_place_is_refused():
     def reverses(ne, fmt):
         ne.reverse()

@@ -34,11 +34,13 @@ class Outcome:
 
     written  {number of an argument: what of it has changed, such as "2 of its 32 numbers"}
     warned   what NumPy warned of, such as "invalid value encountered in cast"
+    is_view  does the answer lie in the memory of an argument?
     """
 
     answer: object
     written: dict[int, str]
     warned: tuple[str, ...]
+    is_view: bool
 
 
 def observe(function: Callable, arguments: tuple) -> Outcome:
@@ -49,7 +51,8 @@ def observe(function: Callable, arguments: tuple) -> Outcome:
         answer = function(*copies)
     changes = {i: changed(a, b) for i, (a, b) in enumerate(zip(arguments, copies, strict=True))}
     warned = {str(w.message): None for w in caught if w.category is RuntimeWarning}  # each once, in order
-    return Outcome(answer, {i: change for i, change in changes.items() if change}, tuple(warned))
+    written = {i: change for i, change in changes.items() if change}
+    return Outcome(answer, written, tuple(warned), lies_in(answer, copies))
 
 
 def bytes_made(function: Callable, arguments: tuple) -> int:
@@ -88,6 +91,13 @@ def changed(before, after) -> str | None:
         return None if before == after else "what is in it or its order"
     except ValueError:  # arrays within
         return None
+
+
+def lies_in(answer, arguments) -> bool:
+    """Is an array of the answer a view of an argument? Whoever writes into one then changes the other."""
+    parts = [a for a in (answer if isinstance(answer, tuple) else (answer,)) if isinstance(a, np.ndarray)]
+    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    return any(np.may_share_memory(part, array) for part in parts for array in arrays)
 
 
 def bytes_of(array):

@@ -122,7 +122,8 @@ class Exercise:
         if problem:
             return "wrong", problem, None
         pairs = list(zip(answers.values(), expected.values(), strict=True))
-        pattern = None if all(has_types_of(a, e) for a, e in pairs) else pairs[0][1]
+        new_views = any(outcomes[label].is_view and not right[label].is_view for label in cases)
+        pattern = pairs[0][1] if new_views or not all(has_types_of(a, e) for a, e in pairs) else None
         if pattern is not None and not all(has_types_of(e, pattern, in_memory=False) for _, e in pairs):
             pattern = None  # the engine's own types change with the case
         return "right", f"right on all {len(cases)} cases", pattern
@@ -328,7 +329,10 @@ def _with_types_of(function, pattern):
 
     @functools.wraps(function)
     def carried_on(*arguments, **named):
-        return with_types_of(function(*arguments, **named), pattern)
+        answer = function(*arguments, **named)
+        if calls.lies_in(answer, arguments):
+            answer = tuple(map(calls.copied, answer)) if isinstance(answer, tuple) else answer.copy()
+        return with_types_of(answer, pattern)
 
     return carried_on
 
