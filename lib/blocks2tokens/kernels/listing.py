@@ -67,12 +67,7 @@ def assembly(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[s
     """Return the assembly of a function of `panels`, line by line."""
     isa = CPUS[cpu]
     machine = target_machine(cpu, isa)
-    module = panels.module_of(((kind, n_rows),), name, isa)
-    module.triple, module.data_layout = machine.triple, str(machine.target_data)
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    builder.getModulePassManager().run(parsed, builder)
+    parsed = panels.optimized(panels.module_of(((kind, n_rows),), name, isa), machine)
     return [line.strip() for line in machine.emit_assembly(parsed).splitlines() if line.strip()]
 
 

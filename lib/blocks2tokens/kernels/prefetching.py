@@ -107,10 +107,7 @@ def compiled(isa: str, way: Prefetch):
         features=config.CPU_FEATURES or llvm.get_host_cpu_features().flatten(),
         opt=3,
     )
-    parsed = llvm.parse_assembly(str(module))
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    builder.getModulePassManager().run(parsed, builder)
-    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine = llvm.create_mcjit_compiler(panels.optimized(module, machine), machine)
     engine.finalize_object()
     return engine, ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 8)(engine.get_function_address("pass"))
 

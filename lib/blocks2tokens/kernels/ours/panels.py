@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -425,6 +426,16 @@ def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2", prefetching=DE
     for kind, n_rows in kinds:
         function(module, kind, PACKED[name], ISAS[isa_name], n_rows, prefetching).linkage = "external"
     return module
+
+
+def optimized(module: ir.Module, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    """Return a module as LLVM makes it for a machine, as fast as it can."""
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(parsed, builder)
+    return parsed
 
 
 # --- In Numba's language ----------------------------------------------------------------------------------
