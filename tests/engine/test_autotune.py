@@ -19,7 +19,9 @@ from blocks2tokens.kernels.ours.unpack import PACKED
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """A folder of its own; what was kept there of a busy machine is taken as it is."""
     monkeypatch.setenv("BLOCKS2TOKENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(measured, "is_quiet", lambda: False)
     autotune.TABLES.clear()
     yield tmp_path
     autotune.TABLES.clear()
@@ -124,7 +126,7 @@ def test_what_a_busy_machine_gave_is_measured_anew_when_it_is_quiet(
     results = iter([1, 2])
     monkeypatch.setattr(measured.Others, "are_quiet", lambda self: quiet_then)
     first = measured.kept("test", (), lambda: next(results), int)
-    monkeypatch.setattr(measured.Others, "are_quiet", lambda self: quiet_now)
+    monkeypatch.setattr(measured, "is_quiet", lambda: quiet_now)
     assert first == 1 and measured.kept("test", (), lambda: next(results), int) == 1 + again
 
 
@@ -191,3 +193,19 @@ def test_what_was_measured_is_that_of_all_the_kernels_code(tmp_path, monkeypatch
         (tmp_path / path).write_text(path)
         keys.add(measured.key(()))
     assert len(keys) == 5
+
+
+@pytest.mark.skipif(cpu.available()[0] == "plain", reason="no vector code on this CPU")
+def test_a_way_to_prefetch_is_measured_once_and_looked_up_whatever_the_threads(cache, monkeypatch):
+    isa, calls = cpu.available()[0], []
+    monkeypatch.setattr(
+        prefetching, "measure_speeds", lambda n, isa: calls.append(n) or dict.fromkeys(prefetching.WAYS, 1.0)
+    )
+    assert prefetching.kept(isa) == prefetching.kept(isa)
+    with cores.using(1):
+        prefetching.kept(isa)
+    assert calls == [cores.pool()]
+    (path,) = cache.glob("prefetch-*.json")
+    path.write_text(path.read_text()[:40])
+    prefetching.kept(isa)
+    assert len(calls) == 2

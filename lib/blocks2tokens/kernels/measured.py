@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -42,8 +43,9 @@ class Others:
         return sum(t) - t.idle - getattr(t, "iowait", 0), sum(t), own.user + own.system
 
 
+@cache
 def is_quiet() -> bool:
-    """Look for a moment whether others use the machine."""
+    """Look for a moment, once in a process, whether others use the machine."""
     others = Others()
     time.sleep(LOOK)
     return others.are_quiet()

@@ -3,7 +3,7 @@
     16 rows after 16 rows of a matrix that no cache holds  --each way of WAYS-->  GB/s  --> the fastest
 
 Hardware prefetchers differ: how many places they follow, how far ahead, and whether it pays to ask at all.
-Each way is compiled as it is used in decoding, without Numba, and run by all threads.
+Each way is compiled as it is used in decoding, without Numba, and run by as many threads as Numba's pool has.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ import llvmlite.binding as llvm
 import numpy as np
 import psutil
 from llvmlite import ir
-from numba import get_num_threads
 from numba.core import cgutils, config
+from tqdm import tqdm
 
-from blocks2tokens.jit import cpu
+from blocks2tokens.jit import cores, cpu
 from blocks2tokens.jit.lanes import I64, ROWS
 from blocks2tokens.kernels import measured
 from blocks2tokens.kernels.ours import panels
@@ -42,7 +42,7 @@ MARGIN = 1.05  # another way than the default must be faster by this factor
 
 def chosen() -> Prefetch:
     """Return the way that is fastest on this machine; measured if nobody did before."""
-    return fastest(speeds(get_num_threads(), cpu.chosen()))
+    return fastest(speeds(cpu.chosen()))
 
 
 def fastest(found: dict[Prefetch, float]) -> Prefetch:
@@ -51,8 +51,19 @@ def fastest(found: dict[Prefetch, float]) -> Prefetch:
 
 
 @cache
-def speeds(n_threads: int, isa: str, anew: bool = False) -> dict[Prefetch, float]:
-    """Return the GB/s of each way, from the cache folder or by measuring."""
+def speeds(isa: str) -> dict[Prefetch, float]:
+    """Return the GB/s of each way, looked up in memory, in the cache folder, or measured."""
+    return kept(isa)
+
+
+def measure_anew() -> dict[Prefetch, float]:
+    """Measure again and forget what was; return the GB/s of each way."""
+    speeds.cache_clear()
+    return kept(cpu.chosen(), anew=True)
+
+
+def kept(isa: str, anew: bool = False) -> dict[Prefetch, float]:
+    """Return the GB/s of each way from the cache folder, or by measuring."""
 
     def check(rows):
         found = {Prefetch(int(streams), int(level)): float(speed) for streams, level, speed in rows}
@@ -61,15 +72,9 @@ def speeds(n_threads: int, isa: str, anew: bool = False) -> dict[Prefetch, float
         return found
 
     def measure():
-        return [(*way, speed) for way, speed in measure_speeds(n_threads, isa).items()]
+        return [(*way, speed) for way, speed in measure_speeds(cores.pool(), isa).items()]
 
-    return measured.kept("prefetch", (n_threads, isa, WAYS), measure, check, anew)
-
-
-def measure_anew() -> dict[Prefetch, float]:
-    """Measure again and forget what was; return the GB/s of each way."""
-    speeds.cache_clear()
-    return speeds(get_num_threads(), cpu.chosen(), anew=True)
+    return measured.kept("prefetch", (cores.pool(), isa, WAYS), measure, check, anew)
 
 
 def measure_speeds(n_threads: int, isa: str) -> dict[Prefetch, float]:
@@ -80,12 +85,13 @@ def measure_speeds(n_threads: int, isa: str) -> dict[Prefetch, float]:
     functions = {way: compiled(isa, way) for way in WAYS}
     parts = np.array_split(np.arange(n_panels), n_threads)
     runs = {way: [] for way in WAYS}
+    rounds = [way for _ in range(1 + REPEATS) for way in WAYS]  # the first is for warming up
     with ThreadPoolExecutor(n_threads) as pool:
-        for _ in range(1 + REPEATS):  # the first is for warming up
-            for way, (_, run) in functions.items():
-                before = time.perf_counter()
-                list(pool.map(lambda part, run=run: run_part(run, weights, part), parts))
-                runs[way].append(weights.nbytes / (time.perf_counter() - before) / 1e9)
+        for way in tqdm(rounds, "choosing how to prefetch", delay=2, leave=False):
+            run = functions[way][1]
+            before = time.perf_counter()
+            list(pool.map(lambda part, run=run: run_part(run, weights, part), parts))
+            runs[way].append(weights.nbytes / (time.perf_counter() - before) / 1e9)
     return {way: float(np.median(speed[1:])) for way, speed in runs.items()}
 
 
