@@ -80,10 +80,6 @@ class Exercise:
         """Return a right function as the lesson needs it: plain to compile, or with the engine's types."""
         if self.compiled:
             return _plain(function)
-        if not (
-            type(self) is Exercise or getattr(self, "as_called", False)
-        ):  # judged in another form than the lesson calls it
-            return function
         return function if verdict.pattern is None else _with_types_of(function, verdict.pattern)
 
     def judge(self, function: Callable) -> "Verdict":

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import FunctionType
-from typing import ClassVar
 
 import numpy as np
 from numba import njit
@@ -27,7 +26,6 @@ class WatchedExercise(Exercise):
     other_form  function -> a function that gives the answers in the form asked for, where there are several
     """
 
-    as_called: ClassVar[bool] = True
     looks: tuple[Callable, ...] = ()
     raised: dict[str, str] = field(default_factory=dict)
     other_form: Callable | None = None
@@ -117,26 +115,6 @@ def counted_calls(arguments: Callable, name: str, at: int) -> Callable:
         return (
             f"the product is right; you return {told} as the count, and called {name} {counter.calls} times"
         )
-
-    return look(watch)
-
-
-def leaves_alone(arguments: Callable, names: tuple[str, ...], after: str) -> Callable:
-    """Return a look that compares arguments(), called `names`, with what they are after a call."""
-
-    def watch(function):
-        given = arguments()
-        kept = [np.copy(argument) if isinstance(argument, np.ndarray) else argument for argument in given]
-        with np.errstate(all="ignore"):
-            function(*given)
-        for name, before, now in zip(names, kept, given, strict=True):
-            if isinstance(now, np.ndarray) and not np.array_equal(before, now, equal_nan=True):
-                places = int((before != now).sum())
-                return (
-                    f"the result is right, and you wrote into {name}: {places} of its {now.size} numbers "
-                    f"have changed. {after}"
-                )
-        return None
 
     return look(watch)
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
+from blocks2tokens.course.check.watched import WatchedExercise
 
 # attend_one: q float32 [head_dim], k and v float32 [S, head_dim] -> float32 [head_dim]
 
@@ -204,13 +204,6 @@ def hidden_afterwards(scores, again=False):
 
 CAUSAL = WatchedExercise(
     name="causal_weights",
-    looks=(
-        leaves_alone(
-            lambda: mask_cases()["5 of 5 tokens"],
-            ("scores",),
-            "Who gave you the scores may need them as they were: np.where makes a new array",
-        ),
-    ),
     engine=causal_weights,
     cases=mask_cases,
     mistakes=(

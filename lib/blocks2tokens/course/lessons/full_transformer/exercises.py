@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
+from blocks2tokens.course.check.watched import WatchedExercise
 from blocks2tokens.model.layers import rms_norm, softmax
 
 # count_parameters: config -> weights
@@ -183,14 +183,6 @@ def with_weights(first, second):
 
 LAYER = WatchedExercise(
     name="layer_forward",
-    looks=(
-        leaves_alone(
-            lambda: layer_cases()["3 tokens of 8"],
-            ("x", "w", "eps", "attention", "feed_forward"),
-            "x may be a row of the embedding, or the stream that somebody looks at: x = x + ..., not x += ..."
-            "",
-        ),
-    ),
     engine=layer_forward,
     cases=layer_cases,
     mistakes=(
@@ -300,13 +292,6 @@ def over_the_whole_matrix(logits, ids):
 
 SURPRISE = WatchedExercise(
     name="surprise",
-    looks=(
-        leaves_alone(
-            lambda: text_cases()["6 tokens of 9"],
-            ("logits", "ids"),
-            "The lesson uses its logits again: logits = logits - ..., not logits -= ...",
-        ),
-    ),
     engine=surprise,
     cases=text_cases,
     mistakes=(
@@ -528,13 +513,6 @@ def softmax_again(probabilities, p):
 
 TOP_P = WatchedExercise(
     name="top_p",
-    looks=(
-        leaves_alone(
-            lambda: probability_cases()["p 0.6, between two sums"],
-            ("probabilities", "p"),
-            "Write the kept ones into zeros of a new array",
-        ),
-    ),
     engine=top_p,
     cases=probability_cases,
     mistakes=(

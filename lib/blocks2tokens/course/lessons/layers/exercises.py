@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise, leaves_alone
+from blocks2tokens.course.check.watched import WatchedExercise
 from blocks2tokens.model import layers, rope
 
 EPS = 1e-5
@@ -58,14 +58,6 @@ def weight_first(x, weight, eps):
 
 NORM = WatchedExercise(
     name="rms_norm",
-    looks=(
-        leaves_alone(
-            lambda: norm_cases()["random rows"],
-            ("x", "weight", "eps"),
-            "The stream goes on beside the norm, and the lesson uses both again: write y = x / ..., not x /= "
-            "...",
-        ),
-    ),
     raised={
         "ValueError": (
             "a mean of each row is [T], which meets x, [T, dim], along the wrong axis: keepdims=True makes "
@@ -271,13 +263,6 @@ def one_angle_for_each_head(x, cos, sin):
 
 ROTATE = WatchedExercise(
     name="rotate_adjacent",
-    looks=(
-        leaves_alone(
-            lambda: rotation_cases()["3 tokens, 3 heads"],
-            ("x", "cos", "sin"),
-            "The lesson turns the same heads again: make an array with np.empty_like(x)",
-        ),
-    ),
     engine=rope.rotate_adjacent,
     solution=rotate_adjacent,
     cases=rotation_cases,
@@ -424,13 +409,6 @@ def gelu(z):
 
 SWIGLU = WatchedExercise(
     name="swiglu",
-    looks=(
-        leaves_alone(
-            lambda: gate_cases()["random"],
-            ("gate", "up"),
-            "The lesson looks at the gates again: write gate / ..., not gate /= ...",
-        ),
-    ),
     engine=layers.swiglu,
     cases=gate_cases,
     mistakes=(

@@ -8,7 +8,7 @@ multiply_with_few_look_ups   a, fetch, N, block size       -> a @ B, one look-up
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -204,7 +204,7 @@ class Staged(Exercise):
         mistakes = tuple(Mistake(partial(self.stage, m.wrong), m.message) for m in self.mistakes)
         engine = partial(self.stage, self.engine)
         played = Exercise(self.name, engine, self.cases, mistakes, self.hints, self.solution or self.engine)
-        return played.judge(partial(self.stage, function))
+        return replace(played.judge(partial(self.stage, function)), pattern=None)  # what the stage saw
 
 
 # fetch_block: cache, lock, decode, block -> weights
