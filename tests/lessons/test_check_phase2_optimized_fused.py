@@ -149,7 +149,7 @@ def filled(decode, a, raw, n_workers, out):
 MUTANTS = [
     ("multiply_in_parts", one_call, "of 3 workers one works"),
     ("multiply_in_parts", one_after_another, "Only the rounds of a prange"),
-    ("multiply_in_parts", filled, "Numba, which cannot"),
+    ("multiply_in_parts", filled, "Numba cannot compile your function"),
     ("multiply_in_parts", all_rows_each, "your 3 workers have computed 15 rows where there are 5"),
     ("multiply_in_parts", all_rows_in_loops_of_its_own, "workers do rows that are not theirs"),
     ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),

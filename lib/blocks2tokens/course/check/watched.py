@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.course.check.exercise import Exercise, Verdict, difference
+from blocks2tokens.course.check.explain import explain
 
 
 @dataclass(frozen=True)
@@ -132,21 +133,8 @@ def compiles(arguments: Callable, tolerance: float = 1e-4) -> Callable:
             try:
                 answer = on_copies(njit(function), given)
             except Exception as error:
-                return explain_compiling(error)
+                return f"right in Python, but the lesson compiles it.\n{explain(error)}"
         found = difference(answer, expected, tolerance, "compiled by Numba")
         return f"right in Python, and another function in compiled code\n{found}" if found else None
 
     return watch
-
-
-def explain_compiling(error: Exception) -> str:
-    """Return in a sentence why Numba, which the lesson uses next, does not compile a function."""
-    text = str(error)
-    first = "right in Python, but the lesson compiles it with Numba, which cannot"
-    if "scipy" in text.lower():
-        return (
-            f"{first}: np.dot and @ need SciPy there. Write the sum as a loop over k, which compiled is fast"
-        )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = next((line for line in lines if not line.startswith("Failed in nopython")), type(error).__name__)
-    return f"{first}: {told[:160]}\nplain loops over numbers and elements of arrays, a[i, k], always compile"

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise
 
 # attend_one: q float32 [head_dim], k and v float32 [S, head_dim] -> float32 [head_dim]
 
@@ -202,7 +201,7 @@ def hidden_afterwards(scores, again=False):
     return weights / weights.sum(axis=1, keepdims=True) if again else weights
 
 
-CAUSAL = WatchedExercise(
+CAUSAL = Exercise(
     name="causal_weights",
     engine=causal_weights,
     cases=mask_cases,

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise
 from blocks2tokens.model.layers import rms_norm, softmax
 
 # count_parameters: config -> weights
@@ -181,7 +180,7 @@ def with_weights(first, second):
     return lambda x, w, *rest: layer_forward(x, w | {"attn_norm": w[first], "ffn_norm": w[second]}, *rest)
 
 
-LAYER = WatchedExercise(
+LAYER = Exercise(
     name="layer_forward",
     engine=layer_forward,
     cases=layer_cases,
@@ -290,7 +289,7 @@ def over_the_whole_matrix(logits, ids):
     return -log_p[np.arange(len(ids) - 1), ids[1:]].mean()
 
 
-SURPRISE = WatchedExercise(
+SURPRISE = Exercise(
     name="surprise",
     engine=surprise,
     cases=text_cases,
@@ -511,7 +510,7 @@ def softmax_again(probabilities, p):
     return softmax(np.where(top_p(probabilities, p) > 0, probabilities, -np.inf))
 
 
-TOP_P = WatchedExercise(
+TOP_P = Exercise(
     name="top_p",
     engine=top_p,
     cases=probability_cases,

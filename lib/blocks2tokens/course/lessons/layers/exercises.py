@@ -261,7 +261,7 @@ def one_angle_for_each_head(x, cos, sin):
     return rope.rotate_adjacent(x, cos, sin) if turned is None else turned.swapaxes(0, 1)
 
 
-ROTATE = WatchedExercise(
+ROTATE = Exercise(
     name="rotate_adjacent",
     engine=rope.rotate_adjacent,
     solution=rotate_adjacent,
@@ -407,7 +407,7 @@ def gelu(z):
     return z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
 
 
-SWIGLU = WatchedExercise(
+SWIGLU = Exercise(
     name="swiglu",
     engine=layers.swiglu,
     cases=gate_cases,
