@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, wraps
 from math import ceil, inf
 from numbers import Integral
@@ -173,6 +173,22 @@ def using(threads: int | None) -> Iterator[None]:
         yield
     finally:
         set_num_threads(before)
+
+
+@cache
+def _thread_pools():
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """Keep BLAS to one thread for a while.
+
+    Its other threads spin while they wait, and so take the cores from Numba's and from everybody else:
+    on two busy cores a pass over a prompt is several times slower with them.
+    """
+    return _thread_pools().limit(limits=1, user_api="blas")
 
 
 # --- Who may start threads --------------------------------------------------------------------------------

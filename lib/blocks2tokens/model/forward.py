@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from blocks2tokens.jit.cores import one_blas_thread
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.model import attention, rope
 from blocks2tokens.model.layers import rms_norm, swiglu
-from blocks2tokens.model.prefill import one_blas_thread
 
 
 def forward(

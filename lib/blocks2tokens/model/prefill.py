@@ -7,12 +7,9 @@ compiled and shared by the cores: norms, rotations and gates by rows, attention 
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import lru_cache
 
 import numpy as np
 from numba import njit, prange
-from threadpoolctl import ThreadpoolController
 
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul
@@ -132,17 +129,3 @@ def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) 
     store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)
     out = attend_batch(q, keys, values, cache.length)
     return matmul(out.reshape(T, -1), layer.attn_output)
-
-
-@lru_cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def one_blas_thread() -> AbstractContextManager:
-    """Keep BLAS to one thread for a while.
-
-    Its other threads spin while they wait, and so take the cores from Numba's and from everybody else:
-    on two busy cores a pass over a prompt is several times slower with them.
-    """
-    return _thread_pools().limit(limits=1, user_api="blas")

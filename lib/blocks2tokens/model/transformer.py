@@ -27,7 +27,7 @@ from blocks2tokens.model.decode import Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
 from blocks2tokens.model.kv_cache import DTYPES, KVCache
 from blocks2tokens.model.layers import rms_norm
-from blocks2tokens.model.prefill import one_blas_thread, run_batch
+from blocks2tokens.model.prefill import run_batch
 from blocks2tokens.model.weights import Weights
 
 PREFILL = 512  # tokens in one batch
@@ -106,7 +106,7 @@ class Transformer:
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
-        with one_blas_thread(), cores.using(self.threads):
+        with cores.one_blas_thread(), cores.using(self.threads):
             return matmul(rms_norm(x, self.output_norm, self.config.norm_eps), self.output)
 
     def check_ids(self, ids) -> np.ndarray:
@@ -153,7 +153,7 @@ class Transformer:
         """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
         off = {"disable": True} if len(ids) <= PREFILL else {}  # said only where it is so: see TQDM_DISABLE
         with (
-            one_blas_thread(),
+            cores.one_blas_thread(),
             interrupts_wait() as let_interrupt_through,
             tqdm(total=len(ids), desc="prompt", unit=" tokens", delay=2, leave=False, **off) as bar,
         ):
