@@ -15,7 +15,7 @@ from small_model import small_model
 
 import blocks2tokens as b2t
 from blocks2tokens.command_line import main
-from blocks2tokens.jit import cores
+from blocks2tokens.jit import cores, cpu
 from blocks2tokens.kernels import autotune, kernel
 from blocks2tokens.model import decode, transformer
 
@@ -134,7 +134,7 @@ def test_where_numba_was_first_its_settings_stay():
 import numba, os
 before, n = dict(os.environ), numba.config.NUMBA_NUM_THREADS
 import blocks2tokens
-from blocks2tokens.jit import cores
+from blocks2tokens.jit import cores, cpu
 assert os.environ.get(cores.NUMBAS) == before.get(cores.NUMBAS) and numba.get_num_threads() == n
 print(cores.checked(None))
 """
@@ -329,3 +329,28 @@ def test_products_take_turns(monkeypatch):
     autotune.timed([b2t.KERNELS["fused_rows"]], [x], w)
     b2t.matmul(x, w)
     assert len(asked) >= 1 + (1 + autotune.REPEATS) + 1
+
+
+# --- What is said at import -------------------------------------------------------------------------------
+
+AT_IMPORT = """
+import os
+import blocks2tokens
+from blocks2tokens.jit import cpu
+from numba.core import config
+beyond = [f for f in (config.CPU_FEATURES or "").split(",") if f.startswith("+avx512")]
+print(os.environ["OPENBLAS_THREAD_TIMEOUT"], *cpu.available(), len(beyond))
+"""
+
+
+def test_idle_blas_threads_rest_soon_unless_the_user_says_how_late():
+    assert run_python(AT_IMPORT, OPENBLAS_THREAD_TIMEOUT="20").stdout.startswith("20 ")
+    environ = {name: text for name, text in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    command = [sys.executable, "-c", AT_IMPORT]
+    assert subprocess.run(command, capture_output=True, text=True, env=environ).stdout.startswith("16 ")
+
+
+@pytest.mark.skipif("avx2" not in cpu.available(), reason="this CPU has no AVX2")
+def test_avx2_at_the_start_compiles_nothing_for_avx_512():
+    done = run_python(AT_IMPORT, BLOCKS2TOKENS_SIMD="avx2")
+    assert done.stdout.split()[1:] == ["avx2", "plain", "0"]

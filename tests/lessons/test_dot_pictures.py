@@ -35,3 +35,12 @@ def test_the_waterfall_begins_with_phase_1():
     assert said[0].endswith("Phase 1") and said[1].endswith("2× faster") and said[3].endswith("the same")
     assert "200× faster" in said[2] and "205 times" in axes.get_title()
     assert dot_pictures.says(0.5) == "2× slower"
+
+
+@pytest.mark.parametrize("tool", [None, "llvm-mca"])
+def test_every_cpu_has_its_bar(monkeypatch, tool):
+    monkeypatch.setattr(dot_pictures.cycles, "tool", lambda: tool)
+    monkeypatch.setattr(dot_pictures.cycles, "cycles", lambda name, cpu: 12.3)
+    axes = dot_pictures.draw_cpus()
+    assert len(axes.patches) == len(dot_pictures.listing.CPUS)
+    assert all(text.get_text().endswith("about 12 cycles") == bool(tool) for text in axes.texts)
