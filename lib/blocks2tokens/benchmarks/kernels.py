@@ -91,14 +91,12 @@ def print_rows(ceilings, weights, M, n_threads):
         for name, kernel in b2t.KERNELS.items()
         if kernel.layout == "gguf" and (M <= 16 or name not in DEAR)
     }
-    peers = [peer.Product(w, M, n_threads) for w in weights] if peer.library() else []
-    for product in peers:
-        product.set_x(x)
-    if peers:
-        functions["llama.cpp"] = lambda: [product() for product in peers]
-    with threads(n_threads):
+    with threads(n_threads), peers_of(weights, x, n_threads) as peers:
+        if peers:
+            functions["llama.cpp"] = lambda: [product() for product in peers]
         timings = bench.interleaved(functions, REPEATS if M <= 16 else 3, SECONDS)
-    print(f"\n  M = {M}, {n_threads} thread{'s' * (n_threads > 1)}" + f" ({peers[0].buffer})" * bool(peers))
+        buffer = f" ({peers[0].buffer})" if peers else ""
+    print(f"\n  M = {M}, {n_threads} thread{'s' * (n_threads > 1)}{buffer}")
     n = len(weights)
     for name, timing in timings.items():
         speed = n * weights[0].nbytes / timing.median / 1e9
@@ -109,8 +107,19 @@ def print_rows(ceilings, weights, M, n_threads):
         )
         share = speed / ceilings.read[n_threads]
         print(f"  {name:24} {timing.median / n * 1e3:9.2f} {speed:7.2f} ({share:5.1%}){against}")
-    for product in peers:
-        product.close()
+
+
+@contextmanager
+def peers_of(weights, x, n_threads):
+    """Give llama.cpp's products of x with each matrix; none where llama.cpp is not installed."""
+    peers = [peer.Product(w, len(x), n_threads) for w in weights] if peer.library() else []
+    try:
+        for product in peers:
+            product.set_x(x)
+        yield peers
+    finally:
+        for product in peers:
+            product.close()
 
 
 def in_turn(multiply, weights):
@@ -168,19 +177,15 @@ def print_format(ceilings, weights, M, n_threads):
     x = np.random.default_rng(M).standard_normal((M, weights[0].shape[1]), dtype=np.float32)
     choice = b2t.matmul(x, weights[0], explain=True)[1]
     functions = {"ours": partial(in_turn, partial(b2t.matmul, x), weights)}
-    peers = [peer.Product(w, M, n_threads) for w in weights] if peer.library() else []
-    for product in peers:
-        product.set_x(x)
-    if peers:
-        functions["peer"] = lambda: [product() for product in peers]
-    t = bench.interleaved(functions, REPEATS if M < 128 else 3, SECONDS)
+    with peers_of(weights, x, n_threads) as peers:
+        if peers:
+            functions["peer"] = lambda: [product() for product in peers]
+        t = bench.interleaved(functions, REPEATS if M < 128 else 3, SECONDS)
     ours, n, name = t["ours"].median, len(weights), weights[0].format.name
     speed = n * weights[0].nbytes / ours / 1e9
-    against = f"{t['peer'].median / ours:6.2f}x" if peers else ""
+    against = f"{t['peer'].median / ours:6.2f}x" if "peer" in t else ""
     share = f"{speed:7.2f} ({speed / ceilings.read[n_threads]:5.1%})"
     print(f"  {name:7} M = {M:3}  {choice.kernel:20} {ours / n * 1e3:8.2f} {share} {against}", flush=True)
-    for product in peers:
-        product.close()
 
 
 def print_errors() -> None:
