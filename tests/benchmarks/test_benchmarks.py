@@ -12,7 +12,7 @@ import blocks2tokens as b2t
 from blocks2tokens.benchmarks import models as bench_models
 from blocks2tokens.benchmarks.models import OURS, PEER
 from blocks2tokens.course import models, synthetic
-from blocks2tokens.course.roofline import Ceilings
+from blocks2tokens.course.hardware import Ceilings
 
 SMALL = synthetic.Shape("small", "llama", 256, 8, 4, 2, 64, 512, 1024, 1024)
 Disk = namedtuple("Disk", "total used free")

@@ -12,7 +12,7 @@ import pytest
 from numba import njit
 
 import blocks2tokens as b2t
-from blocks2tokens.course import anatomy, bench, budget, explore, models, plot, roofline
+from blocks2tokens.course import anatomy, bench, budget, explore, hardware, models, plot
 from blocks2tokens.course.check import EXERCISES, Exercise, Mistake
 from blocks2tokens.course.setup import environment
 
@@ -298,11 +298,11 @@ def test_the_mover_follows_its_sliders(monkeypatch):
 
 
 def test_the_machine_has_cores_and_the_ceilings_are_positive(monkeypatch):
-    monkeypatch.setattr(roofline, "_array_bytes", lambda: 8 * roofline.CHUNK)
-    monkeypatch.setattr(roofline, "GEMM_SIZE", 64)
-    monkeypatch.setattr(roofline, "REPEATS", 1)
-    ceilings = roofline.measure()
-    assert set(ceilings.read) == set(ceilings.gemm) == {1, roofline.machine().cores}
+    monkeypatch.setattr(hardware, "_array_bytes", lambda: 8 * hardware.CHUNK)
+    monkeypatch.setattr(hardware, "GEMM_SIZE", 64)
+    monkeypatch.setattr(hardware, "REPEATS", 1)
+    ceilings = hardware.measure()
+    assert set(ceilings.read) == set(ceilings.gemm) == {1, hardware.machine().cores}
     assert min(*ceilings.read.values(), *ceilings.gemm.values()) > 0
 
 

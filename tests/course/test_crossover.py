@@ -127,7 +127,7 @@ def test_the_explorer_redraws_for_every_choice(monkeypatch):
 
 
 def test_matrices_are_more_than_the_cache_holds(monkeypatch):
-    monkeypatch.setattr(crossover.roofline, "machine", lambda: type("M", (), {"caches": {"L3": 100_000}}))
+    monkeypatch.setattr(crossover.hardware, "machine", lambda: type("M", (), {"caches": {"L3": 100_000}}))
     some = matrices("Q4_K", (200, 256))
     assert sum(w.nbytes for w in some) >= 200_000 and len({w.raw.ctypes.data for w in some}) == len(some)
     assert some[0].shape == (200, 256) and np.isfinite(some[0].dequantize()).all()
@@ -136,9 +136,9 @@ def test_matrices_are_more_than_the_cache_holds(monkeypatch):
 
 def test_there_is_no_more_than_memory_allows(monkeypatch):
     free = type("V", (), {"available": 8_000_000, "total": 1})
-    monkeypatch.setattr(crossover.roofline.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(crossover.hardware.psutil, "virtual_memory", lambda: free)
     assert sum(w.nbytes for w in matrices("Q4_K", (2048, 256))) <= 1_500_000
-    assert "no memory for more" in crossover.roofline.against_cache(1)
+    assert "no memory for more" in crossover.hardware.against_cache(1)
 
 
 def test_every_call_gets_another_matrix(monkeypatch):

@@ -11,7 +11,7 @@ from blocks2tokens.jit.cache import forget_outdated
 
 @pytest.mark.parametrize(
     ("source", "kept"),
-    [("kernels/ours/fast.py", False), ("course/lesson.py", True), ("benchmarks/peer.py", True)],
+    [("kernels/ours/fast.py", False), ("course/lesson.py", True), ("benchmarks/llama_cpp.py", True)],
 )
 def test_what_is_older_than_the_engine_is_removed(tmp_path, source, kept):
     old, new = tmp_path / "__init__.py", tmp_path / source

@@ -97,8 +97,8 @@ def test_the_package_was_found():
         ("model.transformer", "from blocks2tokens.generate import generate"),
         ("__init__", "from blocks2tokens.course import check"),
         ("generate", "from blocks2tokens.command_line.notice import say"),
-        ("generate", "from blocks2tokens.benchmarks import peer"),
-        ("course.roof", "from blocks2tokens.benchmarks import peer"),
+        ("generate", "from blocks2tokens.benchmarks import llama_cpp"),
+        ("course.roofline", "from blocks2tokens.benchmarks import llama_cpp"),
         ("somewhere_new", ""),
     ],
 )

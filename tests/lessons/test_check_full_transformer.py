@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import blocks2tokens as b2t
-from blocks2tokens.course.lessons.attention import heads
+from blocks2tokens.course.lessons.attention import attention_maps
 from blocks2tokens.course.lessons.full_transformer import exercises as lesson
 from blocks2tokens.model import layers
 
@@ -374,7 +374,7 @@ def test_surprise_is_the_engine_s(model):
     ids = model.tokenizer.encode("Mr. Darcy smiled at Elizabeth, and said nothing.")
     logits = model.logits(ids)
     assert lesson.surprise(logits, ids) == pytest.approx(b2t.perplexity(model, ids).nats, rel=1e-5)
-    assert lesson.surprise(logits, ids) == pytest.approx(heads.loss(logits, ids), rel=1e-5)
+    assert lesson.surprise(logits, ids) == pytest.approx(attention_maps.loss(logits, ids), rel=1e-5)
 
 
 def test_top_p_keeps_what_the_sampler_keeps():

@@ -114,7 +114,7 @@ def test_a_pasted_solution_is_right(name, monkeypatch):
 
 
 def test_a_pasted_solution_that_needs_a_name_from_elsewhere_is_found(monkeypatch):
-    monkeypatch.setattr(f"{__name__}.shown", lambda _: "def gflops(*sizes):\n    return roof.of(sizes)\n")
+    monkeypatch.setattr(f"{__name__}.shown", lambda _: "def gflops(*sizes):\n    return roofline.of(sizes)\n")
     assert verdict_on_pasted("gflops", monkeypatch).kind == "wrong"
 
 

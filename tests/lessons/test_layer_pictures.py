@@ -7,7 +7,7 @@ import pytest
 
 import blocks2tokens as b2t
 from blocks2tokens.course import models
-from blocks2tokens.course.lessons.layers import layer_costs, pictures
+from blocks2tokens.course.lessons.layers import costs, pictures
 from blocks2tokens.model import layers, rope
 
 matplotlib.use("Agg")
@@ -69,11 +69,11 @@ def test_the_seven_products_are_those_of_a_real_layer():
     model = b2t.load(models.austen())
     first = model.transformer.layers[0]
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    assert layer_costs.products(model.config) == [getattr(first, name).shape for name in names]
+    assert costs.products(model.config) == [getattr(first, name).shape for name in names]
 
 
 def test_each_part_of_a_layer_is_measured():
-    shape = layer_costs.Shape(dim=256, n_heads=2, n_kv_heads=1, head_dim=128, ffn_dim=512)
+    shape = costs.Shape(dim=256, n_heads=2, n_kv_heads=1, head_dim=128, ffn_dim=512)
     seen = {}
 
     def norm(x, weight, eps):
@@ -88,7 +88,7 @@ def test_each_part_of_a_layer_is_measured():
         seen["gated"] = gate.shape
         return layers.swiglu(gate, up)
 
-    seconds = layer_costs.measure(shape, 3, norm, rotate, gated, repeats=1)
+    seconds = costs.measure(shape, 3, norm, rotate, gated, repeats=1)
     assert list(seconds) == ["RMSNorm, twice", "RoPE", "SwiGLU", "seven products"]
     assert min(seconds.values()) > 0
     assert seen == {"norm": (3, 256), "rotate": (3, 3, 128), "gated": (3, 512)}

@@ -11,7 +11,7 @@ import pytest
 from small_model import random_tensor, small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.course.lessons.where_the_time_goes import slow_engine, stages
+from blocks2tokens.course.lessons.where_the_time_goes import profiler, slow_engine
 from blocks2tokens.course.lessons.where_the_time_goes.slow_engine import (
     CULPRITS,
     FIXES,
@@ -217,17 +217,17 @@ def test_with_all_fixes_a_token_only_multiplies(austen):
 
 
 def test_the_stages_hold_all_parts(small):
-    record = stages.Recorder()
+    record = profiler.Recorder()
     engine = SlowEngine(small, record=record)
     engine.next_token([5, 9, 300], engine.new_past())
-    names = set(stages.self_times(record["token"]))
+    names = set(profiler.self_times(record["token"]))
     assert names >= {*SUSPECTS, *CULPRITS, "matmul", "add", "embedding", "logits"}
     assert list(record["token"].stages) == ["embedding", "attention block", "feed-forward block", "logits"]
     assert record["token"].stages["attention block"].stages["matmul"].calls == 4 * small.config.n_layers
 
 
 def test_tensors_that_are_taken_up_again_are_not_in_use():
-    tensors = slow_engine.Tensors(True, slow_engine.Work(), stages.OFF)
+    tensors = slow_engine.Tensors(True, slow_engine.Work(), profiler.OFF)
     a, b = tensors.new(3, 5), tensors.new(3, 5)
     assert not np.shares_memory(a, b)
     tensors.free(a.reshape(5, 3))
@@ -237,7 +237,7 @@ def test_tensors_that_are_taken_up_again_are_not_in_use():
 
 
 def test_new_tensors_are_zeroed():
-    tensors = slow_engine.Tensors(False, slow_engine.Work(), stages.OFF)
+    tensors = slow_engine.Tensors(False, slow_engine.Work(), profiler.OFF)
     for _ in range(20):
         tensor = tensors.new(4, 100)
         assert not tensor.any()
@@ -302,7 +302,7 @@ def test_both_pasts_keep_what_was_put(capacity):
     rng = np.random.default_rng(0)
     given = rng.standard_normal((2, 2, 7, 3, 4), np.float32)  # layer, keys or values, token, head, place
     past, work = Past(2, 3, 4, capacity), slow_engine.Work()
-    tensors = slow_engine.Tensors(False, work, stages.OFF)
+    tensors = slow_engine.Tensors(False, work, profiler.OFF)
     for first, last in pairwise([0, 4, 5, 7]):
         for layer in range(2):
             past.put(layer, tuple(given[layer][:, first:last]), tensors, work)
@@ -363,7 +363,7 @@ def test_bytes_moved():
 
 
 def test_what_if_takes_parts_out():
-    token = stages.Stage("token", 10.0, stages={"transpose": stages.Stage("transpose", 8.0)})
+    token = profiler.Stage("token", 10.0, stages={"transpose": profiler.Stage("transpose", 8.0)})
     axes = slow_engine.what_if(token, ["transpose"])
     titles = axes.get_title("left") + axes.get_title()  # where it is depends on the style
     assert titles == "Without transpose: 5 times faster" and len(axes.patches) == 1

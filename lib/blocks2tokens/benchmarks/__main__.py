@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blocks2tokens.benchmarks import kernels, models, peer
-from blocks2tokens.course import cycles, roofline
+from blocks2tokens.benchmarks import kernels, llama_cpp, models
+from blocks2tokens.course import cycles, hardware
 from blocks2tokens.jit import cpu
 
 PEERS = Path(sys.prefix)  # peer-avx2/ in it: llama.cpp for that instruction set
@@ -19,7 +19,7 @@ ONE_SET = "one-set"  # argument: only the tables that depend on the instruction 
 
 
 def main() -> None:
-    ceilings = roofline.measure()
+    ceilings = hardware.measure()
     if sys.argv[1:] == [ONE_SET]:
         print_one_set(ceilings)
         return
@@ -34,9 +34,9 @@ def main() -> None:
     kernels.print_report()
 
 
-def print_one_set(ceilings: roofline.Ceilings) -> None:
+def print_one_set(ceilings: hardware.Ceilings) -> None:
     """Print what depends on the instruction set: all formats, and whole models."""
-    peers = ", ".join(peer.library().features) if peer.library() else "no llama.cpp"
+    peers = ", ".join(llama_cpp.library().features) if llama_cpp.library() else "no llama.cpp"
     print(f"\n=== {cpu.chosen()}; llama.cpp's side: {peers}", flush=True)
     kernels.print_formats(ceilings)
     models.print_models(ceilings)

@@ -9,8 +9,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import blocks2tokens as b2t
-from blocks2tokens.benchmarks import peer
-from blocks2tokens.course import bench, models, published, roofline
+from blocks2tokens.benchmarks import llama_cpp
+from blocks2tokens.course import bench, hardware, models, report_table
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 SHAPE = (14336, 4096)  # N, K: the feed-forward layer of a 7B or 8B model
@@ -23,9 +23,9 @@ BASELINE = "dequantize_then_blas"
 DEAR = ("fused_rows", "integer_dot", "simd_dot")  # at many rows
 
 
-def print_machine(ceilings: roofline.Ceilings) -> None:
+def print_machine(ceilings: hardware.Ceilings) -> None:
     """Print what the machine is and its ceilings."""
-    here = roofline.machine()
+    here = hardware.machine()
     print(f"{here.processor}, {here.cores} cores, {here.memory / 1e9:.0f} GB")
     for n in ceilings.read:
         print(
@@ -62,7 +62,7 @@ def print_report() -> None:
     print("\nThe report's kernels, Q5_K, M = K = N = 128: ms, times slower than the first; the report's own")
     first = timings["phase0_baseline"].median
     for name, timing in timings.items():
-        published_ratio = published.REPORT[name].seconds / published.REPORT["phase0_baseline"].seconds
+        published_ratio = report_table.REPORT[name].seconds / report_table.REPORT["phase0_baseline"].seconds
         a = bench.allocations(kernels[name])
         print(
             f"  {name:24} {timing.median * 1e3:8.2f} {timing.median / first:7.1f}x {published_ratio:7.1f}x"
@@ -73,7 +73,7 @@ def print_report() -> None:
         raise SystemExit(f"expected the baseline first and Phase 3b last, got {', '.join(order)}")
 
 
-def print_kernels(ceilings: roofline.Ceilings) -> None:
+def print_kernels(ceilings: hardware.Ceilings) -> None:
     """Time our kernels and llama.cpp on matrices that no cache holds, for several numbers of rows."""
     weights = matrices("Q4_K", SHAPE, MATRICES)
     print(f"\nQ4_K {SHAPE[0]} x {SHAPE[1]}, {MATRICES} matrices in turn. Each M: ms for one product, GB/s of")
@@ -112,7 +112,7 @@ def print_rows(ceilings, weights, M, n_threads):
 @contextmanager
 def peers_of(weights, x, n_threads):
     """Give llama.cpp's products of x with each matrix; none where llama.cpp is not installed."""
-    peers = [peer.Product(w, len(x), n_threads) for w in weights] if peer.library() else []
+    peers = [llama_cpp.Product(w, len(x), n_threads) for w in weights] if llama_cpp.library() else []
     try:
         for product in peers:
             product.set_x(x)
@@ -159,7 +159,7 @@ def print_phase0() -> None:
         print(f"  M = {M:3}: {timings['Phase 0'].median * 1e3:7.0f} ms; " + ", ".join(list(ratios)[1:]))
 
 
-def print_formats(ceilings: roofline.Ceilings) -> None:
+def print_formats(ceilings: hardware.Ceilings) -> None:
     """Time what `matmul` picks for each format with vector code, and llama.cpp."""
     n_threads = max(ceilings.read)
     print(

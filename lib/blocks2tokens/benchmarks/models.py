@@ -26,9 +26,9 @@ import numpy as np
 import psutil
 
 import blocks2tokens as b2t
-from blocks2tokens.benchmarks import peer, peer_model
-from blocks2tokens.benchmarks.peer_model import PeerModel
-from blocks2tokens.course import bench, models, roofline, synthetic
+from blocks2tokens.benchmarks import llama_cpp, llama_cpp_model
+from blocks2tokens.benchmarks.llama_cpp_model import LlamaCppModel
+from blocks2tokens.course import bench, hardware, models, synthetic
 
 DECODED = {"SmolLM2": 64, "Austen": 64, "1B": 16, "7B": 8, "14B": 4}  # tokens; its keys are all names
 DEFAULT = ("SmolLM2", "Austen", "1B", "7B")
@@ -41,13 +41,13 @@ TEXT = "Count: one, two, three, four, five, six, seven, eight, nine, ten, eleven
 Rates = dict[tuple[str, str | int], float]  # (engine, "decode" or length of a prefill) -> tokens a second
 
 
-def print_models(ceilings: roofline.Ceilings, names: Sequence[str] = DEFAULT) -> None:
+def print_models(ceilings: hardware.Ceilings, names: Sequence[str] = DEFAULT) -> None:
     """Print the three tables for some models, those that this machine has room for."""
     print()
     paths = found(names)
     engines = (OURS, PEER) if find_spec("llama_cpp") else (OURS,)
-    if PEER in engines and peer.library():
-        print(f"llama.cpp is built with {', '.join(peer.library().features)}")
+    if PEER in engines and llama_cpp.library():
+        print(f"llama.cpp is built with {', '.join(llama_cpp.library().features)}")
     elif PEER not in engines:
         print("Ours alone: `make peer` builds llama.cpp for this CPU")
     print_speeds(paths, engines, ceilings)
@@ -88,7 +88,7 @@ def prompt(model: b2t.Model, n: int) -> list[int]:
 # --- Speed ------------------------------------------------------------------------------------------------
 
 
-def print_speeds(paths: Mapping[str, Path], engines: Sequence[str], ceilings: roofline.Ceilings) -> None:
+def print_speeds(paths: Mapping[str, Path], engines: Sequence[str], ceilings: hardware.Ceilings) -> None:
     """Print tokens a second, and how much of the read bandwidth our decoding uses."""
     n_threads = max(ceilings.read)
     print(
@@ -143,10 +143,10 @@ def measure_speeds(path: Path, engines: Sequence[str], n: int, n_threads: int) -
     return {key: median(run[key] for run in runs) for key in runs[0]}
 
 
-def load_peer(path: Path, n_threads: int) -> PeerModel | None:
+def load_peer(path: Path, n_threads: int) -> LlamaCppModel | None:
     """Load a file with llama.cpp; None, and a line why, if it refuses."""
     try:
-        return PeerModel(path, n_threads, PROMPT + max(PREFILLS))
+        return LlamaCppModel(path, n_threads, PROMPT + max(PREFILLS))
     except RuntimeError as error:
         print(f"  {error}")
         return None
@@ -170,7 +170,7 @@ def our_tasks(model: b2t.Model, n: int) -> dict[str | int, Callable[[], float]]:
     return {"decode": decode} | prefills
 
 
-def peer_tasks(theirs: PeerModel, model: b2t.Model, n: int) -> dict[str | int, Callable[[], float]]:
+def peer_tasks(theirs: LlamaCppModel, model: b2t.Model, n: int) -> dict[str | int, Callable[[], float]]:
     """Return the same for llama.cpp, on the same token ids."""
 
     def decode():
@@ -211,8 +211,8 @@ sys.stdin.read()
 import json, runpy, sys
 import llama_cpp
 print("imported", flush=True)
-PeerModel = runpy.run_path({peer_model.__file__!r})["PeerModel"]  # without our engine
-model = PeerModel(sys.argv[1], int(sys.argv[4]), {CONTEXT})
+LlamaCppModel = runpy.run_path({llama_cpp_model.__file__!r})["LlamaCppModel"]  # without our engine
+model = LlamaCppModel(sys.argv[1], int(sys.argv[4]), {CONTEXT})
 print("loaded", flush=True)
 model.prefill(json.loads(sys.argv[2]))
 for _ in range(int(sys.argv[3])):
@@ -235,7 +235,7 @@ class Mark:
 def run_apart(engine: str, path: Path, n: int) -> list[Mark]:
     """Generate n tokens in a new process; return its marks: imported, loaded, and each token."""
     ids = json.dumps(prompt(b2t.load(path), PROMPT))
-    arguments = [str(path), ids, str(n), str(roofline.machine().cores)]
+    arguments = [str(path), ids, str(n), str(hardware.machine().cores)]
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPTS[engine], *arguments],
@@ -308,7 +308,7 @@ def main() -> None:
     names = sys.argv[1:] or DEFAULT
     if unknown := set(names) - set(DECODED):
         raise SystemExit(f"expected some of {', '.join(DECODED)}, got {', '.join(sorted(unknown))}")
-    print_models(roofline.measure(), names)
+    print_models(hardware.measure(), names)
 
 
 if __name__ == "__main__":

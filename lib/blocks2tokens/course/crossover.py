@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blocks2tokens.course import bench, budget, plot, roofline
+from blocks2tokens.course import bench, budget, hardware, plot
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels import KERNELS
 from blocks2tokens.matrix import QuantizedMatrix
@@ -134,7 +134,7 @@ def matrices(name: str, shape: tuple[int, int]) -> list[QuantizedMatrix]:
     (N, K), fmt = shape, FORMATS[name]
     x = np.random.default_rng(0).standard_normal((min(N, 64), K), dtype=np.float32)
     raw = np.resize(fmt.quantize(x), (N, fmt.row_bytes(K)))
-    wanted = min(roofline.beyond_caches(2), MOST)
+    wanted = min(hardware.beyond_caches(2), MOST)
     return [QuantizedMatrix(raw.copy(), fmt, shape) for _ in range(max(2, -(-wanted // raw.nbytes)))]
 
 

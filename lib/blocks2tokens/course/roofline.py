@@ -1,164 +1,221 @@
-"""This machine's ceilings: how fast it can read memory, and how fast it can multiply.
+"""The roofline: what a product must do and move, and what a machine allows.
 
-    read bandwidth   GB/s of a sum over an array too large for any cache, on 1 and on all cores
-    float32 peak     GFLOP/s of BLAS on a large square product, on 1 and on all cores
+    GFLOP/s |        ____________  peak                 attainable = min(peak, bandwidth * intensity)
+            |       /
+            |      /   bandwidth * intensity
+            |_____/____________________  operations / byte
 
-A kernel that reads every weight once cannot beat the first; a product of large matrices cannot beat
-the second. Each figure is the median of interleaved runs.
+The formulas are what lesson 14 builds; the rest measures ceilings and draws: the picture of lesson 14 comes
+back in 16 and 17, with one mark for each kernel.
+Source: Williams, Waterman and Patterson, "Roofline", 2009.
 """
 
-import platform
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
+from functools import cache
+from math import ceil
+from typing import NamedTuple
 
-import numba
+import matplotlib.pyplot as plt
 import numpy as np
-import psutil
-from numba import njit, prange
-from threadpoolctl import threadpool_limits
+from matplotlib.axes import Axes
+from numba import njit, types
+from numba.extending import intrinsic
 
-from blocks2tokens.course import bench
+from blocks2tokens.course import bench, crossover, hardware, plot
+from blocks2tokens.formats import Format
+from blocks2tokens.jit import cpu
+from blocks2tokens.jit.lanes import BYTES, ISAS, WORDS, load, pointer
+from blocks2tokens.matrix import QuantizedMatrix
 
-REPEATS = 5
-GEMM_SIZE = 1536
-CHUNK = 1 << 16  # float64 a piece: 512 KiB
-UNKNOWN_CACHE = 32 << 20  # bytes of a last-level cache that the system does not tell
+# --- Formulas ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What the machine is: processor, cores that we may use, cache sizes in bytes, memory in bytes."""
+def product_intensity(M: int, K: int, N: int, fmt: Format) -> float:
+    """Return the operations of x @ W.T for each byte that must move: W encoded, x and the result float32."""
+    operations = 2 * M * K * N
+    weights = N * K * fmt.bytes_per_block / fmt.block_size
+    return operations / (weights + 4 * M * K + 4 * M * N)
 
-    processor: str
+
+def attainable(intensity: float, peak: float, bandwidth: float) -> float:
+    """Return the GFLOP/s that a machine allows: as many as it can do, and no more than its bytes feed."""
+    return min(peak, bandwidth * intensity)
+
+
+def ridge_rows(peak: float, bandwidth: float, fmt: Format) -> int:
+    """Return the smallest whole M at which the weights' bytes no longer set the limit."""
+    operations_for_each_byte_of_a_row = 2 * fmt.block_size / fmt.bytes_per_block
+    return ceil(peak / bandwidth / operations_for_each_byte_of_a_row)
+
+
+def tokens_per_second(n_weights: float, bits: float, M: int, peak: float, bandwidth: float) -> float:
+    """Return the tokens a second at most, when each pass over all weights makes M tokens."""
+    reading = n_weights * bits / 8 / (bandwidth * 1e9)
+    multiplying = 2 * n_weights * M / (peak * 1e9)
+    return M / max(reading, multiplying)
+
+
+def bandwidth_needed(n_weights: float, bits: float, rate: float, M: int) -> float:
+    """Return the GB/s that so many tokens a second take, when each pass over all weights makes M tokens."""
+    passes_per_second = rate / M
+    return n_weights * bits / 8 * passes_per_second / 1e9
+
+
+# --- Matrices to measure with -----------------------------------------------------------------------------
+
+QUANTIZED_ROWS = 32
+
+
+def random_matrix(fmt: Format, K: int, N: int, layout: str = "gguf") -> QuantizedMatrix:
+    """Return a matrix of valid random blocks for K inputs and N outputs, made fast: few rows, repeated."""
+    rows = fmt.quantize(np.random.default_rng(0).standard_normal((QUANTIZED_ROWS, K), np.float32))
+    raw = np.resize(rows, (N, rows.shape[1]))
+    if layout == "report":
+        return QuantizedMatrix(raw.reshape(-1), fmt, (K, N), layout)
+    return QuantizedMatrix(raw, fmt, (N, K), layout)
+
+
+# --- Ceilings ---------------------------------------------------------------------------------------------
+
+VECTORS, ROUNDS = 64, 2000
+TURN = 8  # vectors of codes in a turn of the loop, each for four rows of x: as in a group of Q4_K
+OPERATIONS = TURN * 4 * 64 * 2  # of a turn
+LARGEST = 15  # the codes are nibbles
+
+
+class Ceilings(NamedTuple):
+    """What so many cores reach: GFLOP/s of BLAS, 8-bit GOP/s (None where there are none), GB/s."""
+
     cores: int
-    caches: dict[str, int] = field(default_factory=dict)
-    memory: int = 0
+    peak: float
+    integer_peak: float | None
+    bandwidth: float
 
 
-@dataclass(frozen=True)
-class Ceilings:
-    """Medians by number of cores: `read` in GB/s, `gemm` in GFLOP/s (a multiply and an add are two)."""
-
-    read: dict[int, float]
-    gemm: dict[int, float]
-
-
-def cache_bandwidth(n_bytes: int) -> float:
-    """Return the GB/s at which one core sums so many bytes again and again: they stay in a cache."""
-    data = np.ones(n_bytes // 8 + 8)
-    times = max(1, (64 << 20) // n_bytes)
-    timing = bench.interleaved({"again": lambda: _read_again(data, times)})["again"]
-    return n_bytes * times / timing.median / 1e9
+def ceilings(cores: int | None = None) -> Ceilings:
+    """Measure the ceilings of some cores, one or all. Takes a few seconds."""
+    measured = hardware.measure()
+    cores = cores or max(measured.read)
+    alone = integer_peak()
+    return Ceilings(cores, measured.gemm[cores], alone and cores * alone, measured.read[cores])
 
 
-def machine() -> Machine:
-    """Describe this machine; what the system does not tell is left out."""
-    return Machine(_processor(), numba.config.NUMBA_NUM_THREADS, _caches(), psutil.virtual_memory().total)
+@cache
+def dots_of_a_turn(isa_name: str):
+    """Return an intrinsic: (q, x, four int32 [16]) -> sums += TURN vectors of codes times four rows of x."""
+    isa = ISAS[isa_name]
+
+    def codegen(context, builder, signature, args):
+        q, x, totals = args
+        assert isa.at_once(LARGEST) >= TURN  # vectors of codes that one sum can take
+        sums = [isa.zero_sum()] * 4
+        for i in range(TURN):
+            code = load(builder, q, 64 * i, BYTES)
+            for m in range(4):
+                four = load(builder, x, 64 * (m + i), BYTES)
+                sums[m] = isa.multiply_add(builder, sums[m], code, four, LARGEST)
+        for m in range(4):
+            place, made = pointer(builder, totals, 64 * m, WORDS), isa.to_words(builder, sums[m])
+            builder.store(builder.add(builder.load(place, align=1), made), place, align=1)
+        return context.get_dummy_value()
+
+    def dots(typingctx, q, x, totals):
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return intrinsic(dots)
 
 
-def measure(seconds: float = bench.BUDGET) -> Ceilings:
-    """Measure this machine's ceilings, in a few seconds; `seconds` is what the rounds may take."""
-    cores = sorted({1, numba.config.NUMBA_NUM_THREADS})
-    data = np.ones(_array_bytes() // 8)
-    a = np.ones((GEMM_SIZE, GEMM_SIZE), np.float32)
-    timings = bench.interleaved(
-        {("read", n): partial(_read_all, data, n) for n in cores}
-        | {("gemm", n): partial(_multiply, a, n) for n in cores},
-        REPEATS,
-        seconds,
-    )
-    return Ceilings(
-        {n: data.nbytes / timings["read", n].median / 1e9 for n in cores},
-        {n: 2 * GEMM_SIZE**3 / timings["gemm", n].median / 1e9 for n in cores},
-    )
+@cache
+def dot_codes(isa_name: str):
+    """Return a function that dots codes with four rows of integers, as fast as the CPU can.
 
-
-@njit(cache=True, fastmath={"reassoc", "nsz"})
-def _total(chunk):
-    total = 0.0
-    for i in range(chunk.size):
-        total += chunk[i]
-    return total
-
-
-@njit(cache=True)
-def _read_again(data, times):
-    """Sum data, float64 [n + 8], so many times, each time a little further on: or it would be summed once."""
-    total = 0.0
-    for i in range(times):
-        total += _total(data[i % 8 : data.size - 8 + i % 8])
-    return total
-
-
-@njit(parallel=True, cache=True)
-def _read(data, sums):
-    """Sum each chunk of data, float64 [n], into sums, float64 [n / CHUNK]: every byte is read once.
-
-    The loop over a chunk is a function of its own: inside the parallel one LLVM would not vectorize it,
-    and adding, not reading, would set the pace.
+    q uint8 [64 n], x int8 [64 (n + 3)], totals int32 [4, 16], all in the nearest cache; nothing is unpacked
+    and nothing scaled. Row m of x begins at 64 m.
     """
-    for c in prange(sums.size):
-        sums[c] = _total(data[c * CHUNK : (c + 1) * CHUNK])
+    dots = dots_of_a_turn(isa_name)
+
+    def dot_codes(q, x, totals, rounds):
+        for _ in range(rounds):
+            for i in range(0, q.size, 64 * TURN):
+                dots(q.ctypes.data + i, x.ctypes.data + i, totals.ctypes.data)
+
+    return njit(dot_codes)
 
 
-def _read_all(data, n_threads):
-    sums = np.empty(data.size // CHUNK)
-    before = numba.get_num_threads()
-    numba.set_num_threads(n_threads)
-    try:
-        _read(data, sums)
-    finally:
-        numba.set_num_threads(before)
+def at_a_line(array):
+    """Return a copy that begins at a whole 64 bytes: a load over the end of a line costs two."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
-def _multiply(a, n_threads):
-    with threadpool_limits(n_threads, "blas"):
-        return a @ a
+def integer_peak(seconds: float = bench.BUDGET) -> float | None:
+    """Return the 8-bit GOP/s of one core's dot instructions; None where the CPU has none that we use."""
+    if cpu.chosen() not in ISAS:
+        return None
+    rng, run = np.random.default_rng(0), dot_codes(cpu.chosen())
+    q = at_a_line(rng.integers(0, LARGEST + 1, 64 * VECTORS).astype(np.uint8))
+    x = at_a_line(rng.integers(-9, 10, 64 * (VECTORS + 3)).astype(np.int8))
+    totals = at_a_line(np.zeros((4, 16), np.int32))
+    timing = bench.interleaved({"dot": lambda: run(q, x, totals, ROUNDS)}, seconds=seconds)["dot"]
+    return ROUNDS * VECTORS // TURN * OPERATIONS / timing.median / 1e9
 
 
-def beyond_caches(times: int = 2, least: int = 0) -> int:
-    """Return so many times the bytes of the last-level cache; at most an eighth of the free memory."""
-    wanted = max(least, times * max(machine().caches.values(), default=UNKNOWN_CACHE))
-    return min(wanted, psutil.virtual_memory().available // 8)
+# --- Drawing ----------------------------------------------------------------------------------------------
 
 
-def against_cache(n_bytes: int) -> str:
-    """Say how so many bytes compare with the largest cache."""
-    largest = max(machine().caches.values(), default=0)
-    if not largest:
-        return f"{n_bytes / 2**20:,.0f} MiB; this system does not tell its caches"
-    held = f"{n_bytes / 2**20:,.0f} MiB in all, the largest cache has {largest / 2**20:,.0f}"
-    if n_bytes > largest:
-        return held
-    return f"{held}: it may hold them, there was no memory for more"
+def draw(axes: Axes, peak: float, bandwidth: float, label: str, colour: str = "k", ls: str = "-") -> None:
+    """Draw a roof, GFLOP/s over operations / byte, on logarithmic axes."""
+    intensity = np.geomspace(0.02, 3000, 400)
+    roof = [attainable(i, peak, bandwidth) for i in intensity]
+    axes.plot(intensity, roof, color=colour, ls=ls, lw=2, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="operations / byte", ylabel="GFLOP/s")
 
 
-def _array_bytes():
-    """Four times the last-level cache, at least 256 MB, in whole chunks."""
-    return max(1, beyond_caches(4, 256 << 20) // (8 * CHUNK)) * 8 * CHUNK
+MARKS = {
+    "phase1_naive_fused": (plot.GREY, "<"),
+    "phase2_optimized_fused": (plot.GREY, ">"),
+    "phase3a_block_cache": (plot.GREY, "p"),
+    "phase3b_column_major": (plot.GREY, "X"),
+    "phase0_baseline": ("k", "h"),
+    "integer_dot": (plot.PURPLE, "P"),
+    "your kernel": (plot.YELLOW, "*"),
+    **crossover.LINES,
+}
 
 
-def _processor():
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def draw_points(axes: Axes, points: Mapping[str, tuple[float, float]], fill: str = "full") -> None:
+    """Draw {kernel: (operations / byte, GFLOP/s)}; hollow ones, fill "none", get no name in the legend."""
+    for name, (intensity, speed) in points.items():
+        colour, mark = MARKS[name]
+        label = name if fill == "full" else None
+        edge = colour if fill == "none" else "0.2"
+        style = {"color": colour, "mec": edge, "fillstyle": fill, "ms": 9, "ls": ""}
+        axes.plot(intensity, speed, mark, label=label, **style)
 
 
-def _caches():
-    """Return {"L1d": bytes, "L2": bytes, ...} as Linux lists them; empty on other systems."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    sizes = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        if kind != "Instruction":
-            name = f"L{level}" + ("d" if kind == "Data" else "")
-            sizes[name] = int(size[:-1]) * units[size[-1]] if size[-1] in units else int(size)
-    return sizes
+def picture(
+    limits: Ceilings,
+    points: Mapping[str, tuple[float, float]],
+    hollow: Mapping[str, tuple[float, float]] | None = None,
+    title: str = "",
+) -> Axes:
+    """Draw the roofs of so many cores, and kernels under them; `hollow` are those with many rows of x."""
+    axes = plt.subplots(figsize=(9.5, 4.8))[1]
+    cores = f"{limits.cores} core{'s' * (limits.cores > 1)}"
+    draw(axes, limits.peak, limits.bandwidth, f"roof, float32, {cores}")
+    if limits.integer_peak:
+        draw(axes, limits.integer_peak, limits.bandwidth, "roof, 8-bit integers", plot.PURPLE, "--")
+    draw_points(axes, points)
+    draw_points(axes, hollow or {}, "none")
+    axes.set_title(title)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    return axes
+
+
+def share(limits: Ceilings, intensity: float, speed: float, integers: bool = False) -> float:
+    """Return which part of the roof above it a point reaches: the one of 8-bit integers if it uses those."""
+    peak = limits.integer_peak if integers and limits.integer_peak else limits.peak
+    return speed / attainable(intensity, peak, limits.bandwidth)

@@ -11,7 +11,7 @@ from math import ceil, floor
 
 import numpy as np
 
-from blocks2tokens.course import roof
+from blocks2tokens.course import roofline
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.formats import FORMATS
 
@@ -41,12 +41,12 @@ def quotient(operations=2.0, each_weight=None, x=4, out=4, again=False, upside_d
 
 
 def one_row_of_operations(M, K, N, fmt):
-    return roof.product_intensity(M, K, N, fmt) / M
+    return roofline.product_intensity(M, K, N, fmt) / M
 
 
 def product_intensity(M, K, N, fmt):
     """Return operations for each byte that must move: encoded weights, x and the result."""
-    # and in the engine: product_intensity in course/roof.py
+    # and in the engine: product_intensity in course/roofline.py
     operations = 2 * M * K * N
     weights = N * K * fmt.bytes_per_block / fmt.block_size
     return operations / (weights + 4 * M * K + 4 * M * N)
@@ -54,7 +54,7 @@ def product_intensity(M, K, N, fmt):
 
 INTENSITY = Exercise(
     name="product_intensity",
-    engine=roof.product_intensity,
+    engine=roofline.product_intensity,
     solution=product_intensity,
     cases=product_cases,
     mistakes=(
@@ -111,7 +111,7 @@ def roof_cases():
 
 ROOF = Exercise(
     name="attainable",
-    engine=roof.attainable,
+    engine=roofline.attainable,
     cases=roof_cases,
     mistakes=(
         Mistake(
@@ -171,14 +171,14 @@ def ridge(whole=ceil, operations=2, size=lambda fmt: fmt.bytes_per_block / fmt.b
 
 def ridge_rows(peak, bandwidth, fmt):
     """Return the smallest whole M for which reading fmt's weights is not the limit."""
-    # and in the engine: ridge_rows in course/roof.py
+    # and in the engine: ridge_rows in course/roofline.py
     operations_for_each_byte_of_a_row = 2 * fmt.block_size / fmt.bytes_per_block
     return int(np.ceil(peak / bandwidth / operations_for_each_byte_of_a_row))
 
 
 RIDGE = Exercise(
     name="ridge_rows",
-    engine=roof.ridge_rows,
+    engine=roofline.ridge_rows,
     solution=ridge_rows,
     cases=ridge_cases,
     mistakes=(
@@ -250,7 +250,7 @@ def operations_of_one_row(n_weights, bits, M, peak, bandwidth):
 
 TOKENS = Exercise(
     name="tokens_per_second",
-    engine=roof.tokens_per_second,
+    engine=roofline.tokens_per_second,
     cases=model_cases,
     mistakes=(
         Mistake(
@@ -284,11 +284,11 @@ TOKENS = Exercise(
             "you count one operation for each multiply-add: it is two, a multiplication and an addition",
         ),
         Mistake(
-            lambda n, bits, M, peak, bandwidth: roof.tokens_per_second(n, bits, M, peak, bandwidth) / 1e9,
+            lambda n, bits, M, peak, bandwidth: roofline.tokens_per_second(n, bits, M, peak, bandwidth) / 1e9,
             "the ceilings are in billions a second: multiply them by 1e9",
         ),
         Mistake(
-            lambda n, bits, M, peak, bandwidth: 1 / roof.tokens_per_second(n, bits, M, peak, bandwidth),
+            lambda n, bits, M, peak, bandwidth: 1 / roofline.tokens_per_second(n, bits, M, peak, bandwidth),
             "these are seconds for each token: turn the quotient over",
         ),
     ),
@@ -313,7 +313,7 @@ def target_cases():
 
 NEEDED = Exercise(
     name="bandwidth_needed",
-    engine=roof.bandwidth_needed,
+    engine=roofline.bandwidth_needed,
     cases=target_cases,
     mistakes=(
         Mistake(

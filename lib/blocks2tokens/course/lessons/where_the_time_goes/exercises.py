@@ -7,8 +7,8 @@ lru_hit_rate    accesses, sizes, capacity    -> share of accesses that the cache
 """
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.lessons.where_the_time_goes import slow_engine, stages
-from blocks2tokens.course.lessons.where_the_time_goes.stages import Stage
+from blocks2tokens.course.lessons.where_the_time_goes import profiler, slow_engine
+from blocks2tokens.course.lessons.where_the_time_goes.profiler import Stage
 
 # bytes_moved: weights, bits -> bytes
 
@@ -133,7 +133,7 @@ def leaves_only(stage):
 
 SELF = Exercise(
     name="self_times",
-    engine=stages.self_times,
+    engine=profiler.self_times,
     cases=stage_cases,
     mistakes=(
         Mistake(
@@ -176,7 +176,7 @@ def amdahl_cases():
 
 AMDAHL = Exercise(
     name="amdahl",
-    engine=stages.amdahl,
+    engine=profiler.amdahl,
     cases=amdahl_cases,
     mistakes=(
         Mistake(

@@ -41,8 +41,8 @@ from matplotlib.figure import Figure
 from numba import get_num_threads, njit, prange
 
 from blocks2tokens.course import ablation, bench, budget, plot
-from blocks2tokens.course.lessons.where_the_time_goes import stages
-from blocks2tokens.course.lessons.where_the_time_goes.stages import OFF, Recorder, Stage
+from blocks2tokens.course.lessons.where_the_time_goes import profiler
+from blocks2tokens.course.lessons.where_the_time_goes.profiler import OFF, Recorder, Stage
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.compiled import read_half
@@ -858,10 +858,10 @@ def waterfalls(times: Mapping[frozenset | str, float], title: str) -> Figure:
 def what_if(token: Stage, vanished: Iterable[str] = ()) -> Axes:
     """Draw the profile of a token, a Stage, as if the parts of these names took no time."""
     vanished = tuple(vanished)
-    left = stages.without(token, vanished)
+    left = profiler.without(token, vanished)
     gone = ", ".join(LABELS[part] for part in vanished) or "nothing"
     title = f"Without {gone}: {token.seconds / left.seconds:.3g} times faster"
-    return stages.draw(left, title, LABELS, COLOURS)
+    return profiler.draw(left, title, LABELS, COLOURS)
 
 
 def what_if_panel(token: Stage) -> widgets.Widget:

@@ -3,15 +3,15 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from blocks2tokens.course.lessons.where_the_time_goes import stages
-from blocks2tokens.course.lessons.where_the_time_goes.stages import OFF, Recorder, Stage
+from blocks2tokens.course.lessons.where_the_time_goes import profiler
+from blocks2tokens.course.lessons.where_the_time_goes.profiler import OFF, Recorder, Stage
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still until the test adds to its only item."""
     now = [100.0]
-    monkeypatch.setattr(stages.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(profiler.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -89,21 +89,21 @@ def test_off_takes_no_time_and_keeps_nothing():
 
 def test_self_times_add_up_to_the_whole(clock):
     whole = token(clock)["token"]
-    own = stages.self_times(whole)
+    own = profiler.self_times(whole)
     assert own == {"token": 1, "layer": 1, "matmul": 8, "allocations": 4.5, "rope": 1.5}
     assert sum(own.values()) == whole.seconds
 
 
 def test_without_takes_a_stage_out_of_all_above_it(clock):
     whole = token(clock)["token"]
-    left = stages.without(whole, {"allocations"})
+    left = profiler.without(whole, {"allocations"})
     assert (left.seconds, left.stages["layer"].seconds) == (11.5, 10.5)
     assert {part.name: part.seconds for part in left.stages["layer"].stages.values()} == {
         "matmul": 8,
         "rope": 1.5,
     }
     assert whole.seconds == 16 and "allocations" in whole.stages["layer"].stages["rope"].stages
-    assert stages.without(whole, ()) == whole
+    assert profiler.without(whole, ()) == whole
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_without_takes_a_stage_out_of_all_above_it(clock):
     ],
 )
 def test_share(clock, names, expected):
-    assert stages.share(token(clock)["token"], *names) == pytest.approx(expected)
+    assert profiler.share(token(clock)["token"], *names) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_share(clock, names, expected):
     [(0.5, 2, 4 / 3), (0.95, 20, 1 / (0.05 + 0.0475)), (0.75, float("inf"), 4), (0, 9, 1), (1, 3, 3)],
 )
 def test_amdahl(share, factor, expected):
-    assert stages.amdahl(share, factor) == pytest.approx(expected)
+    assert profiler.amdahl(share, factor) == pytest.approx(expected)
 
 
 def test_amdahl_of_everything_in_no_time():
-    assert stages.amdahl(1.0) == float("inf")
+    assert profiler.amdahl(1.0) == float("inf")
 
 
 def test_table_has_a_row_for_each_stage(clock):
-    rows = stages.table(token(clock)["token"], {"rope": "RoPE"}).rows
+    rows = profiler.table(token(clock)["token"], {"rope": "RoPE"}).rows
     assert [row[0].strip() for row in rows] == [
         "stage", "token", "layer", "matmul", "allocations", "RoPE", "allocations",
     ]  # fmt: skip
@@ -142,7 +142,7 @@ def test_table_has_a_row_for_each_stage(clock):
 
 
 def test_table_shows_itself_as_text_and_html(clock):
-    table = stages.table(Stage("a < b", 1.0, 1))
+    table = profiler.table(Stage("a < b", 1.0, 1))
     lines = repr(table).splitlines()
     assert len(lines) == 2 and len({len(line) for line in lines}) == 1
     assert "a &lt; b" in table._repr_html_() and table._repr_html_().count("<tr>") == 2
@@ -150,7 +150,7 @@ def test_table_shows_itself_as_text_and_html(clock):
 
 def drawn(stage, **arguments):
     """Return the boxes, (left, row, width), and the texts of a picture."""
-    axes = stages.draw(stage, "title", **arguments)
+    axes = profiler.draw(stage, "title", **arguments)
     boxes = [(box.get_x(), round(box.get_y(), 3), box.get_width()) for box in axes.patches]
     texts = [text.get_text() for text in axes.texts]
     plt.close(axes.figure)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import blocks2tokens as b2t
-from blocks2tokens.course.lessons.attention import heads
+from blocks2tokens.course.lessons.attention import attention_maps
 from blocks2tokens.model.attention import attend
 
 
@@ -30,7 +30,7 @@ def axes():
 
 
 def test_record_gives_what_attend_gets(model, ids):
-    seen = heads.record(model, ids)
+    seen = attention_maps.record(model, ids)
     assert len(seen) == model.config.n_layers
     q, k, v = seen[0]
     assert q.shape == (len(ids), 4, 64) and k.shape == v.shape == (4, len(ids), 64)
@@ -39,29 +39,35 @@ def test_record_gives_what_attend_gets(model, ids):
 def test_weights_are_those_of_the_engine_s_attention():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((5, 6, 8), (2, 5, 8), (2, 5, 8)))
-    weights = heads.weights(q, k)
+    weights = attention_maps.weights(q, k)
     assert np.allclose(weights.sum(axis=-1), 1, atol=1e-6) and np.all(np.triu(weights, 1) == 0)
     assert np.allclose((weights @ v.repeat(3, axis=0)).swapaxes(0, 1), attend(q, k, v), atol=1e-6)
 
 
 def test_loss_is_the_engine_s_mean_surprise(model, ids):
-    assert heads.loss(model.logits(ids), ids) == pytest.approx(b2t.perplexity(model, ids).nats, abs=1e-3)
+    assert attention_maps.loss(model.logits(ids), ids) == pytest.approx(
+        b2t.perplexity(model, ids).nats, abs=1e-3
+    )
 
 
 def test_memory_counts_its_lines(axes):
     memory = np.zeros(64, int)
-    memory[:20], memory[15:17], memory[48:50] = heads.FILLED, heads.READ, heads.WRITTEN
-    heads.draw_memory(axes, memory, "token")
+    memory[:20], memory[15:17], memory[48:50] = (
+        attention_maps.FILLED,
+        attention_maps.READ,
+        attention_maps.WRITTEN,
+    )
+    attention_maps.draw_memory(axes, memory, "token")
     assert axes.get_title() == "token: reads 2, writes 1 lines"
 
 
 def test_growth_names_the_length_at_which_cache_and_weights_are_equal(axes):
-    heads.draw_growth(axes, "a model", 100, 150_000, 4096, "k", "o")
+    attention_maps.draw_growth(axes, "a model", 100, 150_000, 4096, "k", "o")
     assert axes.get_legend_handles_labels()[1] == ["a model: 1,500 tokens"]
 
 
 def test_numbers_and_weights_are_drawn(axes):
-    heads.draw_numbers(axes, np.array([1.0, -2.0]), "two", 1)
+    attention_maps.draw_numbers(axes, np.array([1.0, -2.0]), "two", 1)
     assert [text.get_text() for text in axes.texts] == ["1.0", "-2.0"]
-    heads.draw(axes, np.eye(2), ["a", "b"])
+    attention_maps.draw(axes, np.eye(2), ["a", "b"])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]

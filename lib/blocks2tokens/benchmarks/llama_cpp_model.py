@@ -16,7 +16,7 @@ import numpy as np
 BATCH = 512  # tokens, llama.cpp's own default
 
 
-class PeerModel:
+class LlamaCppModel:
     """A model that llama.cpp has loaded, with one cache."""
 
     def __init__(self, path: str | os.PathLike[str], n_threads: int, n_context: int):

@@ -8,7 +8,7 @@ import pytest
 from small_model import small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.benchmarks.peer_model import BATCH, PeerModel
+from blocks2tokens.benchmarks.llama_cpp_model import BATCH, LlamaCppModel
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -31,7 +31,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def theirs(path):
-    peer = PeerModel(path, 2, 2 * BATCH)
+    peer = LlamaCppModel(path, 2, 2 * BATCH)
     yield peer
     peer.close()
 
@@ -57,4 +57,4 @@ def test_a_file_that_it_refuses(tmp_path):
     path = tmp_path / "no.gguf"
     path.write_bytes(b"GGUF nothing")
     with pytest.raises(RuntimeError, match=r"no\.gguf: llama\.cpp could not load it"):
-        PeerModel(path, 2, 64)
+        LlamaCppModel(path, 2, 64)

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from blocks2tokens.course.lessons.integer_dot import dot_pictures
+from blocks2tokens.course.lessons.integer_dot import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -13,34 +13,34 @@ def close_figures():
 
 
 def test_the_sums_are_those_of_the_codes():
-    axes = dot_pictures.draw_whole_numbers([3, 0, 7, 15], [10, -4, 2, 1], 0.5, 2.0, 0.25)
+    axes = pictures.draw_whole_numbers([3, 0, 7, 15], [10, -4, 2, 1], 0.5, 2.0, 0.25)
     texts = [text.get_text() for text in axes.texts]
     assert "7.375 − 4.5 = 2.875" in texts and {"30", "14", "15"} <= set(texts)
 
 
 def test_a_register_s_path_has_176_numbers():
-    assert len(dot_pictures.draw_path_of_64().patches) == 64 + 64 + 32 + 16
+    assert len(pictures.draw_path_of_64().patches) == 64 + 64 + 32 + 16
 
 
 def test_the_load_shows_each_sub_block_three_times():
-    texts = [text.get_text() for text in dot_pictures.draw_order_of_load().texts]
+    texts = [text.get_text() for text in pictures.draw_order_of_load().texts]
     assert [texts.count(f"sub-block {n}") for n in range(4)] == [3] * 4
 
 
 def test_the_waterfall_begins_with_phase_1():
     each = {"phase0_baseline": 10.0, "phase1_naive_fused": 20.0, "simd_dot": 0.1, "your kernel": 20.5}
-    axes = dot_pictures.waterfall(each)
+    axes = pictures.waterfall(each)
     assert axes.get_yticklabels()[0].get_text() == "phase1_naive_fused"
     said = [text.get_text() for text in axes.texts]
     assert said[0].endswith("Phase 1") and said[1].endswith("2× faster") and said[3].endswith("the same")
     assert "200× faster" in said[2] and "205 times" in axes.get_title()
-    assert dot_pictures.says(0.5) == "2× slower"
+    assert pictures.says(0.5) == "2× slower"
 
 
 @pytest.mark.parametrize("tool", [None, "llvm-mca"])
 def test_every_cpu_has_its_bar(monkeypatch, tool):
-    monkeypatch.setattr(dot_pictures.cycles, "tool", lambda: tool)
-    monkeypatch.setattr(dot_pictures.cycles, "cycles", lambda name, cpu: 12.3)
-    axes = dot_pictures.draw_cpus()
-    assert len(axes.patches) == len(dot_pictures.listing.CPUS)
+    monkeypatch.setattr(pictures.cycles, "tool", lambda: tool)
+    monkeypatch.setattr(pictures.cycles, "cycles", lambda name, cpu: 12.3)
+    axes = pictures.draw_cpus()
+    assert len(axes.patches) == len(pictures.listing.CPUS)
     assert all(text.get_text().endswith("about 12 cycles") == bool(tool) for text in axes.texts)

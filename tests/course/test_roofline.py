@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from blocks2tokens import FORMATS, KERNELS
-from blocks2tokens.course import roof
-from blocks2tokens.course.roofline import Ceilings
+from blocks2tokens.course import roofline
+from blocks2tokens.course.hardware import Ceilings
 from blocks2tokens.jit import cpu
 from blocks2tokens.jit.lanes import ISAS
 
@@ -14,7 +14,7 @@ from blocks2tokens.jit.lanes import ISAS
 @pytest.mark.parametrize("layout", ["gguf", "report"])
 @pytest.mark.parametrize("N", [16, 32, 80])
 def test_a_random_matrix_can_be_multiplied(layout, N):
-    w = roof.random_matrix(FORMATS["Q4_K"], 256, N, layout)
+    w = roofline.random_matrix(FORMATS["Q4_K"], 256, N, layout)
     kernel = KERNELS["fused_rows" if layout == "gguf" else "phase0_baseline"]
     out = kernel(np.ones((2, 256), np.float32), w)
     assert out.shape == (2, N) and np.isfinite(out).all() and out.any()
@@ -27,28 +27,30 @@ def test_the_integer_loop_adds_up_what_it_says(name):
     expected = [int(q.astype(int) @ x[64 * m : 64 * m + q.size]) for m in range(4)]
     for rounds in (1, 3):
         totals = np.zeros((4, 16), np.int32)
-        roof.dot_codes(name)(q, x, totals, rounds)
+        roofline.dot_codes(name)(q, x, totals, rounds)
         assert totals.sum(axis=1).tolist() == [rounds * row for row in expected]
 
 
 def test_the_integer_ceiling_is_none_or_positive():
-    peak = roof.integer_peak()
+    peak = roofline.integer_peak()
     assert peak is None if cpu.chosen() == "plain" else peak > 0
 
 
 def test_the_ceilings_of_one_core_are_those_that_were_measured(monkeypatch):
-    monkeypatch.setattr(roof.roofline, "measure", lambda: Ceilings({1: 10.0, 4: 30.0}, {1: 90.0, 4: 350.0}))
-    monkeypatch.setattr(roof, "integer_peak", lambda: 200.0)
-    assert roof.ceilings(1) == (1, 90.0, 200.0, 10.0)
-    assert roof.ceilings() == (4, 350.0, 800.0, 30.0)
-    monkeypatch.setattr(roof, "integer_peak", lambda: None)
-    assert roof.ceilings().integer_peak is None
+    monkeypatch.setattr(
+        roofline.hardware, "measure", lambda: Ceilings({1: 10.0, 4: 30.0}, {1: 90.0, 4: 350.0})
+    )
+    monkeypatch.setattr(roofline, "integer_peak", lambda: 200.0)
+    assert roofline.ceilings(1) == (1, 90.0, 200.0, 10.0)
+    assert roofline.ceilings() == (4, 350.0, 800.0, 30.0)
+    monkeypatch.setattr(roofline, "integer_peak", lambda: None)
+    assert roofline.ceilings().integer_peak is None
 
 
 def test_the_picture_has_both_roofs_and_every_kernel():
-    limits = roof.Ceilings(2, 100.0, 400.0, 20.0)
+    limits = roofline.Ceilings(2, 100.0, 400.0, 20.0)
     points = {name: (3.5, 10.0) for name in (*KERNELS, "your kernel")}
-    axes = roof.picture(limits, points, {"fused_rows": (300.0, 50.0)}, "here")
+    axes = roofline.picture(limits, points, {"fused_rows": (300.0, 50.0)}, "here")
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names[:2] == ["roof, float32, 2 cores", "roof, 8-bit integers"] and set(names[2:]) == set(points)
     assert len(axes.lines) == 2 + len(points) + 1
@@ -58,15 +60,15 @@ def test_the_picture_has_both_roofs_and_every_kernel():
 
 
 def test_a_share_is_of_the_roof_that_the_kernel_is_under():
-    limits = roof.Ceilings(1, 100.0, 400.0, 20.0)
-    assert roof.share(limits, 1, 10) == roof.share(limits, 1, 10, True) == 0.5
-    assert roof.share(limits, 1000, 100) == 1 and roof.share(limits, 1000, 100, True) == 0.25
-    assert roof.share(limits._replace(integer_peak=None), 1000, 100, True) == 1
+    limits = roofline.Ceilings(1, 100.0, 400.0, 20.0)
+    assert roofline.share(limits, 1, 10) == roofline.share(limits, 1, 10, True) == 0.5
+    assert roofline.share(limits, 1000, 100) == 1 and roofline.share(limits, 1000, 100, True) == 0.25
+    assert roofline.share(limits._replace(integer_peak=None), 1000, 100, True) == 1
 
 
 def test_a_drawn_roof_rises_and_then_stays():
     axes = plt.subplots()[1]
-    roof.draw(axes, 100.0, 20.0, "here")
+    roofline.draw(axes, 100.0, 20.0, "here")
     intensity, speed = axes.lines[0].get_data()
     assert np.allclose(speed, np.minimum(100, 20 * np.array(intensity)))
     plt.close("all")
