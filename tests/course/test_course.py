@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 from numba import njit
@@ -483,3 +485,25 @@ def test_speak_returns_the_text_and_an_interrupt_goes_on_up(monkeypatch, capsys)
     model.generate = interrupted
     with pytest.raises(KeyboardInterrupt):
         explore.speak(model, "prompt", 3)
+
+
+def test_a_figures_titles_are_its_alternative_text():
+    figure, (left, right) = plt.subplots(1, 2)
+    figure.suptitle("Fused wins")
+    left.set_title("below M = 25")
+    right.set_title("on this\nmachine", loc="right")
+    assert plot.alt_text(figure) == "Fused wins. below M = 25. on this machine"
+
+
+def test_a_lessons_pictures_carry_their_alternative_text():
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                "from blocks2tokens.course import plot\nplot.use_style(); plot.use_style()"
+            ),
+            nbformat.v4.new_code_cell("plot.bars({'a': 1, 'b': 2}, 'x', 'B is twice as large');"),
+        ]
+    )
+    nbclient.NotebookClient(nb, kernel_name="python3").execute()
+    (output,) = nb.cells[1].outputs
+    assert output.metadata["image/png"]["alt"] == "B is twice as large"

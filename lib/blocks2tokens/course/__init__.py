@@ -7,5 +7,6 @@ models        where the models of the course lie
 hardware      this machine's ceilings: how fast it can read, how fast it can multiply
 roofline      what a product must do and move, and what these ceilings allow
 plot          one style for every figure
+predict       what a learner guessed, beside what was measured
 explore       live text and widgets over plain functions
 """

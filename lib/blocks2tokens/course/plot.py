@@ -3,10 +3,16 @@
 plot.use_style()          once, in a lesson's first cell
 plot.BLUE, plot.ORANGE    what is ours, what it is compared with
 plot.bars(...)            horizontal bars with their figures written beside them
+
+A figure's titles say its point; in a notebook they are its alternative text, for who cannot see it.
 """
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
+from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2",
@@ -39,8 +45,36 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Make every figure of this session look alike."""
+    """Make every figure of this session look alike, and its titles the alternative text of its picture."""
     plt.rcParams.update(STYLE)
+    shell = get_ipython()
+    if shell is None:
+        return
+    if "inline" in plt.get_backend():
+        import matplotlib_inline.backend_inline  # noqa: F401  what shows figures is set up when it is imported
+    pictures = shell.display_formatter.formatters["image/png"]
+    draw = pictures.lookup_by_type(Figure) if Figure in pictures else None
+    if draw is not None and not isinstance(draw, _WithAltText):
+        pictures.for_type(Figure, _WithAltText(draw))
+
+
+def alt_text(figure: Figure) -> str:
+    """Return what a figure says without being seen: its title, and those of its axes."""
+    titles = [figure.get_suptitle()]
+    titles += [axes.get_title(where) for axes in figure.axes for where in ("left", "center", "right")]
+    return ". ".join(" ".join(title.split()) for title in titles if title.strip())
+
+
+class _WithAltText:
+    """Draw a figure as IPython does, with its alternative text as metadata of the picture."""
+
+    def __init__(self, draw: Callable):
+        self.draw = draw
+
+    def __call__(self, figure):
+        picture = self.draw(figure)
+        data, metadata = picture if isinstance(picture, tuple) else (picture, {})
+        return data, {**metadata, "alt": alt_text(figure)}
 
 
 def bars(
