@@ -8,11 +8,12 @@ from statistics import median
 import nbformat
 import pytest
 
+from blocks2tokens.course import check
 from blocks2tokens.course.setup import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 1_500_000
-MAX_LINES, MEDIAN_LINES = 40, 6
+MAX_LINES, MEDIAN_LINES = 30, 6  # as wide as notebooks/ruff.toml says
 CELLS = range(40, 71)
 MAX_WORDS = 2_000
 TURNS = range(3, 6)
@@ -40,6 +41,8 @@ MEASURED_TIME = re.compile(
     r"\d(?:\s|&nbsp;)?(?:ns|[µμu]s|ms|seconds?|tok(?:en)?s?/s|[kMGT]?i?B/s|[MGT]?FLOPS?(?:/s)?)(?!\w)"
     r"|\d(?:\s|&nbsp;)s(?!\w)|\d\.\d+s(?!\w)"
 )
+MINUTES = re.compile(r"(\d+) minutes to read, (\d+) to do")
+CARD = re.compile(r"^difficulty [●○]+ · importance [●○]+ · (\d+) minutes$", re.MULTILINE)
 NAMES_ITS_SOURCE = re.compile(r"\breport|\bsource\b", re.IGNORECASE)
 
 HEADINGS = ["Why", "By hand", "The ladder", "Your turn", "Predict, then measure", "Explore", "In the engine"]
@@ -67,6 +70,11 @@ def at(notebook, cell) -> str:
 def is_tagged(cell) -> bool:
     """Does nbval run this cell without comparing its outputs?"""
     return "nbval-ignore-output" in cell.metadata.get("tags", [])
+
+
+def is_folded(cell) -> bool:
+    """Does the cell show its outputs and hide its source?"""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
 def output_texts(cell) -> Iterator[str]:
@@ -164,12 +172,27 @@ def prose_has_no_measured_times(notebook):
 
 
 def code_cells_are_short(notebook):
-    lengths = {at(notebook, cell): lines(cell.source) for cell in code_cells(notebook)}
-    for place, length in lengths.items():
-        if length > MAX_LINES:
-            yield f"{place}: {length} lines, at most {MAX_LINES}"
-    if lengths and median(lengths.values()) > MEDIAN_LINES:
-        yield f"median of the code cells: {median(lengths.values())} lines, at most {MEDIAN_LINES}"
+    for cell in code_cells(notebook):
+        if lines(cell.source) > MAX_LINES:
+            yield f"{at(notebook, cell)}: {lines(cell.source)} lines, at most {MAX_LINES}"
+    shown = [lines(cell.source) for cell in code_cells(notebook) if not is_folded(cell)]
+    if shown and median(shown) > MEDIAN_LINES:
+        yield f"median of the code cells: {median(shown)} lines, at most {MEDIAN_LINES}"
+
+
+def few_cells_are_folded(notebook):
+    """What is folded is not read: enough for pictures and data, not for the lesson."""
+    folded = sum(is_folded(cell) for cell in code_cells(notebook))
+    if 3 * folded > len(code_cells(notebook)):
+        yield f"{folded} of {len(code_cells(notebook))} code cells are folded, at most a third"
+
+
+def pictures_have_alternative_texts(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            metadata = output.get("metadata", {}).get("image/png", {})
+            if "image/png" in output.get("data", {}) and not metadata.get("alt", "").strip():
+                yield f"{at(notebook, cell)}: a figure without a title, which is its alternative text"
 
 
 def file_is_small(notebook):
@@ -205,8 +228,16 @@ def has_its_sections(notebook):
     for lead in LEADS:
         if not re.search(rf"^\W*{lead}\b", text, re.MULTILINE | re.IGNORECASE):
             yield f"no heading or line that begins with {lead!r}"
-    if not re.search(r"\bminutes\b", text):
-        yield "does not say how many minutes it takes"
+
+
+def minutes_add_up(notebook):
+    """The head says how long the exercises take, each card says it for its own."""
+    head = MINUTES.search(prose(notebook))
+    cards = [int(minutes) for minutes in CARD.findall(prose(notebook))]
+    if head is None:
+        yield "the head does not say 'N minutes to read, M to do'"
+    elif int(head[2]) != sum(cards):
+        yield f"{head[2]} minutes to do, and the cards say {' + '.join(map(str, cards))} = {sum(cards)}"
 
 
 def has_its_turns(notebook):
@@ -233,11 +264,13 @@ RULES = [
     no_compared_cell_ends_with_a_semicolon,
     prose_has_no_measured_times,
     code_cells_are_short,
+    few_cells_are_folded,
+    pictures_have_alternative_texts,
     file_is_small,
     form_is_fixed,
     begins_with_its_title,
 ]
-LESSON_RULES = [has_its_sections, has_its_turns, length_is_right]
+LESSON_RULES = [has_its_sections, minutes_add_up, has_its_turns, length_is_right]
 
 
 # The course
@@ -261,6 +294,15 @@ def test_lesson(path, rule):
 
 def test_the_course_was_found():
     assert notebooks.NOTEBOOKS / "00_start_here.ipynb" in COURSE
+
+
+def test_a_lesson_its_folder_and_its_tests_bear_one_name():
+    names = [path.stem[3:] for path in COURSE if not path.name.startswith("00_")]
+    folders = ROOT / "lib/blocks2tokens/course/lessons"
+    assert tuple(names) == check.LESSONS
+    assert sorted(names) == sorted(path.name for path in folders.iterdir() if (path / "__init__.py").exists())
+    for name in names:
+        assert (ROOT / f"tests/lessons/test_check_{name}.py").exists(), name
 
 
 def test_lessons_have_their_numbers_once():
@@ -291,10 +333,12 @@ def displayed(**data):
 
 
 def good_lesson():
-    card = "*You will build* one · *You will be able to* do it\n\n*You need* lesson 00\n\n20 minutes to read"
+    card = "*You will build* one · *You will be able to* do it\n\n*You need* lesson 00\n\n"
+    card += "20 minutes to read, 15 to do"
     cells = [markdown("# Pack weights into blocks\n\n" + card.replace(" · ", "\n\n"))]
     cells += [markdown(f"## {n}. {heading}") for n, heading in enumerate(HEADINGS)]
-    cells += [markdown(f"### Your turn {n}") for n in range(2)]
+    turn = "### Your turn {}\n\ndifficulty ●●○ · importance ●●● · {} minutes"
+    cells += [markdown(turn.format(n, minutes)) for n, minutes in enumerate([10, 5])]
     cells += [markdown(f"**{lead}** something") for lead in LEADS[3:]]
     cells += [
         markdown(
@@ -304,6 +348,8 @@ def good_lesson():
             "In 2048 steps of 0.5, the 1990s, 16 s_j, 12.5 MB; `b2t/home/` and ../work/notes and 3 sizes"
         ),
         code("bench.compare(f, g)\nplot();", printed("12.3 ms"), tags=["nbval-ignore-output"]),
+        code("draw()", picture("What it says")),
+        folded("draw_more()"),
         code("print('N:\\n', 3)  # https://example.org/a", printed("N:\n 3")),
     ]
     cells += [code(f"x = {n}") for n in range(40 - len(cells))]
@@ -312,6 +358,18 @@ def good_lesson():
 
 def fixed_metadata():
     return {"kernelspec": dict(notebooks.KERNEL), "language_info": dict(notebooks.LANGUAGE)}
+
+
+def folded(source):
+    cell = code(source)
+    cell.metadata["jupyter"] = {"source_hidden": True}
+    return cell
+
+
+def picture(alt, data="0"):
+    output = displayed(image_png=data)
+    output.metadata["image/png"] = {"alt": alt}
+    return output
 
 
 def numbered(notebook):
@@ -367,6 +425,11 @@ def set_widget_view(notebook):
 def lengthen_all(notebook):
     for cell in code_cells(notebook):
         cell.source = "\n".join(["x = 1"] * 7) if "bench" not in cell.source else cell.source
+
+
+def fold_every_other(notebook):
+    for cell in code_cells(notebook)[::2]:
+        cell.metadata["jupyter"] = {"source_hidden": True}
 
 
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -438,9 +501,16 @@ BAD = {
         prose_has_no_measured_times,
     ),
     "a table has no source": (with_cells(markdown("| x | 3 ms |")), prose_has_no_measured_times),
-    "a cell of 41 lines": (with_cells(code("\n".join(["x = 1"] * 41))), code_cells_are_short),
+    "a cell of 31 lines": (with_cells(code("\n".join(["x = 1"] * 31))), code_cells_are_short),
+    "a folded cell of 31 lines": (with_cells(folded("\n".join(["x = 1"] * 31))), code_cells_are_short),
+    "half of the cells are folded": (fold_every_other, few_cells_are_folded),
+    "a figure without a title": (
+        with_cells(code("p", displayed(image_png="0"))),
+        pictures_have_alternative_texts,
+    ),
+    "an empty alternative text": (with_cells(code("p", picture(" "))), pictures_have_alternative_texts),
     "cells of 7 lines": (lengthen_all, code_cells_are_short),
-    "a large output": (with_cells(code("p", displayed(image_png="0" * MAX_BYTES))), file_is_small),
+    "a large output": (with_cells(code("p", picture("Large", "0" * MAX_BYTES))), file_is_small),
     "another kernel": (set_metadata(kernelspec={"name": "py311"}), form_is_fixed),
     "a language version": (set_metadata(language_info={"name": "python", "version": "3.11"}), form_is_fixed),
     "widget state": (set_metadata(widgets={"state": {}}), form_is_fixed),
@@ -452,7 +522,8 @@ BAD = {
         for section in HEADINGS + LEADS
         if section != "Your turn"
     },
-    "no minutes": (with_source("minutes", "pages"), has_its_sections),
+    "no minutes": (with_source("minutes to read", "pages to read"), minutes_add_up),
+    "a card of more minutes": (with_source("· 10 minutes", "· 20 minutes"), minutes_add_up),
     "a section in the title only": (with_source("## 0. Why", "# Why"), has_its_sections),
     "a section in code only": (with_source("## 0. Why", "```\n## 0. Why\n```"), has_its_sections),
     "2 turns": (with_source("### Your turn 1", "### Their turn"), has_its_turns),
