@@ -41,8 +41,8 @@ MEASURED_TIME = re.compile(
     r"\d(?:\s|&nbsp;)?(?:ns|[µμu]s|ms|seconds?|tok(?:en)?s?/s|[kMGT]?i?B/s|[MGT]?FLOPS?(?:/s)?)(?!\w)"
     r"|\d(?:\s|&nbsp;)s(?!\w)|\d\.\d+s(?!\w)"
 )
-MINUTES = re.compile(r"(\d+) minutes to read, (\d+) to do")
-CARD = re.compile(r"^difficulty [●○]+ · importance [●○]+ · (\d+) minutes$", re.MULTILINE)
+MINUTES = re.compile(r"(\d+) minutes to read, (\d+)(?: minutes)? to do")
+CARD = re.compile(r"^\W*difficulty [●○]+ · importance [●○]+ · (\d+) minutes\W*$", re.MULTILINE)
 NAMES_ITS_SOURCE = re.compile(r"\breport|\bsource\b", re.IGNORECASE)
 
 HEADINGS = ["Why", "By hand", "The ladder", "Your turn", "Predict, then measure", "Explore", "In the engine"]
