@@ -72,6 +72,12 @@ def random_tensor(name: str, shape: tuple[int, ...], rng, gain: float = 1.0) -> 
     blocks = rng.integers(0, 256, (n_blocks, fmt.bytes_per_block), np.uint8).view(fmt.block)[:, 0]
     if name == "MXFP4":
         blocks["e"] = 128 + np.round(np.log2(size / 10)) + rng.integers(-1, 2, n_blocks)
+    elif name == "NVFP4":  # scales are floats of 8 bits, the exponent from bit 3 on
+        blocks["d"] = 8 * (7 + np.round(np.log2(size / 5))) + rng.integers(-8, 8, (n_blocks, 4))
+    elif name == "IQ1_M":  # the scale, a float16, lies in the high nibbles of four words
+        d = (rng.uniform(0.5, 1.5, n_blocks) * size / 8).astype(np.float16).view(np.uint16)
+        nibbles = d[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) & 15
+        blocks["scales"] = (blocks["scales"] & 0x0FFF) | nibbles << 12
     else:
         scales = [part for part in ("d", "dmin", "m") if part in fmt.block.names]
         for scale in scales:

@@ -60,6 +60,21 @@ QUANTIZED = {
         "formats": {"token_embd": "Q6_K", "attn_v": "Q6_K", "ffn_up": "Q5_K", "output": "Q6_K"},
         "tied": False,
     },
+    "llama, grids": {
+        "default_format": "IQ3_S",
+        "formats": {
+            "attn_q": "IQ2_XXS",
+            "attn_k": "IQ2_XS",
+            "attn_v": "IQ3_XXS",
+            "attn_output": "IQ2_S",
+            "ffn_gate": "IQ1_S",
+            "ffn_up": "IQ1_M",
+        },
+    },
+    "llama, three values": {
+        "default_format": "TQ2_0",
+        "formats": {"ffn_up": "TQ1_0", "ffn_down": "NVFP4", "token_embd": "Q6_K"},
+    },
 }
 WIDE = {"dim": 256, "ffn_dim": 512, "context_length": 256}
 

@@ -74,6 +74,14 @@ def test_every_exponent_of_mxfp4():
     assert same_bits(fmt.dequantize(raw), expected)
 
 
+def test_every_scale_of_nvfp4():
+    fmt = FORMATS["NVFP4"]
+    raw = random_blocks(fmt, 64, seed=3)
+    raw[:, :4] = np.arange(256).reshape(64, 4)
+    expected = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.NVFP4)
+    assert same_bits(fmt.dequantize(raw), expected)
+
+
 def test_q8_k_decodes_as_defined():
     fmt = FORMATS["Q8_K"]
     raw = random_blocks(fmt, 50, seed=4)
@@ -100,6 +108,24 @@ def test_q8_k_encodes_with_true_sums_and_small_error():
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_encoding_equals_ggml_golden_bytes(name):
     assert np.array_equal(FORMATS[name].quantize(GOLDEN["x"]), GOLDEN[name])
+
+
+@pytest.mark.parametrize("name", ["TQ1_0", "TQ2_0"])
+def test_ternary_encoding_equals_the_gguf_package(name):
+    rows = np.concatenate([GOLDEN["x"], np.zeros((1, 512), np.float32), np.full((1, 512), -0.5, np.float32)])
+    expected = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[name])
+    assert np.array_equal(FORMATS[name].quantize(rows), expected)
+
+
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if not fmt.can_encode])
+def test_what_is_decoded_only_says_so(name):
+    with pytest.raises(UnsupportedError, match=f"{name}: this engine decodes it and has no encoder"):
+        FORMATS[name].quantize(np.zeros(256, np.float32))
+
+
+def test_most_formats_can_be_encoded():
+    decoded_only = {name for name, fmt in FORMATS.items() if not fmt.can_encode}
+    assert decoded_only == {"NVFP4", *(name for name in FORMATS if name.startswith(("IQ1", "IQ2", "IQ3")))}
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])

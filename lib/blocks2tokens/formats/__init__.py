@@ -11,9 +11,17 @@ from blocks2tokens.formats import (
     bf16,
     f16,
     f32,
+    iq1_m,
+    iq1_s,
+    iq2_s,
+    iq2_xs,
+    iq2_xxs,
+    iq3_s,
+    iq3_xxs,
     iq4_nl,
     iq4_xs,
     mxfp4,
+    nvfp4,
     q2_k,
     q3_k,
     q4_0,
@@ -25,6 +33,8 @@ from blocks2tokens.formats import (
     q6_k,
     q8_0,
     q8_k,
+    tq1_0,
+    tq2_0,
 )
 from blocks2tokens.formats.format import Format
 
@@ -46,6 +56,16 @@ MODULES = {
     "IQ4_NL": iq4_nl,
     "IQ4_XS": iq4_xs,
     "MXFP4": mxfp4,
+    "NVFP4": nvfp4,
+    "IQ3_S": iq3_s,
+    "IQ3_XXS": iq3_xxs,
+    "IQ2_S": iq2_s,
+    "IQ2_XS": iq2_xs,
+    "IQ2_XXS": iq2_xxs,
+    "IQ1_M": iq1_m,
+    "IQ1_S": iq1_s,
+    "TQ2_0": tq2_0,
+    "TQ1_0": tq1_0,
 }
 
 FORMATS = MappingProxyType({name: Format(name, module) for name, module in MODULES.items()})

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import compiled
 from blocks2tokens.formats.best import improve_rows
 
@@ -76,6 +77,11 @@ class Format:
         """Bits per weight, scales included."""
         return 8 * self.bytes_per_block / self.block_size
 
+    @property
+    def can_encode(self) -> bool:
+        """Is there an encoder? Formats that need a search over grids are decoded only."""
+        return hasattr(self.module, "encode_row")
+
     @cached_property
     def row_decoder(self):
         """The compiled decoder of one row as a function pointer: (raw uint8 [bytes], out float32 [K])."""
@@ -136,8 +142,11 @@ class Format:
                     "ggml" gives and keeps each block that it cannot better.
         F32, F16, BF16 and Q8_K have one encoding and ignore both.
         Raises ValueError for another dtype, length or effort, a non-contiguous array, rows that do not
-        fill whole blocks, NaN, infinity, and importance below zero.
+        fill whole blocks, NaN, infinity, and importance below zero; UnsupportedError for a format that is
+        decoded only (`can_encode`).
         """
+        if not self.can_encode:
+            raise UnsupportedError(f"{self.name}: this engine decodes it and has no encoder for it")
         n_bytes = self.row_bytes(checked(x, np.float32, "x").shape[-1])
         if (where := first_index(~np.isfinite(x))) is not None:
             raise ValueError(f"x: expected finite weights, got {x[where]} at index {where}")

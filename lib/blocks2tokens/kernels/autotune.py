@@ -85,8 +85,11 @@ def calibrate(fmt: Format, kernels: tuple) -> dict[tuple[str, int], float]:
     """Time the kernels on a random matrix; return {(kernel's name, M): seconds}."""
     rng = np.random.default_rng(0)
     N, K = SHAPE
-    row = fmt.quantize(rng.standard_normal((64, K), dtype=np.float32))
-    w = QuantizedMatrix(np.tile(row, (N // 64, 1)), fmt, SHAPE)
+    if fmt.can_encode:
+        rows = fmt.quantize(rng.standard_normal((64, K), dtype=np.float32))
+    else:  # bytes below 64 make float16 scales below 2
+        rows = rng.integers(0, 64, (64, fmt.row_bytes(K)), np.uint8)
+    w = QuantizedMatrix(np.tile(rows, (N // 64, 1)), fmt, SHAPE)
     inputs = [rng.standard_normal((M, K), dtype=np.float32) for M in ROWS]
     return timed(kernels, inputs, w)
 
