@@ -23,9 +23,7 @@ with np.load(Path(__file__).with_name("grids.npz")) as _file:
     )
 
 _SEVEN = np.arange(128, dtype=np.uint8)
-EVEN_SIGNS = (
-    _SEVEN | (np.bitwise_count(_SEVEN) & 1) << 7
-)  # uint8 [128]: bit j, is weight j below 0?
+EVEN_SIGNS = _SEVEN | (np.bitwise_count(_SEVEN) & 1) << 7  # uint8 [128]: bit j, is weight j below 0?
 
 
 def signed(magnitudes, signs):
