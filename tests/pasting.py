@@ -1,8 +1,8 @@
 """Cells of a lesson as a learner leaves them: a shown solution in the place of the stub.
 
-    cell with a stub, solution  --paste-->  cell
-    cells, names                --needed-->  those statements that give the names, and what these need
-    a lesson                    --answered-->  all that it takes to answer its exercises, cell by cell
+cell with a stub, solution  --paste-->  cell
+cells, names                --needed-->  those statements that give the names, and what these need
+a lesson                    --answered-->  all that it takes to answer its exercises, cell by cell
 """
 
 import ast

@@ -43,7 +43,9 @@ class Statement:
 def statement(source: str) -> Statement:
     """Return one statement with what it binds; SyntaxError if it is none."""
     (node,) = ast.parse(source).body
-    return Statement(source.strip("\n"), frozenset(_bound(node)), isinstance(node, ast.Import | ast.ImportFrom))
+    return Statement(
+        source.strip("\n"), frozenset(_bound(node)), isinstance(node, ast.Import | ast.ImportFrom)
+    )
 
 
 def _bound(node):

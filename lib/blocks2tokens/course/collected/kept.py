@@ -1,8 +1,8 @@
 """Keeping and finding the learner's functions: the file in work/, and behind it the session's memory.
 
-    keep    right function --needed--> statements --merged--> the lesson's file, if its functions are right
-            as they stand there: the new one, and the others as they were
-    find    the file's function, else the session's; what was kept and does not load is complained of
+keep    right function --needed--> statements --merged--> the lesson's file, if its functions are right
+        as they stand there: the new one, and the others as they were
+find    the file's function, else the session's; what was kept and does not load is complained of
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 from blocks2tokens.course import check, work
 from blocks2tokens.course.collected import file
 from blocks2tokens.course.collected.file import MARK, MARKED, Statement
-from blocks2tokens.course.collected.sources import NotWritable, is_learners, needed, names_used, renamed
+from blocks2tokens.course.collected.sources import NotWritable, is_learners, names_used, needed, renamed
 
 FOLDER = "my_engine"
 _SESSION: dict[str, Callable] = {}  # exercise: function
@@ -127,8 +127,9 @@ def merged(
     if owner.get(name, exercise) != exercise:
         new[exercise] = renamed(new.pop(name), exercise)
         name = exercise
-    own_mark = {MARK.format(exercise=exercise, name=n) for n, answered in owner.items() if answered == exercise}
-    parts, changed = [_without(part, own_mark) for part in parts], set()
+    answers = [n for n, answered in owner.items() if answered == exercise]  # under another name, before
+    own_marks = {MARK.format(exercise=exercise, name=n) for n in answers}
+    parts, changed = [_without(part, own_marks) for part in parts], set()
     for bound, source in new.items():
         if bound != name and owner.get(bound, exercise) != exercise:
             continue

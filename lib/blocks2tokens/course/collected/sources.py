@@ -33,7 +33,7 @@ REGISTRIES = {"FORMATS": FORMATS, "KERNELS": KERNELS}
 PLAIN_OPTIONS = {"nopython": True, "boundscheck": None}  # what njit sets without being asked
 
 
-class NotWritable(Exception):  # noqa: N818 - no failure: it says what was found
+class NotWritable(Exception):
     """Something that no statement can make again; says what and why."""
 
 
@@ -205,10 +205,10 @@ def _import_of_module(name, module, user):
 def _import_of_part(name, value):
     """Return the import of something that a module knows by a name, or None."""
     ours = sorted((m for m in sys.modules if m.partition(".")[0] == "blocks2tokens"), key=len)
-    of_itself = getattr(value, "__module__", None)
+    home = getattr(value, "__module__", None) or "numpy"  # ufuncs do not say
     for known_as in (getattr(value, "__name__", None), name):
-        for module in (of_itself, *ours, "numpy"):
-            if not isinstance(known_as, str) or module in (None, NOTEBOOK) or module not in sys.modules:
+        for module in (home.partition(".")[0], home, *ours):
+            if not isinstance(known_as, str) or module == NOTEBOOK or module not in sys.modules:
                 continue
             if getattr(sys.modules[module], known_as, None) is value:
                 alias = "" if known_as == name else f" as {name}"
@@ -233,7 +233,9 @@ def _array(value):
     """Return an expression for a small array, or None."""
     if not isinstance(value, np.ndarray) or value.size > MOST_NUMBERS or value.dtype.kind not in "biufc":
         return None
-    text = textwrap.fill(f"np.array({value.tolist()!r}, np.{value.dtype.name})", 100, subsequent_indent="    ")
+    text = textwrap.fill(
+        f"np.array({value.tolist()!r}, np.{value.dtype.name})", 100, subsequent_indent="    "
+    )
     return text if _is_again(text, value) else None
 
 
@@ -242,7 +244,9 @@ def _is_again(text, value):
     try:
         again = eval(text, {"np": np})  # an expression that was made here, of literals
         same = type(again) is type(value) and getattr(again, "dtype", None) == getattr(value, "dtype", None)
-        return same and bool(np.array_equal(again, value) if isinstance(value, np.ndarray) else again == value)
+        return same and bool(
+            np.array_equal(again, value) if isinstance(value, np.ndarray) else again == value
+        )
     except Exception:  # nan, a member with a repr of its own
         return False
 
