@@ -122,6 +122,8 @@ def weights(fmt: Format, raw: np.ndarray, decode: Callable | None) -> np.ndarray
     by_bytes = fmt.name == "Q8_0"  # lesson 01, where blocks have no names yet
     shape = (n * fmt.block_size,) if by_bytes else (n, fmt.block_size)
     answer = _called(decode, flat if by_bytes else fmt.blocks(flat[None])[0])
+    if answer is None or answer is ...:
+        raise Unusable(f"it returned {answer}")
     try:
         found = np.ascontiguousarray(answer, np.float32)
     except (TypeError, ValueError):

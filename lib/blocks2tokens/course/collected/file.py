@@ -61,10 +61,9 @@ def statements(text: str) -> list[Statement]:
     lines, found, end = text.splitlines(), [], 0
     for node in ast.parse(text).body:
         start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
-        if start < end or _goes_on(lines[node.end_lineno - 1], node):  # several on a line
-            source = ast.unparse(node)
-        else:
-            source = "\n".join([*_comments(lines[end:start]), *lines[start : node.end_lineno]])
+        shares_a_line = start < end or _goes_on(lines[node.end_lineno - 1], node)
+        own = [ast.unparse(node)] if shares_a_line else lines[start : node.end_lineno]
+        source = "\n".join([*_comments(lines[end:start]), *own])
         found.append(statement(source))
         end = node.end_lineno
     rest = _comments(lines[end:])

@@ -44,8 +44,10 @@ def keep(exercise, function: Callable) -> None:
         _write(_path(folder, lesson), lesson, exercise, function)
     except (NotWritable, OSError) as reason:
         print(f"{exercise.name} is kept for this session, not in work/{FOLDER}: {reason}")
-    except RecursionError:  # of something that contains itself
-        print(f"{exercise.name} is kept for this session, not in work/{FOLDER}: it is too deep")
+    except Exception as error:  # a learner's function may be anything, and it is right: the lesson goes on
+        print(
+            f"{exercise.name} is kept for this session, not in work/{FOLDER}: {type(error).__name__} {error}"
+        )
 
 
 def find(exercise_name: str) -> Found:
