@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from pasting import answered, run_cell
@@ -80,6 +81,9 @@ def text_of(folder: Path, lesson: str = "phase0_baseline") -> str:
     return (folder / "my_engine" / f"{lesson}.py").read_text()
 
 
+RIGHT = "def gflops(M, K, N, seconds):\n    return {two} * M * K * N / seconds / 1e9\ncheck.gflops(gflops)"
+
+
 # Every exercise
 
 ASK_A_FRESH_PROCESS = """
@@ -137,6 +141,22 @@ def test_all_is_done_then(at_the_end):
     )
 
 
+def test_a_real_notebook_collects(tmp_path):
+    """IPython keeps the sources of cells in its own way."""
+    folder = empty_work(tmp_path / "work")
+    cells = [
+        "import numpy as np\nfrom blocks2tokens.course import check, my_engine",
+        "class Two:\n    def times(self, x):\n        return 2 * x",
+        "%time\nBILLION = 1e9\ndef billions(x): return x / BILLION",
+        RIGHT.format(two="Two().times(1)").replace("/ seconds / 1e9", "/ billions(seconds) / 1e18"),
+        "check.progress('phase0_baseline')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebooks.execute(notebook, folder / "1_formats")
+    assert notebook.cells[-1].outputs[0].data["text/plain"].startswith("phase0_baseline: ✓ gflops  ○ ")
+    assert "class Two:" in text_of(folder) and "def billions(x)" in text_of(folder)
+
+
 # What a function needs
 
 NEEDS = """
@@ -149,6 +169,9 @@ BLOCK = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
 ONES = np.ones(3, np.float32)
 fmt = b2t.FORMATS["Q4_K"]
 half = lambda x: x / 2
+class Box:
+    def __init__(self, x):
+        self.x = x
 @njit
 def times(a, b):
     return a * b
@@ -158,7 +181,7 @@ same = plus_nothing
 def gflops(M, K, N, seconds, size=SIZES["two"]):
     assert BLOCK.itemsize == 34 and fmt.name == "Q4_K" and ONES.sum() == 3 and os.path.join("a", "b")
     def inner(x):
-        return half(times(x, 2 * size))
+        return half(times(Box(x).x, 2 * size))
     return same(inner(M * K * N)) / m.fabs(seconds) / BILLION
 gflops = check.gflops(gflops)
 """
@@ -174,6 +197,7 @@ def test_what_a_function_needs_comes_with_it(learner):
         'fmt = FORMATS["Q4_K"]\n',
         "BILLION = 1000000000\n",
         "half = lambda x: x / 2\n",
+        "class Box:\n    def __init__",
         "@njit\ndef same(x)",
     ):
         assert line in text, line
@@ -275,8 +299,6 @@ def test_answers_of_another_type_stay_converted(learner):
 
 
 # New and old
-
-RIGHT = "def gflops(M, K, N, seconds):\n    return {two} * M * K * N / seconds / 1e9\ncheck.gflops(gflops)"
 
 
 def test_only_what_is_right_replaces_what_was(learner):

@@ -62,9 +62,14 @@ def find(exercise_name: str) -> Found:
             if exercise_name in dict(MARKED.findall(text)):
                 reason = complaints[0] if complaints else "the function is gone"
                 complaint = f"{FOLDER}/{path.name}, {reason}"
-        except (NotWritable, OSError, SyntaxError, ValueError) as reason:
-            complaint = f"{FOLDER}/{lesson}.py does not load: {reason}"
+        except (NotWritable, OSError, SyntaxError, ValueError) as error:
+            complaint = f"{FOLDER}/{lesson}.py does not load: {_reason(error)}"
     return Found(_SESSION.get(exercise_name), complaint)
+
+
+def _reason(error):
+    """Say what is wrong with a file, in a line."""
+    return f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
 
 
 def _path(folder, lesson) -> Path:
@@ -112,7 +117,9 @@ def _parts(path):
         names = (f"{path.stem} (broken{'' if n == 1 else f' {n}'}).py" for n in count(1))
         beside = next(place for name in names if not (place := path.with_name(name)).exists())
         path.rename(beside)
-        print(f"{FOLDER}/{path.name} was no Python ({error}): it is {beside.name} now, and a new one begins")
+        print(
+            f"{FOLDER}/{path.name} was no Python, {_reason(error)}. It is {beside.name} now, a new one begins"
+        )
         return "", []
 
 

@@ -15,6 +15,7 @@ made within another one, a generator of random numbers, a matrix.
 
 import ast
 import inspect
+import linecache
 import pprint
 import re
 import symtable
@@ -157,11 +158,24 @@ def _own_name(function):
 def _source(value):
     """Return the statement that defines a function or a class; NotWritable if there is no such one."""
     try:
-        source = textwrap.dedent(inspect.getsource(value)).rstrip() + "\n"
+        lines = _class_lines(value) if inspect.isclass(value) else inspect.getsource(value)
     except (OSError, TypeError, SyntaxError, IndexError):
         raise NotWritable(f"the source of {value.__name__} is not to be found") from None
+    source = textwrap.dedent(lines).rstrip() + "\n"
     _node(source)
     return source
+
+
+def _class_lines(value):
+    """Return the lines of a class of a notebook, where its methods were found; OSError if it has none."""
+    methods = (method for method in vars(value).values() if isinstance(method, FunctionType))
+    for cell in {method.__code__.co_filename for method in methods}:
+        lines = linecache.getlines(cell)
+        for node in ast.parse("".join(lines)).body:
+            if isinstance(node, ast.ClassDef) and node.name == value.__name__:
+                start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                return "".join(lines[start - 1 : node.end_lineno])
+    raise OSError
 
 
 def _node(source):
