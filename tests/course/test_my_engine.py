@@ -311,6 +311,15 @@ def test_only_what_is_right_replaces_what_was(learner):
     assert list((learner / "my_engine").iterdir()) == [learner / "my_engine" / "phase0_baseline.py"]
 
 
+@pytest.mark.parametrize("head", ["seconds, two=Two.two", "seconds: Two, two=2"])
+def test_what_a_new_version_needs_at_once_stands_above_it(learner, head):
+    run(RIGHT.format(two="2"))
+    new = "class Two:\n    two = 2\n    def nothing(self): ...\n" + RIGHT.format(two="two")
+    run(new.replace("seconds)", head + ")", 1))
+    text = text_of(learner)
+    assert f"def gflops(M, K, N, {head})" in text and text.index("class Two") < text.index("def gflops")
+
+
 def test_another_name_for_the_same_answer_takes_its_place(learner):
     run(RIGHT.format(two="2"))
     run(RIGHT.format(two="2").replace("gflops(M", "speed(M").replace("(gflops)", "(speed)"))
@@ -356,6 +365,15 @@ def test_a_helper_that_gets_better_replaces_the_old_one(learner, capsys):
     run(HELPED.format(gflops=4, factor="FACTOR / 2", bytes=4))
     run(HELPED.format(gflops="2 + 2.0", factor="FACTOR / 2", bytes=4.0))
     assert capsys.readouterr().out == "" and "FACTOR = 4.0" in text_of(learner)
+
+
+def test_an_answer_to_an_exercise_that_is_no_more_stays_and_harms_nobody(learner, capsys):
+    run(HELPED.format(gflops=4, factor="FACTOR / 2", bytes=4))
+    path = learner / "my_engine" / "phase0_baseline.py"
+    path.write_text(path.read_text().replace("check.baseline_temporaries", "check.an_old_one"))
+    run(HELPED.format(gflops=4.0, factor="FACTOR / 2", bytes=4.0).partition("FACTOR = 4.0\ndef base")[0])
+    assert capsys.readouterr().out == ""
+    assert "check.an_old_one(baseline_temporaries)" in path.read_text() and "FACTOR = 4.0" in path.read_text()
 
 
 # By hand
@@ -431,6 +449,13 @@ def test_a_link_out_of_the_folder_is_not_followed(learner, tmp_path, capsys):
     assert "is a link out of work/" in capsys.readouterr().out
     assert "is a link out of work/" in collected.find("dequantize_q4_k").complaint
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["q4_k.py"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows does not number its users")
+def test_anothers_folder_is_not_used(learner, monkeypatch):
+    assert work.folder() == learner
+    monkeypatch.setattr(os, "getuid", lambda: learner.stat().st_uid + 1)
+    assert work.folder() is None
 
 
 def test_a_folder_that_cannot_be_written_spoils_nothing(learner, capsys):

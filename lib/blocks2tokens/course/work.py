@@ -6,9 +6,11 @@
       my_engine/              the learner's right functions: course.collected
       .progress.jsonl         the verdicts: course.progress
 
-The course's own notebooks lie in no such folder: run there, nothing of a learner's is written.
+The course's own notebooks lie in no such folder: run there, nothing of a learner's is written. What lies
+in my_engine/ is run, so a folder counts only if it belongs to whoever asks.
 """
 
+import os
 from pathlib import Path
 
 MANIFEST = ".copied.json"  # that of course.setup.workspace, which takes a second to import
@@ -20,4 +22,11 @@ def folder() -> Path | None:
         here = Path.cwd()
     except OSError:  # deleted under our feet
         return None
-    return next((place for place in (here, *here.parents) if (place / MANIFEST).is_file()), None)
+    found = next((place for place in (here, *here.parents) if (place / MANIFEST).is_file()), None)
+    return found if found and _is_own(found) else None
+
+
+def _is_own(folder):
+    """Does a folder belong to this user? To root, as in a container, all do; Windows has no numbers."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return user in (0, folder.stat().st_uid)

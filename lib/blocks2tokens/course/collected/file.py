@@ -122,11 +122,11 @@ def in_order(parts: list[Statement]) -> list[Statement]:
 
 def _needed_at_once(source):
     """Return the names that a statement looks up when it runs, not later, within a function's body."""
-    (node,) = ast.parse(source).body or [ast.Pass()]
-    if not isinstance(node, ast.FunctionDef):
-        return names_used(source)
-    at_once = [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)]
-    return {n.id for part in at_once for n in ast.walk(part) if isinstance(n, ast.Name)}
+    tree = ast.parse(source)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            node.body = [ast.Pass()]
+    return names_used(ast.unparse(tree))
 
 
 def run(text: str, path: Path) -> tuple[dict[str, object], list[str]]:

@@ -103,8 +103,8 @@ def _write(path, lesson, exercise, function):
 
 
 def _is_right(exercise_name, functions):
-    function = functions.get(exercise_name)
-    return function is not None and check.EXERCISES[exercise_name].judge(function).kind == "right"
+    exercise, function = check.EXERCISES.get(exercise_name), functions.get(exercise_name)
+    return None not in (exercise, function) and exercise.judge(function).kind == "right"
 
 
 def _parts(path):
