@@ -361,6 +361,20 @@ def test_a_name_that_means_two_things_spoils_nothing(learner, capsys):
     assert "baseline_temporaries" not in text_of(learner)
 
 
+def test_a_right_answer_gives_way_to_no_helper_of_its_name(learner):
+    run(RIGHT.format(two="2"))
+    run("""
+def gflops(M, K, N, seconds):
+    return 7
+def baseline_temporaries(M, K, N):
+    gflops(M, K, N, 1)
+    return (2 if M * K * N > 2**20 else 1) * 4 * K * N
+check.baseline_temporaries(baseline_temporaries)
+""")
+    assert collected.find("gflops").function(1, 1, 1, 2) == 1e-9
+    assert collected.find("baseline_temporaries").function(1, 2, 3) == 24
+
+
 def test_a_helper_that_gets_better_replaces_the_old_one(learner, capsys):
     run(HELPED.format(gflops=4, factor="FACTOR / 2", bytes=4))
     run(HELPED.format(gflops="2 + 2.0", factor="FACTOR / 2", bytes=4.0))
