@@ -2,6 +2,10 @@
 
 lessons       a folder for each lesson: its exercises, and what it alone uses
 check         the exercises' verdicts, and all exercises by name
+collected     the learner's right functions, as files in work/my_engine/
+my_engine     the learner's own engine: Austen speaks through what was collected
+progress      the record of verdicts, and the strips that show it
+work          where the learner's copy of the lessons is
 setup         is everything installed and in place? the learner's copy of the lessons
 models        where the models of the course lie
 hardware      this machine's ceilings: how fast it can read, how fast it can multiply

@@ -3,11 +3,14 @@
     decode = check.decode_q8_0(decode_q8_0)      the verdict is shown; decode is yours if it is right,
                                                  and the engine's if not
 
+    check.progress("q4_k")                       a strip: which exercises of the lesson are yours
+
 Each lesson has a list EXERCISES in its folder, `course.lessons`.
 """
 
 from importlib import import_module
 
+from blocks2tokens.course import progress as records
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict
 
 LESSONS = (
@@ -41,10 +44,20 @@ BY_LESSON: dict[str, list[Exercise]] = {
 EXERCISES: dict[str, Exercise] = {e.name: e for exercises in BY_LESSON.values() for e in exercises}
 
 
+def lesson_of(exercise: Exercise) -> str | None:
+    """Return the lesson that an exercise stands in, None if in none."""
+    return next((lesson for lesson, there in BY_LESSON.items() if any(e is exercise for e in there)), None)
+
+
+def progress(lesson: str) -> "records.Strip":
+    """Return a strip that shows which exercises of a lesson are yours; ValueError for an unknown lesson."""
+    return records.strip(lesson)
+
+
 def __getattr__(name: str) -> Exercise:
     if name not in EXERCISES:
         raise AttributeError(f"no exercise {name!r}; there are {', '.join(EXERCISES)}")
     return EXERCISES[name]
 
 
-__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict"]
+__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "lesson_of", "progress"]

@@ -23,6 +23,7 @@ import numpy as np
 from IPython.display import display
 from numba import njit
 
+from blocks2tokens.course import collected, progress
 from blocks2tokens.course.check import calls
 from blocks2tokens.course.check.calls import names_of_arguments, observe
 from blocks2tokens.course.check.explain import explain as _explain_exception
@@ -71,16 +72,34 @@ class Exercise:
     twin: Callable | None = None
 
     def __call__(self, function: Callable) -> Callable:
-        """Judge a function and show the verdict. Returns it if it is right, else the engine's."""
+        """Judge a function, show the verdict and note it. Returns it if it is right, else the engine's.
+
+        A right one is kept: see course.collected.
+        """
         verdict = self.judge(function)
         display(verdict)
-        return self._carried_on(function, verdict) if verdict.kind == "right" else self.engine
+        progress.record(self, verdict)
+        if verdict.kind != "right":
+            return self.engine
+        carried_on = self._carried_on(function, verdict)
+        collected.keep(self, carried_on)
+        return carried_on
 
     def _carried_on(self, function, verdict):
         """Return a right function as the lesson needs it: plain to compile, or with the engine's types."""
         if self.compiled:
             return _plain(function)
-        return function if verdict.pattern is None else _with_types_of(function, verdict.pattern)
+        return function if verdict.pattern is None else self._typed(function, verdict.pattern)
+
+    def typed(self, function: Callable) -> Callable:
+        """Return a right function whose answers come in the engine's types: a decorator in kept files."""
+        first = next(iter(self.cases().values()))
+        return self._typed(function, call(self.engine, first))
+
+    def _typed(self, function, pattern):
+        typed = _with_types_of(function, pattern)
+        typed.typed_by = self.name
+        return typed
 
     def judge(self, function: Callable) -> "Verdict":
         """Return the verdict on a function; never raises, whatever the function does."""
