@@ -259,9 +259,10 @@ def test_a_weight_outside_the_block_is_refused():
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_blocks_can_be_drawn(name):
-    axes = anatomy.draw(name, weight=1)
+    with plt.rc_context(plot.STYLE):
+        axes = anatomy.draw(name, weight=1)
+        axes.figure.canvas.draw()
     assert name in axes.get_title(loc="left") or name in axes.get_title()
-    axes.figure.canvas.draw()
     right = axes.get_window_extent().x1
     for text in axes.texts:
         assert text.get_size() >= 10 and text.get_window_extent().x1 <= right, text

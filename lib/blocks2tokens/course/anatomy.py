@@ -112,7 +112,7 @@ class _Grid:
 
     def letters(self, text):
         """Return about how wide a text of 11 points is, in bytes."""
-        return 0.095 * len(text) * (self.width + 2.2) / WIDTH
+        return 0.088 * len(text) * (self.width + 2.2) / WIDTH
 
 
 def example(fmt: Format) -> np.ndarray:
@@ -175,7 +175,7 @@ def _draw_legend(axes, grid, fmt, colours, n_rows):
         text = f"{name}: byte{'s' if size > 1 else ''} {first}" + (f"–{last}" if size > 1 else "")
         axes.add_patch(Rectangle((x, n_rows + 0.35), 0.8, 0.6, color=colours[name], alpha=0.6, lw=0))
         axes.text(x + 1.0, n_rows + 0.68, text, va="center", size=11)
-        x += 1.9 + grid.letters(text)
+        x += 1.7 + grid.letters(text)
     return n_rows + 1.2
 
 
