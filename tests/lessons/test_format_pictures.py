@@ -1,0 +1,86 @@
+"""The pictures of lessons 00 to 03 show what they are given, in letters that can be read."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from blocks2tokens.course import plot
+from blocks2tokens.course.lessons.why_blocks import pictures as why_blocks
+from blocks2tokens.formats import FORMATS
+
+SMALLEST = 8  # points
+
+
+@pytest.fixture(autouse=True)
+def styled():
+    with plt.rc_context(plot.STYLE):
+        yield
+    plt.close("all")
+
+
+def texts(axes):
+    """Return what is written in and about a picture, drawn; not the numbers at its axes."""
+    axes.figure.canvas.draw()
+    legend = axes.get_legend().get_texts() if axes.get_legend() else []
+    return [*axes.texts, *legend, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+
+
+def is_legible(axes):
+    """Is no letter too small, and nothing cut off at the figure's edge?"""
+    edge = axes.figure.bbox
+    for text in texts(axes):
+        box = text.get_window_extent()
+        assert text.get_size() >= SMALLEST, text
+        assert box.x0 >= edge.x0 - 1 and box.x1 <= edge.x1 + 1, text
+    return True
+
+
+def labels_are_apart(axes):
+    """Do no two of the labels in a picture overlap?"""
+    axes.figure.canvas.draw()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in axes.texts]
+    for i, (name, box) in enumerate(boxes):
+        for other, second in boxes[i + 1 :]:
+            assert not box.overlaps(second), f"{name} and {other}"
+    return True
+
+
+def title(axes):
+    return axes.get_title(loc="left") or axes.get_title()
+
+
+# Lesson 01
+
+
+def test_bits_are_drawn_highest_first():
+    axes = why_blocks.draw_bits(0b10110110, ("high", 4, plot.RED), ("low", 4, plot.BLUE))
+    shown = [text.get_text() for text in axes.texts]
+    assert [shown[i] for i in (0, 2, 4, 6)] == ["1", "0", "1", "1"]  # between them, what each counts
+    assert "high = 11" in shown and "low = 6" in shown and "182" in title(axes)
+    assert is_legible(axes) and labels_are_apart(axes)
+
+
+def test_shares_are_of_all_codes():
+    axes = why_blocks.draw_shares(np.array([0.0, 0, 1, -7]))
+    assert [bar.get_height() for bar in axes.patches][:1] == [0.25]
+    assert sum(bar.get_height() for bar in axes.patches) == 1 and "75%" in title(axes)
+    assert is_legible(axes)
+
+
+def test_block_sizes_draw_a_line_for_each_model():
+    axes = why_blocks.draw_block_sizes([8, 16, 32], {"a": [3, 2, 1], "b": [1, 2, 3]})
+    assert [list(line.get_ydata()) for line in axes.lines] == [[3, 2, 1], [1, 2, 3]]
+    assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle() and is_legible(axes)
+
+
+def test_every_format_is_named_and_no_name_lies_on_another():
+    formats = [f for f in FORMATS.values() if f.block_size > 1 and f.name != "Q8_K"]
+    x = np.random.default_rng(0).standard_normal((64, 256), dtype=np.float32)
+    errors = {f.name: np.sqrt(np.mean((f.dequantize(f.quantize(x)) - x) ** 2)) for f in formats}
+    axes = why_blocks.draw_errors_by_bits(formats, errors, "Gaussian")
+    assert {text.get_text() for text in axes.texts} == {f.name for f in formats}
+    assert is_legible(axes) and labels_are_apart(axes)
