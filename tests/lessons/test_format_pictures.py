@@ -26,7 +26,8 @@ def texts(axes):
     """Return what is written in and about a picture, drawn; not the numbers at its axes."""
     axes.figure.canvas.draw()
     legend = axes.get_legend().get_texts() if axes.get_legend() else []
-    return [*axes.texts, *legend, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+    named = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+    return [text for text in [*axes.texts, *legend, *named] if text.get_text()]
 
 
 def is_legible(axes):
@@ -42,7 +43,7 @@ def is_legible(axes):
 def labels_are_apart(axes):
     """Do no two of the labels in a picture overlap?"""
     axes.figure.canvas.draw()
-    boxes = [(text.get_text(), text.get_window_extent()) for text in axes.texts]
+    boxes = [(text.get_text(), plt.Text.get_window_extent(text)) for text in axes.texts]  # no leader lines
     for i, (name, box) in enumerate(boxes):
         for other, second in boxes[i + 1 :]:
             assert not box.overlaps(second), f"{name} and {other}"

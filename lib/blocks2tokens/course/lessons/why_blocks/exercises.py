@@ -544,8 +544,8 @@ QUANTIZE_Q4_0 = Exercise(
         "d is the weight of largest magnitude, sign included, over -8. In steps of d every weight lies "
         "between -8 and 8; add 8.5 and cut the fraction off, and none may exceed 15.",
         "x[np.abs(x).argmax()] is that weight. Low nibbles are codes[:16], high ones codes[16:] << 4, and | "
-        "lays them over each other. np.frombuffer(np.float16(d).tobytes(), np.uint8) are the scale's bytes, "
-        "np.concatenate([scale, nibbles]) the block.",
+        "lays them over each other. np.frombuffer(np.float16(d).tobytes(), np.uint8) are the scale's bytes; "
+        "np.concatenate puts them before the nibbles.",
     ),
 )
 
