@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from blocks2tokens.course import plot
+from blocks2tokens.course.lessons.q4_k import pictures as q4_k
 from blocks2tokens.course.lessons.why_blocks import pictures as why_blocks
 from blocks2tokens.formats import FORMATS
+from blocks2tokens.formats.q4_k import unpack_scales
 
 SMALLEST = 8  # points
 
@@ -85,3 +87,41 @@ def test_every_format_is_named_and_no_name_lies_on_another():
     axes = why_blocks.draw_errors_by_bits(formats, errors, "Gaussian")
     assert {text.get_text() for text in axes.texts} == {f.name for f in formats}
     assert is_legible(axes) and labels_are_apart(axes)
+
+
+# Lesson 03
+
+
+def test_ranges_are_drawn_at_their_bits():
+    axes = q4_k.draw_ranges({32: 0.1, 256: 0.2}, 0.15)
+    assert list(axes.lines[0].get_xdata()) == [5.0, 4.125]
+    assert [text.get_text() for text in axes.texts] == ["each 32", "each 256"]
+    assert is_legible(axes) and labels_are_apart(axes)
+
+
+def test_each_bit_is_drawn_with_its_owner():
+    one_bit = np.packbits(np.eye(96, dtype=np.uint8), axis=1, bitorder="little")
+    numbers = np.concatenate(unpack_scales(one_bit), axis=1)
+    axes = q4_k.draw_owners(numbers.argmax(axis=1), numbers.max(axis=1), "Q4_K")
+    shown = [text.get_text() for text in axes.texts]
+    assert shown[:8] == ["s0: 1", "s0: 2", "s0: 4", "s0: 8", "s0: 16", "s0: 32", "s4: 16", "s4: 32"]
+    assert [bool(box.get_hatch()) for box in axes.patches[:64:8]] == [False] * 4 + [True] * 4
+    assert is_legible(axes) and labels_are_apart(axes)
+
+
+def test_both_orders_hold_every_weight():
+    for axes in q4_k.draw_orders():
+        drawn = np.concatenate([line.get_ydata() for line in axes.lines])
+        assert sorted(drawn) == list(range(256)) and is_legible(axes)
+
+
+def test_the_correlation_is_that_of_the_weights():
+    x = np.random.default_rng(0).standard_normal(1000)
+    assert "correlation is 1.00" in title(q4_k.draw_both(x, x))
+    assert "correlation is -1.00" in title(axes := q4_k.draw_both(x, -x)) and is_legible(axes)
+
+
+def test_outliers_are_drawn_at_their_sizes():
+    axes = q4_k.draw_outliers([3, 10], {"Q4_0": [1, 2], "Q4_1": [2, 3], "Q4_K": [3, 9]})
+    assert [list(line.get_ydata()) for line in axes.lines] == [[1, 2], [2, 3], [3, 9]]
+    assert len({line.get_marker() for line in axes.lines}) == 3 and is_legible(axes)
