@@ -10,6 +10,7 @@ import pytest
 
 from blocks2tokens.course import plot
 from blocks2tokens.course.lessons.q4_k import pictures as q4_k
+from blocks2tokens.course.lessons.scales_and_mins import pictures as scales_and_mins
 from blocks2tokens.course.lessons.why_blocks import pictures as why_blocks
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.formats.q4_k import unpack_scales
@@ -87,6 +88,22 @@ def test_every_format_is_named_and_no_name_lies_on_another():
     axes = why_blocks.draw_errors_by_bits(formats, errors, "Gaussian")
     assert {text.get_text() for text in axes.texts} == {f.name for f in formats}
     assert is_legible(axes) and labels_are_apart(axes)
+
+
+# Lesson 02
+
+
+def test_the_ruler_says_how_many_values_are_used():
+    x = np.repeat(np.float32([1, 2]), 16)
+    axes = scales_and_mins.draw_ruler(x, "Q4_1")
+    assert "uses 2 of its 16 values" in title(axes) and is_legible(axes)
+
+
+def test_offsets_are_drawn_above_what_was_found():
+    lines = {"Q4_0": [0.08, 0.14], "Q4_1": [0.11, 0.11]}
+    top, bottom = scales_and_mins.draw_offsets([0, 2], lines, np.array([0.1, 0.2, 0.76]))
+    assert [list(line.get_ydata()) for line in top.lines[:2]] == list(lines.values())
+    assert "3 blocks is 0.76 off" in title(bottom) and is_legible(top) and is_legible(bottom)
 
 
 # Lesson 03
