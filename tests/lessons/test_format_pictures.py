@@ -11,6 +11,7 @@ import pytest
 from blocks2tokens.course import plot
 from blocks2tokens.course.lessons.q4_k import pictures as q4_k
 from blocks2tokens.course.lessons.scales_and_mins import pictures as scales_and_mins
+from blocks2tokens.course.lessons.start_here import pictures as start_here
 from blocks2tokens.course.lessons.why_blocks import pictures as why_blocks
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.formats.q4_k import unpack_scales
@@ -55,6 +56,32 @@ def labels_are_apart(axes):
 
 def title(axes):
     return axes.get_title(loc="left") or axes.get_title()
+
+
+# Lesson 00
+
+
+def test_levels_are_drawn_below_the_weights():
+    axes = start_here.draw_levels(np.ones(32), np.zeros(32), np.arange(16))
+    assert len(axes.lines) == 2 + 16 and "16 levels" in title(axes) and is_legible(axes)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({1: 10, 2: 15}, "2 cores read 1.5 times as fast as one"), ({1: 10}, "One core alone can read")],
+)
+def test_ceilings_say_what_more_cores_do(values, said):
+    left, right = start_here.draw_ceilings(values, {1: 100.0, 2: 200.0})
+    assert title(left) == said and title(right) == "2 cores multiply 2.0 times as fast as one"
+    assert is_legible(left) and is_legible(right)
+
+
+def test_engines_are_drawn_for_each_model():
+    speeds, tops = {"Austen": (69.3, 1451), "SmolLM2": (3.27, 298)}, {"Austen": 2297, "SmolLM2": 350}
+    first, second = start_here.draw_engines(speeds, tops)
+    assert title(second) == "SmolLM2: from 3 to 298 tokens a second"
+    assert [bar.get_width() for bar in first.patches] == [69.3, 1451, 2297]
+    assert is_legible(first) and is_legible(second)
 
 
 # Lesson 01
