@@ -342,6 +342,16 @@ def divides_by_zero(x):
     return block_of(x, d, np.nan_to_num(codes))
 
 
+def no_sign_and_divides_by_zero(x):
+    d = np.abs(x).max() / 8
+    q = np.minimum(15, x / d + 8.5).astype(np.uint8)
+    return np.concatenate([np.array([d], np.float16).view(np.uint8), q[:16] | q[16:] << 4])
+
+
+def adjacent_and_gives_up(x):
+    return adjacent(x) if x.any() else np.zeros(18, np.uint8)
+
+
 def asks_before_minus_8(x):
     return block_of(x, *q4_0(x)) if x.any() else block_of(x, 0.0, [8] * 32)
 
@@ -393,6 +403,8 @@ WRONG = [
     ("quantize_q4_0", big_endian_q4_0, "swapped (big-endian)"),
     ("quantize_q4_0", stored_scale, "steps of the stored scale"),
     ("quantize_q4_0", divides_by_zero, "code 8 stands for zero"),
+    ("quantize_q4_0", no_sign_and_divides_by_zero, "your scale has lost its sign"),
+    ("quantize_q4_0", adjacent_and_gives_up, "you pack weights 2j and 2j + 1"),
     ("quantize_q4_0", gives_up_on_zeros, "code 8 stands for zero"),
     ("quantize_q4_0", asks_before_minus_8, "0 / -8 is -0.0 in floats"),
     ("decode_q8_0", unsigned, "never negative"),

@@ -410,7 +410,9 @@ def _blocks_to_encode():
     rounded = np.random.default_rng(7).normal(0, 1, 32).astype(np.float32)
     rounded[5], rounded[20] = -8.003, 2.5008  # 2.4999 steps of d, 2.5008 of d as a float16
     cases = {label: x[0] for label, x in weight_cases().items() if len(x) == 1}
-    return {label: (x,) for label, x in (cases | by_hand | {"a scale that rounds": rounded}).items()}
+    zeros = {"zeros": cases.pop("zeros")}
+    cases |= by_hand | {"a scale that rounds": rounded} | zeros
+    return {label: (x,) for label, x in cases.items()}
 
 
 def _largest(x):
@@ -444,9 +446,23 @@ def _q4_0_encoder(
     return encode
 
 
-def _zeros_with(block):
-    """Return an encoder that is right but for a block of zeros, uint8 [18]."""
-    return lambda x: _q4_0_encoder()(x) if x.any() else np.array(block, np.uint8)
+ZERO_BLOCKS = (  # what learners make of a block of zeros
+    [0, 128] + [136] * 16,  # ggml's
+    [0, 0] + [136] * 16,
+    [0, 128] + [0] * 16,
+    [0, 0] + [0] * 16,
+)
+
+
+def _zeros_with(block, encode=None):
+    """Return an encoder, by default the right one, that makes of zeros this block, uint8 [18]."""
+    encode = encode or _q4_0_encoder()
+    return lambda x: encode(x) if x.any() else np.array(block, np.uint8)
+
+
+def _with_any_zeros(message, **wrong):
+    """Return a mistake beside each of the ways in which a block of zeros may end."""
+    return [Mistake(_zeros_with(block, _q4_0_encoder(**wrong)), message) for block in ZERO_BLOCKS]
 
 
 POSITIVE_ZERO = (
@@ -456,6 +472,14 @@ POSITIVE_ZERO = (
 CODE_8_IS_ZERO = (
     "a block of zeros: code 8 stands for zero, so each byte of qs is 136, two codes of 8. Where d is 0, take "
     "0 for 1 / d, and go on as always"
+)
+DIVIDED_BY_7 = (
+    "you divide by 7, as for codes -7 to 7: Q4_0 uses -8, too, and gives it to the weight of largest "
+    "magnitude"
+)
+CODE_16 = (
+    "a weight nearly as large as the largest, but of the other sign, gets code 16, and that does not fit in "
+    "four bits: np.minimum(15, ...)"
 )
 TIES = (
     "right but halfway between two codes: ggml adds 8.5 and cuts the fraction off, so halves go up; np.rint "
@@ -469,59 +493,46 @@ QUANTIZE_Q4_0 = Exercise(
     twin=q4_0.encode_row,
     cases=_blocks_to_encode,
     mistakes=(
-        Mistake(
-            _q4_0_encoder(scale=lambda x: np.abs(x).max() / 8),
+        *_with_any_zeros(
             "your scale has lost its sign: the weight of largest magnitude gets code 0, which stands for -8, "
             "so where it is positive, d is negative. Take x[np.abs(x).argmax()] / -8",
+            scale=lambda x: np.abs(x).max() / 8,
         ),
-        Mistake(
-            _q4_0_encoder(scale=lambda x: np.abs(x).max() / -8),
+        *_with_any_zeros(
             "your scale is always negative: it has the sign of the weight of largest magnitude, turned "
             "round, x[np.abs(x).argmax()] / -8",
+            scale=lambda x: np.abs(x).max() / -8,
         ),
-        Mistake(
-            _q4_0_encoder(scale=lambda x: _largest(x) / 8),
+        *_with_any_zeros(
             "your scale has the wrong sign: code 0 stands for -8, so the largest weight / -8 is the scale",
+            scale=lambda x: _largest(x) / 8,
         ),
-        Mistake(
-            _q4_0_encoder(scale=lambda x: x.max() / np.float32(-8)),
+        *_with_any_zeros(
             "you take the largest weight and not the one of largest magnitude: a large negative one counts",
+            scale=lambda x: x.max() / np.float32(-8),
         ),
-        *(
-            Mistake(
-                _q4_0_encoder(scale=scale),
-                "you divide by 7, as for codes -7 to 7: Q4_0 uses -8, too, and gives it to the weight of "
-                "largest magnitude",
-            )
-            for scale in (lambda x: np.abs(x).max() / 7, lambda x: _largest(x) / np.float32(-7))
-        ),
-        *(
-            Mistake(
-                _q4_0_encoder(top=top),
-                "a weight nearly as large as the largest, but of the other sign, gets code 16, and that does "
-                "not fit in four bits: np.minimum(15, ...)",
-            )
-            for top in (16, None)
-        ),
-        Mistake(_q4_0_encoder(to_code=lambda steps: np.rint(steps) + 8), TIES),
-        Mistake(_q4_0_encoder(to_code=lambda steps: np.rint(steps + 8)), TIES),
-        Mistake(
-            _q4_0_encoder(to_code=lambda steps: np.floor(steps + 8)),
+        *_with_any_zeros(DIVIDED_BY_7, scale=lambda x: np.abs(x).max() / 7),
+        *_with_any_zeros(DIVIDED_BY_7, scale=lambda x: _largest(x) / np.float32(-7)),
+        *_with_any_zeros(CODE_16, top=16),
+        *_with_any_zeros(CODE_16, top=None),
+        *_with_any_zeros(TIES, to_code=lambda steps: np.rint(steps) + 8),
+        *_with_any_zeros(
             "you cut the fraction off: 2.9 becomes 2. Add 8.5 and not 8, and what astype cuts off is then "
             "rounded",
+            to_code=lambda steps: np.floor(steps + 8),
         ),
-        Mistake(
-            _q4_0_encoder(to_code=lambda steps: np.trunc(steps) + 8),
+        *_with_any_zeros(
             "you cut the fraction off before you add 8: 2.9 becomes 2, -2.9 becomes -2. Add 8.5 first",
+            to_code=lambda steps: np.trunc(steps) + 8,
         ),
-        Mistake(
-            _q4_0_encoder(pack=lambda q: q[0::2] | q[1::2] << 4),
+        *_with_any_zeros(
             "you pack weights 2j and 2j + 1 into byte j: it holds weight j, and weight j + 16 in its high "
             "nibble",
+            pack=lambda q: q[0::2] | q[1::2] << 4,
         ),
-        Mistake(
-            _q4_0_encoder(pack=lambda q: q[16:] | q[:16] << 4),
+        *_with_any_zeros(
             "your halves are swapped: weights 0 to 15 are the low nibbles, 16 to 31 the high ones",
+            pack=lambda q: q[16:] | q[:16] << 4,
         ),
         Mistake(
             _q4_0_encoder(pack=lambda q: q[:16] | q[16:]),
@@ -531,10 +542,10 @@ QUANTIZE_Q4_0 = Exercise(
             _q4_0_encoder(stored=">f2"),
             "the scale's two bytes are swapped (big-endian): the low byte comes first",
         ),
-        Mistake(
-            _q4_0_encoder(inverse=lambda d: np.float32(1) / np.float32(np.float16(d)) if d else d),
+        *_with_any_zeros(
             "your codes count steps of the stored scale, a float16: ggml's count steps of the exact one. (Is "
             "yours better? Measure it at the end of the lesson.)",
+            inverse=lambda d: np.float32(1) / np.float32(np.float16(d)) if d else d,
         ),
         Mistake(_zeros_with([0] * 18), CODE_8_IS_ZERO),
         Mistake(_zeros_with([0, 128] + [0] * 16), CODE_8_IS_ZERO),
