@@ -260,8 +260,22 @@ def test_a_weight_outside_the_block_is_refused():
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_blocks_can_be_drawn(name):
-    axes = anatomy.draw(name, weight=1)
+    with plt.rc_context(plot.STYLE):
+        axes = anatomy.draw(name, weight=1)
+        axes.figure.canvas.draw()
     assert name in axes.get_title(loc="left") or name in axes.get_title()
+    right = axes.get_window_extent().x1
+    for text in axes.texts:
+        assert text.get_size() >= 10 and text.get_window_extent().x1 <= right, text
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_block_that_nobody_names_is_one_of_real_weights(name):
+    fmt = b2t.FORMATS[name]
+    weights = fmt.dequantize(anatomy.example(fmt))
+    stored = b2t.GGUFFile(models.austen()).raw("blk.1.ffn_down.weight")
+    real = b2t.FORMATS["F16"].dequantize(stored)[0, : fmt.block_size]
+    assert np.abs(weights - real).max() < 0.5 * np.abs(real).max()
 
 
 # Widgets

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from blocks2tokens.course.lessons.q4_k import exercises as lesson
+from blocks2tokens.course.lessons.q4_k import suspects
 from blocks2tokens.formats import FORMATS, q4_k
 
 NAMES = {e.name: e for e in lesson.EXERCISES}
@@ -289,7 +290,24 @@ def test_each_known_mistake_has_its_mutant():
             assert any(phrase in mistake.message for phrase in phrases), mistake.message
 
 
+def convict(raw, weights):
+    """From the evidence: what is right of the weights, and in which unit are they wrong?"""
+    right = q4_k.dequantize(FMT.blocks(raw)[:, 0])
+    same = (right == weights).reshape(-1, 8, 32).mean(axis=(0, 2))
+    away = (weights - right).reshape(-1, 8, 32)
+    if (same[:4] == 1).all():
+        return "top bits missing"
+    if np.allclose(away, away[:, :, :1], atol=1e-5):
+        return "minimums added"
+    steps = [np.unique(w).size for w in weights.reshape(-1, 32)]
+    if max(steps) <= 16 and (right.reshape(-1, 8, 32)[:, 0, 0] == weights[:, 0]).all():
+        return "codes in sequence"
+    spread = np.ptp(weights.reshape(-1, 8, 32), axis=2)[:, 0] / np.ptp(right.reshape(-1, 8, 32), axis=2)[:, 0]
+    return np.array(["d and dmin swapped", "scales as a stream"])[int(np.allclose(spread, 1, rtol=1e-4))]
+
+
 RIGHT = {
+    "convict_q4_k_decoder": convict,
     "unpack_q4_k_scales": unpack,
     "split_q4_k_nibbles": split(lambda i: (32 * (i // 64) + i % 32, i // 32 % 2)),
     "dequantize_q4_k": decode(weight),
@@ -359,6 +377,8 @@ def test_untouched_raising_and_misshapen_answers(name):
             tuple(a[:, :3] for a in answer) if isinstance(answer, tuple) else np.atleast_3d(answer)[..., :1]
         )
 
+    if name == "convict_q4_k_decoder":  # its answer is a name
+        return
     message = exercise.judge(misshapen).message
     assert "expected shape" in message and "got (" in message
 
@@ -369,3 +389,60 @@ def test_the_card_shows_a_solution_and_names_the_engine_s(name):
     assert "Stuck?" in card and "Hint" in card
     assert "in the engine: <code>blocks2tokens.formats.q4_k." in card
     assert f"def {getattr(NAMES[name].engine, 'py_func', NAMES[name].engine).__name__}(" in card
+
+
+# Who made these weights?
+
+
+@pytest.mark.parametrize("crime", suspects.CRIMES)
+def test_who_convicts_the_wrong_one_is_told_the_evidence(crime):
+    exercise = NAMES["convict_q4_k_decoder"]
+
+    def never_this_one(raw, weights):
+        found = exercise.engine(raw, weights)
+        return found if found != crime else "no idea"
+
+    assert "expected one of 'scales as a stream', " in exercise.judge(never_this_one).message
+
+    def another(raw, weights):
+        found = exercise.engine(raw, weights)
+        return found if found != crime else next(c for c in suspects.CRIMES if c != crime)
+
+    message = exercise.judge(another).message
+    assert f"It was {crime!r}" in message and lesson.TELLS[crime] in message
+
+
+def blocks_of_all_kinds():
+    """Return random blocks with d and dmin of their own, BLOCK [500], some minimums 0."""
+    blocks = FMT.blocks(lesson.tame_blocks(FMT, np.random.default_rng(1), 500))[:, 0]
+    blocks["scales"][:, 4] &= 0xC0  # the minimum of sub-block 0
+    return blocks
+
+
+def test_the_evidence_is_as_it_is_told():
+    blocks = blocks_of_all_kinds()
+    right = q4_k.dequantize(blocks).reshape(-1, 8, 32)
+    made = {name: decode(blocks).reshape(-1, 8, 32) for name, decode in suspects.DECODERS.items()}
+    stream = made["scales as a stream"]
+    assert np.allclose(np.diff(stream[:, 0]), np.diff(right[:, 0]), atol=1e-5)
+    assert not np.allclose(np.diff(stream[:, 1:]), np.diff(right[:, 1:]), atol=1e-3)
+    assert np.array_equal(made["codes in sequence"][:, 0, 0], right[:, 0, 0])
+    scale_0 = blocks["d"].astype("f4") * q4_k.unpack_scales(blocks["scales"])[0][:, 0]
+    assert np.array_equal(made["codes in sequence"][:, 0, 1], scale_0 * code_of(blocks, 32))
+    added = made["minimums added"] - right
+    assert made["minimums added"].min() >= 0 and np.allclose(added, added[:, :, :1], atol=1e-5)
+    ratio = (blocks["dmin"].astype("f4") / blocks["d"].astype("f4"))[:, None]
+    assert np.allclose(made["d and dmin swapped"][:, 0], ratio * right[:, 0], rtol=1e-3, atol=1e-6)
+    assert np.array_equal(made["top bits missing"][:, :4], right[:, :4])
+
+
+def code_of(blocks, weight):
+    return q4_k.split_nibbles(blocks["qs"]).reshape(-1, 256)[:, weight]
+
+
+def test_three_different_suspects_are_caught():
+    raw = lesson.tame_blocks(FMT, np.random.default_rng(2), 3)
+    caught = suspects.lineup(raw)
+    named = {name: NAMES["convict_q4_k_decoder"].engine(raw, weights) for name, weights in caught.items()}
+    assert list(named) == ["A", "B", "C"] and len(set(named.values())) == 3
+    assert set(named.values()) < set(suspects.CRIMES)

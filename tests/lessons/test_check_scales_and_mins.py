@@ -213,6 +213,13 @@ def minus_16_in_uint8(blocks):
     return column(blocks["d"]) * q
 
 
+def somebodys_decoder(blocks):
+    """As the lesson shows it."""
+    low = np.hstack([blocks["qs"] & 15, blocks["qs"] >> 4])
+    high = (blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32) % 16) & 1
+    return column(blocks["d"]) * ((low | (high << 4)) + column(blocks["m"]))
+
+
 WRONG = [
     ("decode_q4_1", with_values(nibbles, lambda d, m, q: d * q - m), "you subtract the minimum"),
     ("decode_q4_1", with_values(nibbles, lambda d, m, q: d * q), "leave the minimum out"),
@@ -265,6 +272,8 @@ WRONG = [
     ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: d * (q + m)), "before you scale"),
     ("decode_q5_1", with_values(join_fifth_bit, lambda d, m, q: m * q + d), "wrong way round"),
     ("decode_q5_1", with_values(nibbles, linear), "leave the fifth bit out"),
+    ("decode_q5_1", somebodys_decoder, "the decoder as you found it"),
+    ("decode_q5_1", with_values(same_bits_for_both_halves, linear), "one fault is mended, one is left"),
     ("decode_q5_1", in_float16(join_fifth_bit), "calculate in float16"),
 ]
 

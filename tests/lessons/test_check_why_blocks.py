@@ -1,9 +1,14 @@
 """The checks of lesson 01: untouched, right, and each known mistake as a learner would make it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from blocks2tokens.course import check
+from blocks2tokens.course.lessons.why_blocks import solutions
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "ggml_quantizers.npz"
 
 
 def half(raw, at):
@@ -21,19 +26,9 @@ def read_half(raw, at):
     bits = int(raw[at]) | int(raw[at + 1]) << 8
     sign, exponent, mantissa = bits >> 15, bits >> 10 & 31, bits & 1023
     value = mantissa / 1024 * 2**-14 if exponent == 0 else (1 + mantissa / 1024) * 2.0 ** (exponent - 15)
+    if exponent == 31:
+        value = np.inf if mantissa == 0 else np.nan
     return -value if sign else value
-
-
-def quantize_q8_0(x):
-    d = max(abs(v) for v in x) / 127
-    return d, [round(v / d) if d else 0 for v in x]
-
-
-def quantize_q8_0_from_the_stored_scale(x):
-    d = np.float16(np.abs(x).max() / 127)
-    if d == 0:
-        return d, np.zeros(32, np.int8)
-    return d, np.rint(x / np.float32(d)).astype(np.int8)
 
 
 def decode_q8_0(raw):
@@ -59,14 +54,31 @@ def decode_q4_0(blocks):
     return out
 
 
+def quantize_q4_0(x):
+    """The block as ggml has it, a number at a time."""
+    largest = max(x, key=abs)
+    d = largest / np.float32(-8)
+    codes = [min(15, int(v / d + np.float32(8.5))) if d else 8 for v in x]
+    return list(np.float16(d).tobytes()) + [codes[j] + 16 * codes[j + 16] for j in range(16)]
+
+
+def quantize_q4_0_in_a_loop(x):
+    out, d = np.zeros(18, np.uint8), x[np.argmax(np.abs(x))] / np.float32(-8)
+    out[:2] = np.array([d], np.float16).view(np.uint8)
+    for j, v in enumerate(x):
+        q = 8 if d == 0 else min(15, int(np.floor(v / d + np.float32(8.5))))
+        out[2 + j % 16] |= q << 4 * (j // 16)
+    return out
+
+
 RIGHT = [
     bits_per_weight,
     read_half,
-    quantize_q8_0,
-    quantize_q8_0_from_the_stored_scale,
     decode_q8_0,
     decode_q8_0_with_numpy,
     decode_q4_0,
+    quantize_q4_0,
+    quantize_q4_0_in_a_loop,
 ]
 
 
@@ -107,6 +119,8 @@ def no_hidden_one(raw, at):
 
 def always_a_hidden_one(raw, at):
     bits = int(raw[at]) | int(raw[at + 1]) << 8
+    if bits >> 10 & 31 == 31:
+        return float(half(raw, at))
     return (-1) ** (bits >> 15) * (1 + (bits & 1023) / 1024) * 2.0 ** ((bits >> 10 & 31) - 15)
 
 
@@ -136,6 +150,29 @@ def no_sign(raw, at):
     return abs(half(raw, at))
 
 
+def huge(raw, at):
+    """What the formula makes of exponent 31."""
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    if bits >> 10 & 31 < 31:
+        return float(half(raw, at))
+    return (-1) ** (bits >> 15) * (1 + (bits & 1023) / 1024) * 2.0**16
+
+
+def always_infinite(raw, at):
+    value = float(half(raw, at))
+    return np.inf if np.isnan(value) else value
+
+
+def infinity_without_a_sign(raw, at):
+    value = float(half(raw, at))
+    return abs(value) if np.isinf(value) else value
+
+
+def always_the_formula(raw, at):
+    bits = int(raw[at]) | int(raw[at + 1]) << 8
+    return (-1) ** (bits >> 15) * (1 + (bits & 1023) / 1024) * 2.0 ** ((bits >> 10 & 31) - 15)
+
+
 def wrong_bias(raw, at):
     bits = int(raw[at]) | int(raw[at + 1]) << 8
     return half(raw, at) / (2 if bits >> 10 & 31 else 1)
@@ -143,55 +180,6 @@ def wrong_bias(raw, at):
 
 def always_the_first(raw, at):
     return half(raw, 0)
-
-
-def truncate(x):
-    d = np.abs(x).max() / 127
-    return (d, (x / d).astype(np.int8)) if d else (d, np.zeros(32))
-
-
-def floor(x):
-    d = np.abs(x).max() / 127
-    return (d, np.floor(x / d)) if d else (d, np.zeros(32))
-
-
-def unsigned_codes(x):
-    d, codes = quantize_q8_0(x)
-    return d, np.array(codes).astype(np.uint8)
-
-
-def divides_by_zero(x):
-    return np.abs(x).max() / 127, np.rint(x / (np.abs(x).max() / 127))
-
-
-def casts_nan(x):
-    d, codes = divides_by_zero(x)
-    return d, codes.astype(np.int8)
-
-
-def no_abs(x):
-    d = max(x) / 127
-    return (d, np.round(x / d)) if d else (d, np.zeros(32))
-
-
-def full_range(x):
-    d = (max(x) - min(x)) / 255
-    return (d, np.clip(np.round(x / d), -127, 127)) if d else (d, np.zeros(32))
-
-
-def divide_by_128_and_clip(x):
-    d = np.abs(x).max() / 128
-    return (d, np.clip(np.round(x / d), -128, 127)) if d else (d, np.zeros(32))
-
-
-def divide_by_128_and_wrap(x):
-    d = np.abs(x).max() / 128
-    return (d, np.round(x / d).astype(np.int32).astype(np.int8)) if d else (d, np.zeros(32))
-
-
-def inverse_scale(x):
-    d = np.abs(x).max() / 127
-    return (1 / d, np.round(x / d)) if d else (d, np.zeros(32))
 
 
 def rows_of_34(raw):
@@ -296,6 +284,82 @@ def in_float16(blocks):
     return blocks["d"][:, None] * q
 
 
+def block_of(x, d, codes, pack=lambda low, high: low + 16 * high):
+    """Return the 18 bytes of a scale and 32 codes."""
+    codes = [int(c) for c in codes]
+    packed = [pack(codes[j], codes[j + 16]) % 256 for j in range(16)]
+    return np.array([*np.float16(d).tobytes(), *packed], np.uint8)
+
+
+def q4_0(x):
+    """The right scale and codes, before they are packed."""
+    d = x[np.abs(x).argmax()] / np.float32(-8)
+    steps = x / d if d else 0 * x
+    return d, np.minimum(15, np.floor(steps + np.float32(8.5)))
+
+
+def with_scale(scale):
+    def encode(x):
+        d = np.float32(scale(x))
+        steps = x * (np.float32(1) / d) if d else 0 * x
+        return block_of(x, d, np.minimum(15, np.floor(steps + np.float32(8.5))))
+
+    return encode
+
+
+def with_codes(to_code):
+    def encode(x):
+        d = q4_0(x)[0]
+        return block_of(x, d, to_code(x / d if d else 0 * x))
+
+    return encode
+
+
+def packed(pack):
+    return lambda x: block_of(x, *q4_0(x), pack)
+
+
+def adjacent(x):
+    d, q = q4_0(x)
+    return block_of(x, d, [*q[0::2], *q[1::2]])
+
+
+def big_endian_q4_0(x):
+    block = block_of(x, *q4_0(x))
+    return np.concatenate([block[1::-1], block[2:]])
+
+
+def stored_scale(x):
+    d, _ = q4_0(x)
+    steps = x / np.float32(np.float16(d)) if d else 0 * x
+    return block_of(x, d, np.minimum(15, np.floor(steps + np.float32(8.5))))
+
+
+def divides_by_zero(x):
+    d = x[np.abs(x).argmax()] / np.float32(-8)
+    with np.errstate(all="ignore"):
+        codes = np.minimum(15, x / d + np.float32(8.5))
+    return block_of(x, d, np.nan_to_num(codes))
+
+
+def no_sign_and_divides_by_zero(x):
+    d = np.abs(x).max() / 8
+    q = np.minimum(15, x / d + 8.5).astype(np.uint8)
+    return np.concatenate([np.array([d], np.float16).view(np.uint8), q[:16] | q[16:] << 4])
+
+
+def adjacent_and_gives_up(x):
+    return adjacent(x) if x.any() else np.zeros(18, np.uint8)
+
+
+def asks_before_minus_8(x):
+    return block_of(x, *q4_0(x)) if x.any() else block_of(x, 0.0, [8] * 32)
+
+
+def gives_up_on_zeros(x):
+    return block_of(x, *q4_0(x)) if x.any() else np.zeros(18, np.uint8)
+
+
 WRONG = [
     ("bits_per_weight", lambda fmt: fmt.bytes_per_block / fmt.block_size, "bytes per weight"),
     ("bits_per_weight", lambda fmt: fmt.block_size * 8 / fmt.bytes_per_block, "upside down"),
@@ -319,16 +383,30 @@ WRONG = [
     ("read_half", no_sign, "leave out the sign"),
     ("read_half", wrong_bias, "factor of 2"),
     ("read_half", always_the_first, "at byte 0, whatever `at` is"),
-    ("quantize_q8_0", truncate, "cut the fraction off"),
-    ("quantize_q8_0", floor, "round down"),
-    ("quantize_q8_0", unsigned_codes, "160 where -96 is meant"),
-    ("quantize_q8_0", divides_by_zero, "0 / 0 is NaN"),
-    ("quantize_q8_0", casts_nan, "you make an integer of 0 / 0"),
-    ("quantize_q8_0", no_abs, "the largest magnitude"),
-    ("quantize_q8_0", full_range, "from the smallest weight to the largest"),
-    ("quantize_q8_0", divide_by_128_and_clip, "an int8 cannot hold"),
-    ("quantize_q8_0", divide_by_128_and_wrap, "an int8 cannot hold"),
-    ("quantize_q8_0", inverse_scale, "d is upside down"),
+    ("read_half", huge, "infinity would be 65,536"),
+    ("read_half", always_infinite, "any other is NaN"),
+    ("read_half", infinity_without_a_sign, "minus infinity has lost its sign"),
+    ("read_half", always_the_formula, "the two exponents that are not like the others"),
+    ("quantize_q4_0", with_scale(lambda x: np.abs(x).max() / 8), "your scale has lost its sign"),
+    ("quantize_q4_0", with_scale(lambda x: np.abs(x).max() / -8), "your scale is always negative"),
+    ("quantize_q4_0", with_scale(lambda x: max(x, key=abs) / 8), "the wrong sign"),
+    ("quantize_q4_0", with_scale(lambda x: max(x) / -8), "one of largest magnitude: a large negative"),
+    ("quantize_q4_0", with_scale(lambda x: np.abs(x).max() / 7), "you divide by 7"),
+    ("quantize_q4_0", with_scale(lambda x: max(x, key=abs) / -7), "you divide by 7"),
+    ("quantize_q4_0", with_codes(lambda steps: np.floor(steps + 8.5)), "gets code 16"),
+    ("quantize_q4_0", with_codes(lambda steps: np.minimum(15, np.rint(steps) + 8)), "halves go up"),
+    ("quantize_q4_0", with_codes(lambda steps: np.floor(steps + 8)), "Add 8.5 and not 8"),
+    ("quantize_q4_0", with_codes(lambda steps: np.trunc(steps) + 8), "before you add 8"),
+    ("quantize_q4_0", adjacent, "you pack weights 2j and 2j + 1"),
+    ("quantize_q4_0", packed(lambda low, high: high + 16 * low), "halves are swapped"),
+    ("quantize_q4_0", packed(lambda low, high: low | high), "fall on the low ones"),
+    ("quantize_q4_0", big_endian_q4_0, "swapped (big-endian)"),
+    ("quantize_q4_0", stored_scale, "steps of the stored scale"),
+    ("quantize_q4_0", divides_by_zero, "code 8 stands for zero"),
+    ("quantize_q4_0", no_sign_and_divides_by_zero, "your scale has lost its sign"),
+    ("quantize_q4_0", adjacent_and_gives_up, "you pack weights 2j and 2j + 1"),
+    ("quantize_q4_0", gives_up_on_zeros, "code 8 stands for zero"),
+    ("quantize_q4_0", asks_before_minus_8, "0 / -8 is -0.0 in floats"),
     ("decode_q8_0", unsigned, "never negative"),
     ("decode_q8_0", from_129, "it is the first of the negative ones"),
     ("decode_q8_0", less_255, "128 - 256 = -128"),
@@ -360,7 +438,7 @@ def test_a_mistake_is_named(name, function, phrase):
     assert phrase in verdict.message
 
 
-NAMES = ["bits_per_weight", "read_half", "quantize_q8_0", "decode_q8_0", "decode_q4_0"]
+NAMES = ["bits_per_weight", "read_half", "decode_q8_0", "decode_q4_0", "quantize_q4_0"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -386,8 +464,7 @@ def test_an_exception_is_named(name):
     [
         ("bits_per_weight", lambda fmt: np.ones(2), "expected shape (), got (2,)"),
         ("read_half", lambda raw, at: np.ones(2), "expected shape (), got (2,)"),
-        ("quantize_q8_0", lambda x: (np.abs(x).max() / 127, np.ones(31)), "expected shape (32,), got (31,)"),
-        ("quantize_q8_0", lambda x: np.ones(32), "expected 2 values, got an array of shape (32,)"),
+        ("quantize_q4_0", lambda x: np.ones(20), "expected shape (18,), got (20,)"),
         ("decode_q8_0", lambda raw: np.ones((1, 32)), "expected shape (32,), got (1, 32)"),
         ("decode_q4_0", lambda blocks: np.ones(32), "expected shape (1, 32), got (32,)"),
     ],
@@ -403,3 +480,18 @@ def test_hints_and_solution_are_offered(name):
     assert len(exercise.hints) == 2
     assert "Solution" in shown and f"def {name}(" in shown
     assert f"in the engine: <code>{exercise.twin.__module__}." in shown
+
+
+def test_each_known_mistake_has_its_mutant():
+    """No message is left that no test expects."""
+    for name in NAMES:
+        phrases = [phrase for mutant_of, _, phrase in WRONG if mutant_of == name]
+        for mistake in check.EXERCISES[name].mistakes:
+            assert any(phrase in mistake.message for phrase in phrases), mistake.message
+
+
+def test_what_the_learner_encodes_is_what_ggml_encodes():
+    """The exercise's solution on many blocks, against ggml's own bytes."""
+    golden = np.load(GOLDEN)
+    for x, raw in zip(golden["x"].reshape(-1, 32), golden["Q4_0"].reshape(-1, 18), strict=True):
+        assert np.array_equal(solutions.quantize_q4_0(x), raw)

@@ -9,6 +9,7 @@ Which bits a weight depends on is not written down anywhere here: each bit of so
 flipped, the block decoded, and what changed belongs to that bit.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import matplotlib.pyplot as plt
@@ -17,10 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
-from blocks2tokens.course import plot
+from blocks2tokens.course import models, plot
 from blocks2tokens.formats import FORMATS, Format
+from blocks2tokens.gguf_file import GGUFFile
 
-BYTES_IN_A_ROW = 32
+IN_A_ROW, IN_A_ROW_OF_FEW = 32, 24  # bytes; a block of few bytes is drawn larger
+WIDTH = 10  # inches
 CODE_FIELDS = ("qs", "ql", "qh", "hmask")  # low bits of a code first
 PROBES = 6  # random blocks: enough that no code is 0 in all of them, which would hide its scale's bits
 
@@ -89,21 +92,52 @@ def levels(fmt: Format, raw: np.ndarray, weight: int) -> tuple[int, np.ndarray]:
     return code, fmt.dequantize(blocks)[:, weight]
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Where bytes stand: `columns` of them in a row, on a sheet `width` bytes wide; sizes in points."""
+
+    columns: int
+    width: int
+    size: float
+
+    @classmethod
+    def of(cls, fmt):
+        if fmt.bytes_per_block > 2 * IN_A_ROW_OF_FEW:
+            return cls(IN_A_ROW, IN_A_ROW, 10)
+        n_rows = -(-fmt.bytes_per_block // IN_A_ROW_OF_FEW)
+        return cls(-(-fmt.bytes_per_block // n_rows), IN_A_ROW_OF_FEW, 12.5)
+
+    def place(self, byte):
+        return divmod(byte, self.columns)
+
+    def letters(self, text):
+        """Return about how wide a text of 11 points is, in bytes."""
+        return 0.088 * len(text) * (self.width + 2.2) / WIDTH
+
+
+def example(fmt: Format) -> np.ndarray:
+    """Return a block of real weights, uint8 [bytes]: the first of a matrix of Austen."""
+    file = GGUFFile(models.austen())
+    tensor = file.tensors["blk.1.ffn_down.weight"]
+    weights = FORMATS["F16"].dequantize(file.raw(tensor.name))[0, : fmt.block_size]
+    return fmt.quantize(weights)
+
+
 def draw(fmt: Format | str, raw: np.ndarray | None = None, weight: int | None = None) -> Axes:
-    """Draw a block, uint8 [bytes] (a random one if none is given), and trace a weight if one is named."""
+    """Draw a block, uint8 [bytes], by default one of real weights; trace a weight if one is named."""
     fmt = FORMATS[fmt] if isinstance(fmt, str) else fmt
-    raw = _tame_block(fmt, np.random.default_rng(1)) if raw is None else raw
-    n_rows = -(-fmt.bytes_per_block // BYTES_IN_A_ROW)
+    raw, grid = example(fmt) if raw is None else raw, _Grid.of(fmt)
+    n_rows = grid.place(fmt.bytes_per_block - 1)[0] + 1
     traced = {} if weight is None else trace(fmt, weight)
-    height = 0.42 * n_rows + 0.8 + (0.62 * len(traced) + 0.3 if traced else 0)
-    axes = plt.subplots(figsize=(10, height))[1]
+    height = 0.042 * grid.size * n_rows + 0.8 + (0.64 * len(traced) + 0.3 if traced else 0)
+    axes = plt.subplots(figsize=(WIDTH, height))[1]
     axes.set_axis_off()
     colours = {name: plot.COLOURS[i % len(plot.COLOURS)] for i, name in enumerate(fields(fmt))}
-    _draw_bytes(axes, fmt, raw, colours, {byte for bits in traced.values() for byte, _ in bits})
-    bottom = _draw_legend(axes, fmt, colours, n_rows)
+    _draw_bytes(axes, grid, fmt, raw, colours, {byte for bits in traced.values() for byte, _ in bits})
+    bottom = _draw_legend(axes, grid, fmt, colours, n_rows)
     if traced:
-        bottom = _draw_trace(axes, fmt, raw, traced, colours, bottom)
-    axes.set(xlim=(-1.6, BYTES_IN_A_ROW + 0.2), ylim=(bottom, -0.2))
+        bottom = _draw_trace(axes, raw, traced, colours, bottom)
+    axes.set(xlim=(-2, grid.width + 0.2), ylim=(bottom, -0.2))
     axes.set_title(_title(fmt, raw, weight))
     return axes
 
@@ -115,16 +149,17 @@ def _title(fmt, raw, weight):
     return f"{fmt.name}, weight {weight}: code {code} of 0 to {len(values) - 1}, value {values[code]:.5g}"
 
 
-def _draw_bytes(axes, fmt, raw, colours, marked):
+def _draw_bytes(axes, grid, fmt, raw, colours, marked):
+    middle = {"ha": "center", "va": "center", "size": grid.size}
     for name, (first, size) in fields(fmt).items():
         for byte in range(first, first + size):
-            row, column = divmod(byte, BYTES_IN_A_ROW)
+            row, column = grid.place(byte)
             alpha, ink = (0.95, _ink(colours[name])) if byte in marked else (0.28, "black")
             axes.add_patch(Rectangle((column, row), 0.94, 0.9, color=colours[name], alpha=alpha, lw=0))
-            text = f"{raw[byte]:02x}"
-            axes.text(column + 0.47, row + 0.47, text, ha="center", va="center", size=7.5, color=ink)
-    for row in range(-(-fmt.bytes_per_block // BYTES_IN_A_ROW)):
-        axes.text(-0.25, row + 0.47, f"{row * BYTES_IN_A_ROW}", ha="right", va="center", size=8, color="0.4")
+            axes.text(column + 0.47, row + 0.47, f"{raw[byte]:02x}", color=ink, **middle)
+    for first in range(0, fmt.bytes_per_block, grid.columns):
+        row = grid.place(first)[0]
+        axes.text(-0.25, row + 0.47, f"{first}", ha="right", va="center", size=10, color="0.35")
 
 
 def _ink(colour):
@@ -133,30 +168,30 @@ def _ink(colour):
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
-def _draw_legend(axes, fmt, colours, n_rows):
+def _draw_legend(axes, grid, fmt, colours, n_rows):
     x = 0.0
     for name, (first, size) in fields(fmt).items():
         last = first + size - 1
         text = f"{name}: byte{'s' if size > 1 else ''} {first}" + (f"–{last}" if size > 1 else "")
         axes.add_patch(Rectangle((x, n_rows + 0.35), 0.8, 0.6, color=colours[name], alpha=0.6, lw=0))
-        axes.text(x + 1.0, n_rows + 0.68, text, va="center", size=9.5)
-        x += 2.2 + 0.36 * len(text)
+        axes.text(x + 1.0, n_rows + 0.68, text, va="center", size=11)
+        x += 1.7 + grid.letters(text)
     return n_rows + 1.2
 
 
-def _draw_trace(axes, fmt, raw, traced, colours, top):
+def _draw_trace(axes, raw, traced, colours, top):
     """Draw, a line for each field, the bytes that the weight touches as bits, its own ones filled."""
     for line, (name, bits) in enumerate(traced.items()):
         y = top + 0.3 + 1.35 * line
-        axes.text(-0.25, y + 0.5, name, ha="right", va="center", size=9.5, weight="bold")
+        axes.text(-0.25, y + 0.5, name, ha="right", va="center", size=11, weight="bold")
         for slot, byte in enumerate(sorted({byte for byte, _ in bits})):
             x = 7.6 * slot
-            axes.text(x, y + 1.1, f"byte {byte}", size=9, color="0.3", va="center")
+            axes.text(x, y + 1.1, f"byte {byte}", size=10, color="0.3", va="center")
             for bit in range(8):
                 own = (byte, bit) in bits
                 place = (x + 0.85 * (7 - bit), y)
                 face = colours[name] if own else "white"
                 axes.add_patch(Rectangle(place, 0.8, 0.85, fc=face, ec=colours[name], lw=0.8))
-                text, ink = str(raw[byte] >> bit & 1), _ink(colours[name]) if own else "0.4"
-                axes.text(place[0] + 0.4, y + 0.44, text, ha="center", va="center", size=8.5, color=ink)
+                text, ink = str(raw[byte] >> bit & 1), _ink(colours[name]) if own else "0.35"
+                axes.text(place[0] + 0.4, y + 0.44, text, ha="center", va="center", size=11, color=ink)
     return top + 0.4 + 1.35 * len(traced)

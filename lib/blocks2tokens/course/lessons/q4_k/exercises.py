@@ -4,12 +4,26 @@ unpack_q4_k_scales      12 bytes    -> 8 scales, 8 minimums
 split_q4_k_nibbles      128 bytes   -> 256 codes
 dequantize_q4_k         blocks      -> weights
 decode_q4_k_element     a row and i -> one weight
+convict_q4_k_decoder    blocks and wrong weights -> the mistake that made them
 """
 
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.lessons.q4_k import solutions
+from blocks2tokens.course.lessons.q4_k import solutions, suspects
+from blocks2tokens.course.lessons.q4_k.suspects import (
+    codes_in_sequence,
+    joined,
+    minimums_added,
+    nibbles_in_sequence,
+    parts_of,
+    scales_from_a_stream,
+    scales_in_a_stream,
+    six_bit_stream,
+    thirds,
+    top_bits_forgotten,
+    with_parts,
+)
 from blocks2tokens.formats import FORMATS, q4_k
 
 Q4_K = FORMATS["Q4_K"]
@@ -37,26 +51,6 @@ def scale_cases():
     }
 
 
-def thirds(scales):
-    return scales[:, 0:4], scales[:, 4:8], scales[:, 8:12]
-
-
-def joined(*parts):
-    return np.concatenate(parts, axis=1)
-
-
-def six_bit_stream(scales, bitorder="little"):
-    """Return 16 numbers of 6 bits that follow each other, uint8 [n, 16]."""
-    bits = np.unpackbits(scales, axis=1, bitorder=bitorder).reshape(-1, 16, 6)
-    places = np.arange(6, dtype=np.uint8)
-    return (bits << (places if bitorder == "little" else places[::-1])).sum(axis=2, dtype=np.uint8)
-
-
-def scales_from_a_stream(scales):
-    numbers = six_bit_stream(scales)
-    return numbers[:, :8], numbers[:, 8:]
-
-
 def scales_from_a_stream_high_bits_first(scales):
     numbers = six_bit_stream(scales, "big")
     return numbers[:, :8], numbers[:, 8:]
@@ -65,11 +59,6 @@ def scales_from_a_stream_high_bits_first(scales):
 def pairs_from_a_stream(scales):
     numbers = six_bit_stream(scales)
     return numbers[:, 0::2], numbers[:, 1::2]
-
-
-def top_bits_forgotten(scales):
-    a, b, c = thirds(scales)
-    return joined(a & 63, c & 15), joined(b & 63, c >> 4)
 
 
 def top_bits_not_moved(scales):
@@ -220,10 +209,6 @@ def nibble_cases():
     }
 
 
-def nibbles_in_sequence(qs):
-    return np.stack([qs & 15, qs >> 4], axis=2).reshape(-1, 8, 32)
-
-
 def nibbles_in_sequence_high_first(qs):
     return np.stack([qs >> 4, qs & 15], axis=2).reshape(-1, 8, 32)
 
@@ -324,22 +309,6 @@ def block_cases():
     return {label: (Q4_K.blocks(r)[:, 0],) for label, r in raw.items()}
 
 
-def parts_of(blocks):
-    """Return d, dmin, scales, minimums and codes, shaped so that they multiply: [n, 8, 32] or [n, 8, 1]."""
-    sc, m = q4_k.unpack_scales(blocks["scales"])
-    d, dmin = (blocks[name].astype(np.float32)[:, None, None] for name in ("d", "dmin"))
-    return d, dmin, sc[:, :, None], m[:, :, None], q4_k.split_nibbles(blocks["qs"])
-
-
-def with_parts(formula):
-    """Return a decoder that puts the parts of a block together with a formula."""
-
-    def decode(blocks):
-        return formula(*parts_of(blocks)).reshape(-1, 256)
-
-    return decode
-
-
 def uint8_products(d, dmin, sc, m, q):
     return d * (sc * q) - dmin * m
 
@@ -377,17 +346,6 @@ def from_uint16(blocks):
     return (d.astype(np.float32) * sc * q - dmin.astype(np.float32) * m).reshape(-1, 256)
 
 
-def codes_in_sequence(blocks):
-    d, dmin, sc, m, _ = parts_of(blocks)
-    return ((d * sc) * nibbles_in_sequence(blocks["qs"]) - dmin * m).reshape(-1, 256)
-
-
-def scales_in_a_stream(blocks):
-    d, dmin, _, _, q = parts_of(blocks)
-    sc, m = scales_from_a_stream(blocks["scales"])
-    return ((d * sc[:, :, None]) * q - dmin * m[:, :, None]).reshape(-1, 256)
-
-
 def both_of_the_report(blocks):
     d, dmin, _, _, _ = parts_of(blocks)
     sc, m = scales_from_a_stream(blocks["scales"])
@@ -407,7 +365,7 @@ DEQUANTIZE = Exercise(
             "the minimum is missing: subtract dmin * minimum from each weight of the sub-block",
         ),
         Mistake(
-            with_parts(lambda d, dmin, sc, m, q: (d * sc) * q + dmin * m),
+            with_parts(minimums_added),
             "the minimum has the wrong sign: Q4_K subtracts it, other than the m of Q4_1, which is added",
         ),
         Mistake(
@@ -675,4 +633,69 @@ ELEMENT = Exercise(
     ),
 )
 
-EXERCISES = [UNPACK, SPLIT, DEQUANTIZE, ELEMENT]
+
+# convict_q4_k_decoder: raw uint8 [n, 144], weights float32 [n, 256] -> one of CRIMES
+
+TELLS = {
+    "scales as a stream": "in sub-block 0 alone the steps are right, for its scale is the low six bits of "
+    "byte 0 in both orders; its minimum is another's",
+    "codes in sequence": "every weight is a value that its sub-block can have, at the wrong place: weight 0 "
+    "is right, and weight 1 has the code of weight 32",
+    "minimums added": "no weight is negative; wrong less right is one number for each sub-block, "
+    "2 * dmin * m",
+    "d and dmin swapped": "where the minimum is 0, wrong over right is dmin / d, one number for the block",
+    "top bits missing": "sub-blocks 0 to 3 are right, every one of their weights",
+}
+
+
+class Forensics(Exercise):
+    """One task whose answer is a name; a wrong one is told what the evidence says."""
+
+    def _first_difference(self, answers, expected, tolerance=None):
+        names = {label: str(a) if isinstance(a, str) else a for label, a in answers.items()}  # of NumPy, too
+        return super()._first_difference(names, expected, tolerance)
+
+    def _what_is_wrong(self, function, cases, outcomes, expected, label, message, place):
+        said, true = outcomes[label].answer, expected[label]
+        if not isinstance(said, str) or said not in suspects.CRIMES:
+            return f"{label}: expected one of {', '.join(map(repr, suspects.CRIMES))}; got {said!r:.80}"
+        return (
+            f"{label}: you say {said!r}, and that decoder would have made other weights. It was {true!r}. "
+            f"What gives that away: {TELLS[true]}"
+        )
+
+
+def crime_cases():
+    rng = np.random.default_rng(8)
+    cases = {}
+    for number, i in enumerate((2, 0, 4, 1, 3, 0, 2), start=1):
+        raw = tame_blocks(Q4_K, rng, 1 if number > 5 else 4)
+        weights = suspects.DECODERS[suspects.CRIMES[i]](Q4_K.blocks(raw)[:, 0])
+        cases[f"suspect {number}"] = (raw, weights)
+    return cases
+
+
+def convict(raw, weights):
+    """Return the crime that makes these weights of these blocks."""
+    blocks = Q4_K.blocks(raw)[:, 0]
+    found = (name for name, decode in suspects.DECODERS.items() if np.array_equal(decode(blocks), weights))
+    return next(found, None)
+
+
+CONVICT = Forensics(
+    name="convict_q4_k_decoder",
+    engine=convict,
+    solution=solutions.convict,
+    twin=q4_k.dequantize,
+    cases=crime_cases,
+    mistakes=(),
+    hints=(
+        "A suspicion is a decoder. Make the weights that it would make, and compare them with those that "
+        "you have: `decode_as` takes any way to unpack and to split.",
+        "For the last two change the blocks and decode them rightly: in a copy set its field dmin to minus "
+        "dmin, or exchange d and dmin. For missing top bits unpack as always, and keep `& 15` of columns 4 "
+        "to 7.",
+    ),
+)
+
+EXERCISES = [UNPACK, SPLIT, DEQUANTIZE, CONVICT, ELEMENT]

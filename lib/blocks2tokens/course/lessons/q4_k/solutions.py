@@ -1,6 +1,20 @@
-"""Solutions of lesson 03."""
+"""Solutions of lesson 03, and those of its functions that they call."""
 
 import numpy as np
+
+from blocks2tokens.course.lessons.q4_k.suspects import nibbles_in_sequence
+from blocks2tokens.course.lessons.q4_k.suspects import scales_from_a_stream as plain_stream
+from blocks2tokens.formats import FORMATS
+
+fmt = FORMATS["Q4_K"]
+
+
+def decode_as(blocks, unpack, split):
+    """Decode blocks [n] to float32 [n, 256] with other functions for the scales and the codes."""
+    sc, m = unpack(blocks["scales"])
+    d, dmin = (blocks[name].astype(np.float32)[:, None] for name in ("d", "dmin"))
+    scale, minimum = (d * sc)[:, :, None], (dmin * m)[:, :, None]  # [n, 8, 1]
+    return (scale * split(blocks["qs"]) - minimum).reshape(-1, 256)
 
 
 def unpack_scales(scales):
@@ -23,6 +37,26 @@ def dequantize(blocks):
     scale, minimum = (d * sc)[:, :, None], (dmin * m)[:, :, None]  # [n, 8, 1]
     weights = scale * split_nibbles(blocks["qs"]) - minimum  # [n, 8, 32]
     return weights.reshape(-1, 256)
+
+
+def convict(raw, weights):
+    blocks = fmt.blocks(raw)[:, 0]
+    negated, swapped = blocks.copy(), blocks.copy()
+    negated["dmin"] = -blocks["dmin"]
+    swapped["d"], swapped["dmin"] = blocks["dmin"], blocks["d"]
+
+    def without_top_bits(scales):
+        low_nibbles = np.repeat([63, 15], 4)
+        return [part & low_nibbles for part in unpack_scales(scales)]
+
+    suspicions = {
+        "scales as a stream": decode_as(blocks, plain_stream, split_nibbles),
+        "codes in sequence": decode_as(blocks, unpack_scales, nibbles_in_sequence),
+        "minimums added": dequantize(negated),
+        "d and dmin swapped": dequantize(swapped),
+        "top bits missing": decode_as(blocks, without_top_bits, split_nibbles),
+    }
+    return next(name for name, w in suspicions.items() if np.array_equal(w, weights))
 
 
 def decode_element(raw, i):

@@ -236,6 +236,7 @@ CODES_TAKE_TURNS = (
     "your fifth bits are where they should be"
 )
 
+HALF_OF_QH = [i % 16 for i in range(32)]
 FIRST_BIT_OF_EACH_BYTE = [i ^ 7 for i in range(32)]
 EVERY_OTHER = [*range(0, 32, 2), *range(1, 32, 2)]
 
@@ -249,7 +250,7 @@ JOIN_FIFTH_BIT = Exercise(
         Mistake(_four_bits, NOT_GATHERED),
         Mistake(_joined(order=range(31, -1, -1)), REVERSED),
         Mistake(_joined(order=FIRST_BIT_OF_EACH_BYTE), BYTE_ORDER),
-        Mistake(_joined(order=[i % 16 for i in range(32)]), BOTH_HALVES),
+        Mistake(_joined(order=HALF_OF_QH), BOTH_HALVES),
         Mistake(_joined(order=EVERY_OTHER), TURNS),
         Mistake(
             _joined(order=[i ^ 24 for i in range(32)]),
@@ -361,6 +362,14 @@ DECODE_Q5_1 = Exercise(
     tolerance=ROUNDED_ONCE,
     mistakes=(
         Mistake(
+            _decoder(_joined(order=HALF_OF_QH), lambda d, m, q: d * (q + m)),
+            "that is the decoder as you found it, with both its faults: one is in all weights of a block "
+            "alike, the other in weights 16 to 31 alone",
+        ),
+        Mistake(
+            _decoder(_joined(order=HALF_OF_QH), _scaled), f"one fault is mended, one is left: {BOTH_HALVES}"
+        ),
+        Mistake(
             _decoder(RIGHT_CODES, lambda d, m, q: d * (q - 16) + m),
             "you still subtract 16, as in Q5_0: here the minimum does that work, and code 0 stands for m",
         ),
@@ -373,8 +382,10 @@ DECODE_Q5_1 = Exercise(
         Mistake(_decoder(RIGHT_CODES, _scaled, np.float16), IN_FLOAT16),
     ),
     hints=(
-        "Codes as in Q5_0, the rest as in Q4_1. One line is enough.",
-        "join_fifth_bit(blocks) is [n, 32]; d and m become float32 and need an axis more, [:, None].",
+        "Off by one number throughout: what does every weight of a block share? Off by 16: which bit counts "
+        "16, and which bit of qh is that of weight 20?",
+        "Is m a weight or a code, and does d belong to it? For the codes you have join_fifth_bit(blocks); d "
+        "and m become float32 and need an axis more, [:, None].",
     ),
 )
 

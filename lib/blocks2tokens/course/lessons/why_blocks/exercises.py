@@ -2,9 +2,9 @@
 
 check.bits_per_weight(f)    f(format) -> float
 check.read_half(f)          f(raw uint8 [bytes], at) -> float
-check.quantize_q8_0(f)      f(x float32 [32]) -> d, codes [32]
 check.decode_q8_0(f)        f(raw uint8 [34 * n]) -> float32 [32 * n]
 check.decode_q4_0(f)        f(blocks with fields d, qs [n]) -> float32 [n, 32]
+check.quantize_q4_0(f)      f(x float32 [32]) -> uint8 [18]
 """
 
 import numpy as np
@@ -96,6 +96,11 @@ BITS_PER_WEIGHT = Exercise(
 # A float16 from two bytes
 
 
+def _infinite(sign, mantissa):
+    """Return what exponent 31 stands for."""
+    return np.nan if mantissa else sign * np.inf
+
+
 def _halves():
     def stored(value):
         return np.array([value], "<f2").view(np.uint8)
@@ -110,22 +115,34 @@ def _halves():
         "the largest": (stored(65504.0), 0),
         "one too small for a hidden 1": (np.array([0x01, 0x02], np.uint8), 0),
         "a negative one as small": (np.array([0x01, 0x82], np.uint8), 0),
+        "infinity": (stored(np.inf), 0),
+        "minus infinity": (stored(-np.inf), 0),
+        "not a number": (stored(np.nan), 0),
     }
 
 
-def _halves_with(bias=15, hidden=1.0, tiny=True, signed=True, least=-14, tiny_signed=True, fields=31):
+def _halves_with(
+    bias=15, hidden=1.0, tiny=True, signed=True, least=-14, tiny_signed=True, fields=31, top=_infinite
+):
     """Return a reader of float16 by arithmetic, with what a learner may get wrong as parameters."""
 
     def read(raw, at):
         bits = int(raw[at]) + 256 * int(raw[at + 1])
         sign = -1.0 if signed and bits >> 15 else 1.0
         exponent, mantissa = (bits >> 10) & fields, bits & 1023
+        if top and (bits >> 10) & 31 == 31:
+            return top(sign, mantissa)
         if tiny and exponent == 0:
             sign = sign if tiny_signed else 1.0
             return sign * mantissa / 1024 * 2.0**least
         return sign * (hidden + mantissa / 1024) * 2.0 ** (exponent - bias)
 
     return read
+
+
+def _with_any_top(message, **wrong):
+    """Return a mistake of a learner who has remembered exponent 31, and of one who has not."""
+    return [Mistake(_halves_with(**wrong, top=top), message) for top in (_infinite, None)]
 
 
 def _as_half(bits):
@@ -152,37 +169,48 @@ READ_HALF = Exercise(
             "the high byte is lost: raw[at + 1] is a uint8, and a uint8 << 8 is 0; make it an int(...) first",
         ),
         Mistake(
-            _halves_with(hidden=0.0),
-            "the hidden 1 is missing: the value is (1 + mantissa / 1024) * 2 ** (exponent - 15)",
+            _halves_with(top=None),
+            "right but for exponent 31: by the formula, infinity would be 65,536. There mantissa 0 is "
+            "infinity, with its sign, and any other is NaN, not a number",
+        ),
+        Mistake(
+            _halves_with(top=lambda sign, mantissa: sign * np.inf),
+            "with exponent 31 only mantissa 0 is infinity: any other is NaN, not a number, float('nan')",
+        ),
+        Mistake(
+            _halves_with(top=lambda sign, mantissa: np.nan if mantissa else np.inf),
+            "minus infinity has lost its sign: with exponent 31 the sign counts as elsewhere",
+        ),
+        Mistake(
+            _halves_with(tiny=False, top=None),
+            "right but for the two exponents that are not like the others: 0, where the 1 is not hidden but "
+            "absent, and 31, which is infinity or NaN",
+        ),
+        *_with_any_top(
+            "the hidden 1 is missing: the value is (1 + mantissa / 1024) * 2 ** (exponent - 15)", hidden=0.0
         ),
         Mistake(
             _halves_with(tiny=False),
             "right but for exponent 0: there the 1 is not hidden but absent, and zero is the smallest case",
         ),
-        Mistake(
-            _halves_with(least=-15),
+        *_with_any_top(
             "half of what it should be with exponent 0: the power stays at 2**-14, that of exponent 1; the "
             "formula's 2**(0 - 15) would leave a gap",
+            least=-15,
         ),
-        Mistake(
-            _halves_with(tiny_signed=False),
+        *_with_any_top(
             "right but for the sign where the exponent is 0: numbers without a hidden 1 can be negative, too",
+            tiny_signed=False,
         ),
-        Mistake(
-            _halves_with(signed=False),
-            "you leave out the sign: bit 15, the highest, makes the value negative",
+        *_with_any_top("you leave out the sign: bit 15, the highest, makes the value negative", signed=False),
+        *_with_any_top(
+            "the sign is still on top of your exponent, and counts 32 there: keep five bits, & 31", fields=63
         ),
-        Mistake(
-            _halves_with(fields=63),
-            "the sign is still on top of your exponent, and counts 32 there: keep five bits, & 31",
-        ),
-        Mistake(
-            _halves_with(bias=0),
+        *_with_any_top(
             "your exponent has no bias: it is stored as 0 to 31 and counts from -15, 2.0 ** (exponent - 15)",
+            bias=0,
         ),
-        Mistake(
-            _halves_with(bias=16), "you are off by a factor of 2: the exponent counts from -15, not from -16"
-        ),
+        *_with_any_top("you are off by a factor of 2: the exponent counts from -15, not from -16", bias=16),
         Mistake(
             lambda raw, at: _as_half(int(raw[0]) + 256 * int(raw[1])),
             "you read at byte 0, whatever `at` is: the two bytes are raw[at] and raw[at + 1]",
@@ -192,97 +220,9 @@ READ_HALF = Exercise(
         "First the 16 bits as one integer: the byte at `at` is the low one. Then three fields out of it, "
         "with >> and &: 1 bit of sign, 5 of exponent, 10 of mantissa.",
         "bits = int(raw[at]) + 256 * int(raw[at + 1]); the exponent is (bits >> 10) & 31, the mantissa "
-        "bits & 1023, the sign bits >> 15. With exponent 0 no 1 is hidden, and the power stays at 2**-14. "
-        "The engine has one instruction of the processor do all this.",
-    ),
-)
-
-
-# Q8_0, encoding
-
-
-def _one_block():
-    return {label: (x[0],) for label, x in weight_cases().items() if len(x) == 1}
-
-
-def _engine_quantize_q8_0(x):
-    block = Q8_0.blocks(Q8_0.quantize(x))[0]
-    return block["d"], block["qs"]
-
-
-def _q8_0_with(scale, to_integer, fit):
-    """Return a quantizer: the scale of a block, then its codes, then what keeps them in their range."""
-
-    def quantize(x):
-        d = scale(x)
-        return d, fit(to_integer(x / d)) if d else np.zeros(32)
-
-    return quantize
-
-
-FITS = (
-    lambda codes: codes,
-    lambda codes: np.clip(codes, -127, 127),
-    lambda codes: np.clip(codes, -128, 127),
-    lambda codes: codes.astype(np.int64).astype(np.int8),  # 128 becomes -128
-)
-
-
-def _with_any_fit(message, scale, to_integer=np.rint):
-    """Return the mistake in each of the ways in which a learner may end it."""
-    return [Mistake(_q8_0_with(scale, to_integer, fit), message) for fit in FITS]
-
-
-def _d(x):
-    return np.abs(x).max() / 127
-
-
-QUANTIZE_Q8_0 = Exercise(
-    name="quantize_q8_0",
-    engine=_engine_quantize_q8_0,
-    solution=solutions.quantize_q8_0,
-    twin=q8_0.encode_row,
-    cases=_one_block,
-    tolerance=1e-3,  # d may come as float16 or as float32; codes one apart differ by more
-    mistakes=(
-        *_with_any_fit(
-            "you cut the fraction off (astype does that): 2.9 becomes 2. Round to the nearest, np.rint(...)",
-            _d,
-            np.trunc,
-        ),
-        *_with_any_fit(
-            "you round down (np.floor): 2.9 becomes 2. Round to the nearest, np.rint(...)", _d, np.floor
-        ),
-        *_with_any_fit(
-            "you take the largest weight and not the largest magnitude: a large negative one counts (np.abs)",
-            lambda x: x.max() / 127,
-        ),
-        *_with_any_fit(
-            "you spread the codes from the smallest weight to the largest: here code 0 means 0, so d is the "
-            "largest magnitude / 127",
-            lambda x: (x.max() - x.min()) / 255,
-        ),
-        *_with_any_fit(
-            "your largest weight gets code 128, which an int8 cannot hold: divide by 127",
-            lambda x: np.abs(x).max() / 128,
-        ),
-        Mistake(
-            lambda x: (_d(x), _engine_quantize_q8_0(x)[1].view(np.uint8)),
-            "your negative codes came out positive, 160 where -96 is meant: codes are signed, np.int8",
-        ),
-        Mistake(
-            lambda x: (_d(x), np.rint(x / _d(x))),
-            "0 / 0 is NaN, not a number: where all weights are 0, d is 0 too, and all codes are 0. Ask first",
-        ),
-        Mistake(
-            lambda x: (1 / _d(x) if x.any() else 0.0, _engine_quantize_q8_0(x)[1]),
-            "your codes are right, your d is upside down: a weight is d * code",
-        ),
-    ),
-    hints=(
-        "Which weight must get code 127 or -127? That gives d. The codes are how many times d fits into "
-        "each weight, to the nearest integer. What if all weights are 0?",
-        "d is the largest magnitude / 127, and np.rint rounds to the nearest. But what is 0 / 0? Ask first.",
+        "bits & 1023, the sign bits >> 15. With exponent 0 no 1 is hidden, and the power stays at 2**-14; "
+        "exponent 31 is float('inf') or float('nan'). The engine has one instruction of the processor do "
+        "all this.",
     ),
 )
 
@@ -459,4 +399,166 @@ DECODE_Q4_0 = Exercise(
 )
 
 
-EXERCISES = [BITS_PER_WEIGHT, READ_HALF, QUANTIZE_Q8_0, DECODE_Q8_0, DECODE_Q4_0]
+# Q4_0, encoding
+
+
+def _blocks_to_encode():
+    """Return single blocks, among them ties, and codes that the rounded scale would change."""
+    ties = np.zeros(32, np.float32)
+    ties[:9], ties[20] = (-8, -3.5, -1.5, 0.5, 2.5, 4.5, 6.5, 7.75, 1), 7.6
+    by_hand = {"halves between two codes": ties, "its negative": -ties}
+    rounded = np.random.default_rng(7).normal(0, 1, 32).astype(np.float32)
+    rounded[5], rounded[20] = -8.003, 2.5008  # 2.4999 steps of d, 2.5008 of d as a float16
+    cases = {label: x[0] for label, x in weight_cases().items() if len(x) == 1}
+    zeros = {"zeros": cases.pop("zeros")}
+    cases |= by_hand | {"a scale that rounds": rounded} | zeros
+    return {label: (x,) for label, x in cases.items()}
+
+
+def _largest(x):
+    return x[np.abs(x).argmax()]
+
+
+def _low_first(q):
+    return q[:16] | q[16:] << 4
+
+
+def _to_nearest_up(steps):
+    return np.floor(steps + np.float32(8.5))
+
+
+def _q4_0_encoder(
+    scale=lambda x: _largest(x) / np.float32(-8),
+    to_code=_to_nearest_up,
+    top=15,
+    pack=_low_first,
+    stored="<f2",
+    inverse=lambda d: np.float32(1) / d if d else np.float32(0),
+):
+    """Return an encoder of a block, with what a learner may get wrong as parameters."""
+
+    def encode(x):
+        d = np.float32(scale(x))
+        codes = np.nan_to_num(to_code(x * inverse(d)))
+        q = np.clip(codes, None, top).astype(np.int64).astype(np.uint8)
+        return np.concatenate([np.array([d], stored).view(np.uint8), pack(q)])
+
+    return encode
+
+
+ZERO_BLOCKS = (  # what learners make of a block of zeros
+    [0, 128] + [136] * 16,  # ggml's
+    [0, 0] + [136] * 16,
+    [0, 128] + [0] * 16,
+    [0, 0] + [0] * 16,
+)
+
+
+def _zeros_with(block, encode=None):
+    """Return an encoder, by default the right one, that makes of zeros this block, uint8 [18]."""
+    encode = encode or _q4_0_encoder()
+    return lambda x: encode(x) if x.any() else np.array(block, np.uint8)
+
+
+def _with_any_zeros(message, **wrong):
+    """Return a mistake beside each of the ways in which a block of zeros may end."""
+    return [Mistake(_zeros_with(block, _q4_0_encoder(**wrong)), message) for block in ZERO_BLOCKS]
+
+
+POSITIVE_ZERO = (
+    "right but for one bit: 0 / -8 is -0.0 in floats, and ggml stores that sign, so a block of zeros begins "
+    "with bytes 0 and 128. Ask before you divide by d, not before you divide by -8"
+)
+CODE_8_IS_ZERO = (
+    "a block of zeros: code 8 stands for zero, so each byte of qs is 136, two codes of 8. Where d is 0, take "
+    "0 for 1 / d, and go on as always"
+)
+DIVIDED_BY_7 = (
+    "you divide by 7, as for codes -7 to 7: Q4_0 uses -8, too, and gives it to the weight of largest "
+    "magnitude"
+)
+CODE_16 = (
+    "a weight nearly as large as the largest, but of the other sign, gets code 16, and that does not fit in "
+    "four bits: np.minimum(15, ...)"
+)
+TIES = (
+    "right but halfway between two codes: ggml adds 8.5 and cuts the fraction off, so halves go up; np.rint "
+    "takes them to the even neighbour"
+)
+
+QUANTIZE_Q4_0 = Exercise(
+    name="quantize_q4_0",
+    engine=Q4_0.quantize,
+    solution=solutions.quantize_q4_0,
+    twin=q4_0.encode_row,
+    cases=_blocks_to_encode,
+    mistakes=(
+        *_with_any_zeros(
+            "your scale has lost its sign: the weight of largest magnitude gets code 0, which stands for -8, "
+            "so where it is positive, d is negative. Take x[np.abs(x).argmax()] / -8",
+            scale=lambda x: np.abs(x).max() / 8,
+        ),
+        *_with_any_zeros(
+            "your scale is always negative: it has the sign of the weight of largest magnitude, turned "
+            "round, x[np.abs(x).argmax()] / -8",
+            scale=lambda x: np.abs(x).max() / -8,
+        ),
+        *_with_any_zeros(
+            "your scale has the wrong sign: code 0 stands for -8, so the largest weight / -8 is the scale",
+            scale=lambda x: _largest(x) / 8,
+        ),
+        *_with_any_zeros(
+            "you take the largest weight and not the one of largest magnitude: a large negative one counts",
+            scale=lambda x: x.max() / np.float32(-8),
+        ),
+        *_with_any_zeros(DIVIDED_BY_7, scale=lambda x: np.abs(x).max() / 7),
+        *_with_any_zeros(DIVIDED_BY_7, scale=lambda x: _largest(x) / np.float32(-7)),
+        *_with_any_zeros(CODE_16, top=16),
+        *_with_any_zeros(CODE_16, top=None),
+        *_with_any_zeros(TIES, to_code=lambda steps: np.rint(steps) + 8),
+        *_with_any_zeros(
+            "you cut the fraction off: 2.9 becomes 2. Add 8.5 and not 8, and what astype cuts off is then "
+            "rounded",
+            to_code=lambda steps: np.floor(steps + 8),
+        ),
+        *_with_any_zeros(
+            "you cut the fraction off before you add 8: 2.9 becomes 2, -2.9 becomes -2. Add 8.5 first",
+            to_code=lambda steps: np.trunc(steps) + 8,
+        ),
+        *_with_any_zeros(
+            "you pack weights 2j and 2j + 1 into byte j: it holds weight j, and weight j + 16 in its high "
+            "nibble",
+            pack=lambda q: q[0::2] | q[1::2] << 4,
+        ),
+        *_with_any_zeros(
+            "your halves are swapped: weights 0 to 15 are the low nibbles, 16 to 31 the high ones",
+            pack=lambda q: q[16:] | q[:16] << 4,
+        ),
+        Mistake(
+            _q4_0_encoder(pack=lambda q: q[:16] | q[16:]),
+            "your high codes fall on the low ones: move them up first, << 4",
+        ),
+        Mistake(
+            _q4_0_encoder(stored=">f2"),
+            "the scale's two bytes are swapped (big-endian): the low byte comes first",
+        ),
+        *_with_any_zeros(
+            "your codes count steps of the stored scale, a float16: ggml's count steps of the exact one. (Is "
+            "yours better? Measure it at the end of the lesson.)",
+            inverse=lambda d: np.float32(1) / np.float32(np.float16(d)) if d else d,
+        ),
+        Mistake(_zeros_with([0] * 18), CODE_8_IS_ZERO),
+        Mistake(_zeros_with([0, 128] + [0] * 16), CODE_8_IS_ZERO),
+        Mistake(_zeros_with([0, 0] + [136] * 16), POSITIVE_ZERO),
+    ),
+    hints=(
+        "d is the weight of largest magnitude, sign included, over -8. In steps of d every weight lies "
+        "between -8 and 8; add 8.5 and cut the fraction off, and none may exceed 15.",
+        "x[np.abs(x).argmax()] is that weight. Low nibbles are codes[:16], high ones codes[16:] << 4, and | "
+        "lays them over each other. np.frombuffer(np.float16(d).tobytes(), np.uint8) are the scale's bytes; "
+        "np.concatenate puts them before the nibbles.",
+    ),
+)
+
+
+EXERCISES = [BITS_PER_WEIGHT, READ_HALF, DECODE_Q8_0, DECODE_Q4_0, QUANTIZE_Q4_0]

@@ -13,14 +13,9 @@ def read_half(raw, at):
     exponent, mantissa = (bits >> 10) & 31, bits & 1023
     if exponent == 0:
         return sign * mantissa / 1024 * 2.0**-14
+    if exponent == 31:
+        return float("nan") if mantissa else sign * float("inf")
     return sign * (1 + mantissa / 1024) * 2.0 ** (exponent - 15)
-
-
-def quantize_q8_0(x):
-    d = np.abs(x).max() / 127
-    if d == 0:
-        return d, np.zeros(32, np.int8)
-    return d, np.rint(x / d).astype(np.int8)
 
 
 def decode_q8_0(raw):
@@ -36,3 +31,12 @@ def decode_q4_0(blocks):
     low, high = blocks["qs"] & 15, blocks["qs"] >> 4
     q = np.concatenate([low, high], axis=1).astype(np.int8) - np.int8(8)
     return blocks["d"].astype(np.float32)[:, None] * q
+
+
+def quantize_q4_0(x):
+    d = x[np.abs(x).argmax()] / np.float32(-8)
+    inverse = 1 / d if d else np.float32(0)
+    codes = np.minimum(15, x * inverse + np.float32(8.5)).astype(np.uint8)
+    nibbles = codes[:16] | codes[16:] << 4
+    scale = np.frombuffer(np.float16(d).tobytes(), np.uint8)
+    return np.concatenate([scale, nibbles])

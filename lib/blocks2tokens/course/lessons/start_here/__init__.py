@@ -1,0 +1,1 @@
+"""What lesson 00_start_here alone uses."""
