@@ -14,6 +14,7 @@ from pathlib import Path
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import Answer, counted, load, sampler
 from blocks2tokens.command_line.notice import faint, say
+from blocks2tokens.command_line.text_file import without_mark
 
 HELP = """\
 /reset   forget what was said and begin anew
@@ -113,7 +114,7 @@ def lines(interactive: bool) -> Iterator[str]:
         if interactive:
             print()
         try:
-            yield input("> " if interactive else "").strip()
+            yield without_mark(input("> " if interactive else "")).strip()
         except EOFError:
             break
         except KeyboardInterrupt:
