@@ -82,31 +82,15 @@ MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 2**20  # the specification asks for a multiple
 
 # ggml types that a file may hold and the engine does not decode: name, weights and bytes of a block.
 FOREIGN_TYPES = {
-<<<<<<< HEAD
-    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 31: "Q4_0_4_4",
-    32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8", 41: "Q1_0",
-=======
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
     24: ("I8", 1, 1),
     25: ("I16", 1, 2),
     26: ("I32", 1, 4),
     27: ("I64", 1, 8),
     28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
 }
 REMOVED_TYPES = {  # which no file should hold, or none any more: to call them by name
     4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
-    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
->>>>>>> wt-cases
 }  # fmt: skip
 
 Value = int | float | bool | str | np.ndarray | list

@@ -19,25 +19,20 @@ LIB = Path(cache.__file__).parents[2]
 
 
 def package(folder):
-    for name in ("__init__.py", "kernels/dot.py", "course/lesson.py", "benchmarks/peer.py"):
+    for name in ("__init__.py", "kernels/dot.py", "course/lesson.py", "benchmarks/llama_cpp.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"# {name}\n")
     return folder
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-    ("source", "kept"),
-    [("kernels/ours/fast.py", False), ("course/lesson.py", True), ("benchmarks/llama_cpp.py", True)],
-=======
     ("changed", "counts"),
     [
         ("kernels/dot.py", True),
         ("kernels/new.py", True),
         ("course/lesson.py", False),
-        ("benchmarks/peer.py", False),
+        ("benchmarks/llama_cpp.py", False),
     ],
->>>>>>> wt-cases
 )
 def test_the_fingerprint_is_of_what_the_engine_is_made_of(tmp_path, changed, counts):
     fingerprint = cache.fingerprint.__wrapped__
