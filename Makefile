@@ -130,7 +130,7 @@ define install
 endef
 
 install-lab: venv
-	$(call install,lab test,.)
+	$(call install,lab test,.[course])
 
 install-test: venv
 	$(call install,test,.[test])

@@ -24,6 +24,18 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 CONDA_NAMES = {"memory-profiler": "memory_profiler", "matplotlib": "matplotlib-base"}
 
 
+def required(extra=None):
+    """Return what pip installs for the engine alone or with an extra, and with those that this one names."""
+    requirements = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
+    found = [] if extra is None else required()
+    for requirement in requirements:
+        own = re.fullmatch(r"blocks2tokens\[(.*)\]", requirement)
+        found += chain(*map(required, own[1].split(","))) if own else [requirement]
+    return list(dict.fromkeys(found))
+
+
+
+
 # Pins
 
 
@@ -42,7 +54,7 @@ def conda_bounds():
 
 
 def test_conda_and_pip_have_the_same_pins():
-    pinned = bounds_by_name(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    pinned = bounds_by_name(required("test"))
     assert conda_bounds() == pinned | {"python": PROJECT["requires-python"], "pip": ""}
 
 
@@ -51,7 +63,7 @@ def test_conda_installs_the_package_itself():
 
 
 def test_every_pin_has_both_bounds():
-    bounds = bounds_by_name(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    bounds = bounds_by_name(chain(*map(required, PROJECT["optional-dependencies"])))
     assert [name for name, bound in bounds.items() if ">=" not in bound or "<" not in bound] == []
 
 
@@ -105,7 +117,7 @@ def test_the_tests_that_run_as_arm_code_exist(emulate):
 
 
 def test_what_runs_as_arm_code_has_the_projects_pins(emulate):
-    pinned = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    pinned = required("test")
     assert len(emulate.requirements()) == len(emulate.WHEELS) and set(emulate.requirements()) <= set(pinned)
 
 

@@ -29,7 +29,7 @@ def _packages():
     found = []
     for line in importlib.metadata.requires("blocks2tokens") or []:
         requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "course"}):
             continue
         try:
             version = importlib.metadata.version(requirement.name)
