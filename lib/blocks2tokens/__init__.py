@@ -26,6 +26,7 @@ from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.generate import Model, load
 from blocks2tokens.gguf_file import GGUFFile
+from blocks2tokens.grammar import Grammar
 from blocks2tokens.kernels import KERNELS, matmul
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.perplexity import perplexity
@@ -36,6 +37,7 @@ __all__ = [
     "KERNELS",
     "GGUFError",
     "GGUFFile",
+    "Grammar",
     "Model",
     "QuantizedMatrix",
     "Sampler",

@@ -1,10 +1,8 @@
-"""`python -m blocks2tokens COMMAND`; `python -m blocks2tokens --help` lists the commands."""
+"""`python -m blocks2tokens COMMAND`, the same as `b2t COMMAND`; `--help` lists the commands."""
 
 import sys
 
-from blocks2tokens.command_line import main
+from blocks2tokens.command_line import program
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a model may say what the terminal's encoding cannot
-    sys.exit(main())
+    sys.exit(program())

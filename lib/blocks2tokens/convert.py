@@ -109,6 +109,16 @@ class Conversion:
             found.setdefault(by_ggml_type(info.ggml_type).name, []).append(name)
         return dict(sorted(found.items()))
 
+    def summary(self) -> str:
+        """Return the whole on one line: sizes, and how many tensors are not as was asked for."""
+        sizes = f"{self.bytes_before:,} -> {self.bytes_after:,} bytes"
+        parts = [f"{self.target}: {sizes}, {self.bits_per_weight:.2f} bits per weight"]
+        if self.replaced:
+            parts.append(f"{len(self.replaced)} of {len(self.tensors)} tensors in another format")
+        if self.requantized:
+            parts.append(f"{len(self.requantized)} were quantized already")
+        return "; ".join(parts)
+
     def __repr__(self):
         sizes = f"{self.bytes_before:,} -> {self.bytes_after:,} bytes"
         lines = [

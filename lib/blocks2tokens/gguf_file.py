@@ -324,11 +324,17 @@ class _Cursor:
     def error(self, reason: str, at: int) -> GGUFError:
         return GGUFError(f"{self.path}: byte {at}: {reason}")
 
+    def incomplete(self, expected: int, reason: str, at: int) -> GGUFError:
+        """Return the error of a file that ends too early; `expected` is the least size that it says it has."""
+        sizes = f"expected {expected:,} bytes or more, found {self.size:,}"
+        return self.error(f"incomplete download? {sizes}: {reason}", at)
+
     def skip(self, n_bytes: int, what: str) -> int:
         """Move past n_bytes and return where they start."""
         start = self.pos
         if n_bytes > self.size - start:
-            raise self.error(f"{what} needs {n_bytes} bytes, {self.size - start} are left", start)
+            reason = f"{what} needs {n_bytes} bytes, {self.size - start} are left"
+            raise self.incomplete(start + n_bytes, reason, start)
         self.pos += n_bytes
         return start
 
@@ -374,9 +380,10 @@ class _Cursor:
         """Refuse a type that does not exist, and a count of elements that the bytes left cannot hold."""
         if element_type not in MIN_SIZE:
             raise self.error(f"{what} has value type {element_type}, which does not exist", self.pos)
-        left = self.size - self.pos
-        if count * MIN_SIZE[element_type] > left:
-            raise self.error(f"{what} has {count} elements, but only {left} bytes are left", self.pos)
+        left, needed = self.size - self.pos, count * MIN_SIZE[element_type]
+        if needed > left:
+            reason = f"{what} has {count} elements, but only {left} bytes are left"
+            raise self.incomplete(self.pos + needed, reason, self.pos)
 
     def skip_elements(self, element_type: int, count: int, what: str) -> None:
         """Move past numbers or strings."""
@@ -398,7 +405,8 @@ class _Cursor:
         last = self.size - UINT64.size
         for i in range(count):
             if pos > last:
-                raise self.error(f"{what}: string {i} would start at {pos}, past the end", self.pos)
+                reason = f"{what}: string {i} would start at {pos}, past the end"
+                raise self.incomplete(pos + UINT64.size * (count - i), reason, self.pos)
             pos += 8 + length_at(buffer, pos)[0]
         self.skip(pos - self.pos, what)
 
@@ -418,9 +426,10 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int, int]:
         raise UnsupportedError(f"{cursor.path}: byte 4: GGUF version {version}, only 2 and 3 are read")
     at = cursor.pos
     n_tensors, n_kv = cursor.uint64("the number of tensors"), cursor.uint64("the number of metadata keys")
-    left = cursor.size - cursor.pos
-    if n_tensors * MIN_TENSOR_INFO_SIZE + n_kv * MIN_KV_SIZE > left:
-        raise cursor.error(f"{n_tensors} tensors and {n_kv} metadata keys cannot fit in {left} bytes", at)
+    left, needed = cursor.size - cursor.pos, n_tensors * MIN_TENSOR_INFO_SIZE + n_kv * MIN_KV_SIZE
+    if needed > left:
+        reason = f"{n_tensors} tensors and {n_kv} metadata keys cannot fit in {left} bytes"
+        raise cursor.incomplete(cursor.pos + needed, reason, at)
     return version, n_tensors, n_kv
 
 
@@ -469,8 +478,9 @@ def _read_tensors(cursor: _Cursor, n_tensors: int, alignment: int) -> dict[str, 
             raise cursor.error(f"tensor {info.name!r} appears twice", at)
         infos[info.name], starts[info.name] = info, at
     data_start = aligned(cursor.pos, alignment)
+    expected = data_start + max((info.offset + info.nbytes for info in infos.values()), default=0)
     for info in infos.values():
-        _check_place(cursor, info, starts[info.name], alignment, cursor.size - data_start)
+        _check_place(cursor, info, starts[info.name], alignment, data_start, expected)
     for info, following in pairwise(sorted(infos.values(), key=lambda info: info.offset)):
         if info.offset + info.nbytes > following.offset:
             reason = f"tensor {following.name!r} overlaps tensor {info.name!r}"
@@ -529,15 +539,20 @@ def _find_type(cursor: _Cursor, ggml_type: int, what: str, at: int) -> "formats.
         raise UnsupportedError(f"{cursor.path}: byte {at}: {reason}") from None
 
 
-def _check_place(cursor: _Cursor, info: TensorInfo, at: int, alignment: int, data_bytes: int) -> None:
-    """Refuse a tensor that is misaligned or does not lie inside the data section."""
+def _check_place(
+    cursor: _Cursor, info: TensorInfo, at: int, alignment: int, data_start: int, expected: int
+) -> None:
+    """Refuse a tensor that is misaligned or does not lie inside the data section.
+
+    `at` is the byte of its info, `expected` the size of a file that holds all tensors.
+    """
     what = f"tensor {info.name!r}"
     if info.offset % alignment:
         raise cursor.error(f"{what} has offset {info.offset}, expected a multiple of {alignment}", at)
-    end = info.offset + info.nbytes
+    end, data_bytes = info.offset + info.nbytes, max(cursor.size - data_start, 0)
     if end > data_bytes:
-        reason = f"{what} lies at {info.offset} to {end} of {max(data_bytes, 0)} bytes of data"
-        raise cursor.error(reason, at)
+        reason = f"{what} lies at {info.offset} to {end} of {data_bytes} bytes of data"
+        raise cursor.incomplete(expected, reason, at)
 
 
 def decode_value(buffer: bytes | mmap.mmap, value_type: int, at: int) -> tuple[Value, int]:

@@ -23,7 +23,7 @@ LAYERS = {
     "sampler": {"errors", "model"},
 }
 LAYERS |= {"generate": set(LAYERS)}
-LAYERS |= {"perplexity": {"errors", "generate"}}
+LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}

@@ -34,8 +34,6 @@ def required(extra=None):
     return list(dict.fromkeys(found))
 
 
-
-
 # Pins
 
 

@@ -1,10 +1,11 @@
 """The command line: each command is a few lines over the engine's public API.
 
 arguments   what may be typed, and what --help says
+generate    a text continued, or a question answered
 chat        a conversation at a prompt
 info        what is in a GGUF file
 calibrate   which kernels are the fastest here
-answer      one answer as it comes, and how long it took; generate and chat share it
+answer      one answer as it comes, and how long it took
 notice      says what one is waiting for
 text_file   text as editors and shells write it
 """
@@ -14,10 +15,18 @@ import sys
 import warnings
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line import arguments, calibrate, chat, info
-from blocks2tokens.command_line.answer import Answer, load, sampler
-from blocks2tokens.command_line.notice import Notice, printable, say
-from blocks2tokens.command_line.text_file import read_text, without_mark
+from blocks2tokens.command_line import arguments, calibrate, chat, generate, info
+from blocks2tokens.command_line.answer import load
+from blocks2tokens.command_line.arguments import Command
+from blocks2tokens.command_line.notice import Notice, printable, reason, say
+from blocks2tokens.command_line.text_file import read_text
+
+
+def program() -> int:
+    """Run the command that the shell has given, as `b2t` and `python -m blocks2tokens` do."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a model may say what the terminal's encoding cannot
+    return main()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,12 +34,12 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises SystemExit after --help, and with code 2 for arguments that make no sense.
     """
-    args = arguments.parse(sys.argv[1:] if argv is None else argv)
+    args = arguments.parse(sys.argv[1:] if argv is None else argv, COMMANDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = note
-            COMMANDS[args.command](args)
+            COMMANDS[args.command].run(args)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -49,44 +58,13 @@ def note(message, category, filename, lineno, file=None, line=None) -> None:
     say(f"note: {printable(str(message))}")
 
 
-def reason(error: Exception) -> str:
-    """Return an error's message, without the operating system's number or Python's words for bad UTF-8."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"expected text in UTF-8, got the byte {error.object[error.start]:#x}"
-    if isinstance(error, OSError) and error.strerror:
-        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
-    return str(error) or type(error).__name__
-
-
-def generate(args) -> None:
-    """Continue a text, or answer it; on stdout there is that text and nothing else."""
-    chosen = sampler(args)
-    text = (
-        args.prompt if args.prompt not in (None, "-") else without_mark(sys.stdin.read()).removesuffix("\n")
-    )
-    model = load(args.model, args.threads)
-    if args.chat:
-        ids = model.tokenizer.encode_chat([{"role": "user", "content": text}], **args.template_variable)
-    else:
-        ids = model.tokenizer.encode(text)
-    if not ids:
-        raise ValueError("the prompt is empty")
-    answer = Answer(model, ids, args.max_tokens, chosen, continues=not args.chat)
-    try:
-        answer.speak()
-    finally:
-        print(flush=True)
-        if args.stats:
-            say(f"{answer.prompt_summary()}; {answer.summary()}")
-
-
 def convert(args) -> None:
     """Quantize a file and print what was written."""
     if os.path.lexists(args.dst) and not args.force:
         raise FileExistsError(f"{args.dst} is there already; --force replaces it")
     with Notice():
         conversion = b2t.convert(args.src, args.dst, args.format, args.effort)
-    print(conversion)
+    print(conversion if args.verbose else conversion.summary())
 
 
 def perplexity(args) -> None:
@@ -102,10 +80,10 @@ def perplexity(args) -> None:
 
 
 COMMANDS = {
-    "chat": chat.run,
-    "generate": generate,
-    "info": info.run,
-    "convert": convert,
-    "perplexity": perplexity,
-    "calibrate": calibrate.run,
+    "chat": Command("talk with a chat model at a prompt", arguments.add_chat, chat.run),
+    "generate": Command("continue a text", arguments.add_generate, generate.run),
+    "info": Command("show what is in a GGUF file", arguments.add_info, info.run),
+    "convert": Command("quantize a model into another format", arguments.add_convert, convert),
+    "perplexity": Command("measure how well a model predicts a text", arguments.add_perplexity, perplexity),
+    "calibrate": Command("time the kernels again, keep the fastest", arguments.add_calibrate, calibrate.run),
 }

@@ -1,31 +1,58 @@
-"""What may be typed after `python -m blocks2tokens`, and what --help says about it."""
+"""What may be typed after `b2t`, and what --help says about it.
+
+A command is one line in the table `COMMANDS` of the package, which names its `add_...` here.
+"""
 
 import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.perplexity import WINDOW
 
-PROG = "python -m blocks2tokens"
+PROG = "b2t"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-COMMANDS = {
-    "chat": "talk with a chat model at a prompt",
-    "generate": "continue a text",
-    "info": "show what is in a GGUF file",
-    "convert": "quantize a model into another format",
-    "perplexity": "measure how well a model predicts a text",
-    "calibrate": "time the kernels again, keep the fastest",
-}
 GENERATE_TOKENS, CHAT_TOKENS = 256, 1024
 
+GENERATED = {  # the keys of what `generate --json` prints
+    "model": "the file, as it was named",
+    "text": "what the model wrote, without the prompt",
+    "ended": "stop: at a stop token or --stop; length: --max-tokens; context: it is full; interrupt: Ctrl-C",
+    "prompt_tokens": "how many tokens were read",
+    "answer_tokens": "how many tokens were written",
+    "seconds_to_first_token": "null if there is none",
+    "tokens_per_second": "behind the first; null if there are none",
+}
+DESCRIBED = {  # the keys of what `info --json` prints
+    "file": "path, as it was named",
+    "parts": "paths of all files, one unless the model is split",
+    "bytes": "size of all parts",
+    "gguf_version": "2 or 3",
+    "alignment": "bytes: tensors begin at multiples of it",
+    "runs": "whether the engine can run the model",
+    "reason": "why not, or null",
+    "kv_cache_bytes_per_token": "null for a model that does not run",
+    "formats": "{name: {tensors, weights, bytes, bits_per_weight}}",
+    "tensors": "[{name, format, shape, bytes, offset}]; a matrix has shape [out, in]",
+    "metadata": "{key: value}, all of it: sizes, vocabulary, chat template",
+}
 
-def parse(argv: list[str]) -> argparse.Namespace:
+
+class Command(NamedTuple):
+    """A command: what it is for, what adds its parser, and what does it."""
+
+    about: str
+    add: Callable
+    run: Callable[[argparse.Namespace], None]
+
+
+def parse(argv: list[str], known: Mapping[str, Command]) -> argparse.Namespace:
     """Return the arguments; without any, show the help. Raises SystemExit as argparse does."""
-    parser = build()
+    parser = build(known)
     args, rest = parser.parse_known_args(argv or ["--help"])
     if args.command == "generate" and args.prompt is None and rest and not rest[0].startswith("--"):
         args.prompt = rest.pop(0)  # older versions of argparse miss an optional argument that follows options
@@ -36,9 +63,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def build() -> argparse.ArgumentParser:
+def build(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    listed = "\n".join(f"  {name:12}{about}" for name, about in COMMANDS.items())
+    listed = "\n".join(f"  {name:12}{command.about}" for name, command in known.items())
     parser = argparse.ArgumentParser(
         prog=PROG,
         description="Run, look into, quantize and measure language models in GGUF files.",
@@ -46,51 +73,62 @@ def build() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, help="what to do")
-    for add in (_add_chat, _add_generate, _add_info, _add_convert, _add_perplexity, _add_calibrate):
-        add(commands)
+    for command in known.values():
+        command.add(commands)
     return parser
 
 
-def _add_chat(commands) -> None:
+def add_chat(commands) -> None:
     details = (
         "Talk with a chat model. Type a message, read the answer; Ctrl-C stops an answer that goes on for "
         "too long. /help lists what else you can type. Lines from a pipe are answered one after the other."
     )
     parser = _add_command(commands, "chat", details, f"chat {MODEL} --system 'You are a pirate.'")
     _add_threads(parser)
-    parser.add_argument("--system", metavar="TEXT", help="tell the model who it is, ahead of all messages")
-    _add_template_variables(parser)
-    _add_sampling(parser, temperature=0.7, top_p=0.9, max_tokens=CHAT_TOKENS)
+    _add_chat_format(parser)
+    _add_sampling(parser, temperature=0.7, top_p=0.9)
+    _add_max_tokens(parser, CHAT_TOKENS, default=CHAT_TOKENS)
 
 
-def _add_generate(commands) -> None:
+def add_generate(commands) -> None:
     details = (
         "Continue a text. What the model writes goes to the standard output, without your prompt; the same "
         "prompt gets the same text, unless you set a temperature."
     )
     example = "generate data/austen.gguf 'It is a truth universally acknowledged' --temperature 0.7"
-    parser = _add_command(commands, "generate", details, example)
+    parser = _add_command(commands, "generate", details, example, keys=GENERATED)
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="?", help="the text; - or none reads it from a pipe"
     )
     _add_threads(parser)
-    parser.add_argument("--chat", action="store_true", help="put PROMPT to a chat model as a question")
-    _add_template_variables(parser)
+    parser.add_argument(
+        "--chat", action="store_true", help="put PROMPT to a chat model as a question; these two imply it:"
+    )
+    _add_chat_format(parser)
     parser.add_argument("--stats", action="store_true", help="say in the end how long it took")
-    _add_sampling(parser, temperature=0.0, top_p=1.0, max_tokens=GENERATE_TOKENS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with the keys below")
+    _add_sampling(parser, temperature=0.0, top_p=1.0)
+    ends = parser.add_argument_group("where the text ends")
+    _add_max_tokens(ends, GENERATE_TOKENS, default=None)
+    stop = "end in front of TEXT, wherever it comes. Can be given several times"
+    ends.add_argument("--stop", metavar="TEXT", type=stop_text, action="append", default=[], help=stop)
+    form = "write JSON that follows the JSON schema in FILE, and nothing else; needs the package llguidance"
+    ends.add_argument("--json-schema", metavar="FILE", help=form)
 
 
-def _add_info(commands) -> None:
+def add_info(commands) -> None:
     details = (
         "Show what is in a GGUF file: the model's sizes, the formats of its weights, the memory that its KV "
         "cache takes, and whether the engine can run it."
     )
-    parser = _add_command(commands, "info", details, f"info {MODEL} --tensors")
+    parser = _add_command(commands, "info", details, f"info {MODEL} --tensors", keys=DESCRIBED)
     parser.add_argument("--metadata", action="store_true", help="list all keys, long values cut")
     parser.add_argument("--tensors", action="store_true", help="list all tensors")
+    everything = "print all of it as one JSON object, with the keys below"
+    parser.add_argument("--json", action="store_true", help=everything)
 
 
-def _add_convert(commands) -> None:
+def add_convert(commands) -> None:
     details = "Write the model of one GGUF file to another, its matrices in FORMAT. llama.cpp runs it too."
     example = "convert data/austen.gguf data/models/austen.Q4_K_M.gguf Q4_K_M"
     parser = _add_command(commands, "convert", details, example, model=False)
@@ -105,15 +143,17 @@ def _add_convert(commands) -> None:
         help="ggml: the bytes that llama.cpp would write (default); best: smaller errors, and slower",
     )
     parser.add_argument("--force", action="store_true", help="replace DST if it is there already")
+    listed = "list the formats, and the tensors that could not have the one asked for"
+    parser.add_argument("--verbose", action="store_true", help=listed)
 
 
-def _add_perplexity(commands) -> None:
+def add_perplexity(commands) -> None:
     details = (
         "Measure how surprised a model is by a text: the lower, the better it predicts. Compare only figures "
         "of the same text, vocabulary and window."
     )
-    parser = _add_command(commands, "perplexity", details, "perplexity data/austen.gguf chapter.txt")
-    parser.add_argument("text", metavar="TEXTFILE", help="a text file in UTF-8")
+    parser = _add_command(commands, "perplexity", details, "perplexity data/austen.gguf LICENSE")
+    parser.add_argument("text", metavar="TEXTFILE", help="a text file in UTF-8; - reads it from a pipe")
     parser.add_argument(
         "--window",
         metavar="N",
@@ -124,7 +164,7 @@ def _add_perplexity(commands) -> None:
     _add_threads(parser)
 
 
-def _add_calibrate(commands) -> None:
+def add_calibrate(commands) -> None:
     details = (
         "Time the kernels again, keep which are the fastest for this machine, and show what the others cost. "
         "The first product with a format does it by itself; do it again if the machine was busy then."
@@ -133,11 +173,13 @@ def _add_calibrate(commands) -> None:
     parser.add_argument("formats", metavar="FORMAT", nargs="*", type=known_format, help="such as Q4_K")
 
 
-def _add_command(commands, name, details, example, model=True) -> argparse.ArgumentParser:
+def _add_command(commands, name, details, example, model=True, keys=None) -> argparse.ArgumentParser:
+    """Add a command; `keys` are those of the JSON object that it prints with --json, and what they mean."""
+    listed = "".join(f"\n  {key:26}{meaning}" for key, meaning in (keys or {}).items())
     parser = commands.add_parser(
         name,
         description=textwrap.fill(details, 80),
-        epilog=f"example:\n  {PROG} {example}",
+        epilog=(f"keys of --json:{listed}\n\n" if keys else "") + f"example:\n  {PROG} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,  # which leaves the example on its line
         allow_abbrev=False,
     )
@@ -151,7 +193,9 @@ def _add_threads(parser) -> None:
     parser.add_argument("--threads", metavar="N", type=at_least(1), help=about)
 
 
-def _add_template_variables(parser) -> None:
+def _add_chat_format(parser) -> None:
+    """Add what goes into a model's chat template."""
+    parser.add_argument("--system", metavar="TEXT", help="tell the model who it is, ahead of all messages")
     about = (
         "a variable for the model's chat template, such as enable_thinking=false; JSON, or else text. "
         "Can be given several times"
@@ -184,15 +228,25 @@ class _Collect(argparse.Action):
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: value})
 
 
-def _add_sampling(parser, temperature: float, top_p: float, max_tokens: int) -> None:
-    """Add the options of b2t.Sampler and --max-tokens, with these defaults."""
+def _add_max_tokens(parser, usual: int, default: int | None) -> None:
+    length = f"the longest answer (default: {usual}, or what the context has room for)"
+    parser.add_argument("--max-tokens", metavar="N", type=at_least(1), default=default, help=length)
+
+
+def stop_text(text: str) -> str:
+    """Return a stop string; ArgumentTypeError for an empty one, which every text begins with."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a text, got an empty one")
+    return text
+
+
+def _add_sampling(parser, temperature: float, top_p: float) -> None:
+    """Add the options of b2t.Sampler, with these defaults."""
     group = parser.add_argument_group("how tokens are chosen")
 
     def add(name, metavar, kind, default, text):
         group.add_argument(name, metavar=metavar, type=kind, default=default, help=text)
 
-    length = f"the longest answer (default: {max_tokens}, or what the context has room for)"
-    add("--max-tokens", "N", at_least(1), max_tokens, length)
     bold = f"0 takes the most likely token each time; the higher, the bolder (default: {temperature:g})"
     add("--temperature", "T", float, temperature, bold)
     add("--top-k", "K", at_least(0), 0, "draw from the K most likely tokens only; 0: from all (default)")

@@ -1,7 +1,8 @@
 """info: what is in a GGUF file, whether or not the engine can run it."""
 
+import json
 from collections.abc import Collection, Mapping
-from math import prod
+from math import isfinite, prod
 
 import numpy as np
 
@@ -24,6 +25,9 @@ WIDTH = 64  # characters that a value may take
 def run(args) -> None:
     """Print what is in a file: the model, the formats of its weights and, if asked for, all the rest."""
     file = b2t.GGUFFile(args.model)
+    if args.json:
+        print(json.dumps(described(file), allow_nan=False))
+        return
     print_facts(model_facts(file) | engine_facts(file))
     print()
     print_formats(file.tensors.values())
@@ -63,10 +67,9 @@ def vocabulary(metadata: Mapping) -> str:
 
 def engine_facts(file: b2t.GGUFFile) -> dict[str, str]:
     """Return whether the engine runs the model and, if so, how much memory its KV cache takes."""
-    try:
-        model = load(file.path)
-    except ValueError as error:
-        return {"runs here": f"no: {printable(str(error).removeprefix(f'{file.path}: '))}"}
+    model, reason = loaded(file)
+    if model is None:
+        return {"runs here": f"no: {printable(reason)}"}
     per_token = model.transformer.new_cache(1).nbytes
     whole = per_token * model.config.context_length
     return {
@@ -75,17 +78,78 @@ def engine_facts(file: b2t.GGUFFile) -> dict[str, str]:
     }
 
 
+def loaded(file: b2t.GGUFFile) -> tuple[b2t.Model | None, str | None]:
+    """Return the model, or None and why the engine does not run it."""
+    try:
+        return load(file.path), None
+    except ValueError as error:
+        return None, str(error).removeprefix(f"{file.path}: ")
+
+
+def described(file: b2t.GGUFFile) -> dict[str, object]:
+    """Return all that there is to know of a file, for JSON: the keys are those of arguments.DESCRIBED."""
+    model, reason = loaded(file)
+    return {
+        "file": plain(str(file.path)),
+        "parts": [plain(str(path)) for path in file.paths],
+        "bytes": file.nbytes,
+        "gguf_version": file.version,
+        "alignment": file.alignment,
+        "runs": model is not None,
+        "reason": reason,
+        "kv_cache_bytes_per_token": model.transformer.new_cache(1).nbytes if model else None,
+        "formats": {name: totals(group) for name, group in by_format(file.tensors.values()).items()},
+        "tensors": [
+            {
+                "name": info.name,
+                "format": type_of(info.ggml_type).name,
+                "shape": list(info.shape),
+                "bytes": info.nbytes,
+                "offset": info.offset,
+            }
+            for info in file.tensors.values()
+        ],
+        "metadata": {key: plain(value) for key, value in file.metadata.items()},
+    }
+
+
+def plain(value) -> object:
+    """Return a value of the metadata as JSON has it; what JSON has no number for is a string.
+
+    >>> plain([np.float32(0.5), float("nan")]), plain(np.array([1, 2], np.uint8))
+    ([0.5, 'nan'], [1, 2])
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(element) for element in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def by_format(tensors: Collection[TensorInfo]) -> dict[str, list[TensorInfo]]:
+    """Return the tensors of each format, {its name: tensors}."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for info in tensors:
+        groups.setdefault(type_of(info.ggml_type).name, []).append(info)
+    return groups
+
+
+def totals(group: Collection[TensorInfo]) -> dict[str, int | float]:
+    """Return what some tensors come to."""
+    weights, n_bytes = sum(prod(t.shape) for t in group), sum(t.nbytes for t in group)
+    bits = 8 * n_bytes / max(1, weights)
+    return {"tensors": len(group), "weights": weights, "bytes": n_bytes, "bits_per_weight": bits}
+
+
 def print_formats(tensors: Collection[TensorInfo]) -> None:
     """Print how many tensors, weights and bytes are in each format."""
-    names = {info.ggml_type: type_of(info.ggml_type).name for info in tensors}
-    groups = {name: [t for t in tensors if t.ggml_type == kind] for kind, name in names.items()}
+    groups = by_format(tensors)
     if len(groups) != 1:
-        groups["all"] = tensors
+        groups["all"] = list(tensors)
     print(f"{'format':8}{'tensors':>8}{'weights':>16}{'bytes':>17}{'bits per weight':>18}")
     for name, group in groups.items():
-        weights, n_bytes = sum(prod(t.shape) for t in group), sum(t.nbytes for t in group)
-        bits = 8 * n_bytes / max(1, weights)
-        print(f"{name:8}{len(group):>8}{weights:>16,}{n_bytes:>17,}{bits:>18.2f}")
+        n, weights, n_bytes, bits = totals(group).values()
+        print(f"{name:8}{n:>8}{weights:>16,}{n_bytes:>17,}{bits:>18.2f}")
 
 
 def print_tensors(tensors: Collection[TensorInfo]) -> None:

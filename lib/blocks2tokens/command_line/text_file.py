@@ -9,6 +9,7 @@ Lines end in \\n, \\r\\n or \\r, and in \\n once they are read: a model has seen
 
 import codecs
 import io
+import sys
 from pathlib import Path
 
 MARK = "\ufeff"  # where it is not at the beginning of a file it is a character as any other
@@ -16,8 +17,11 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str) -> str:
-    """Return the text of a file; FileNotFoundError, OSError, and UnicodeDecodeError for what is no text."""
-    raw = Path(path).read_bytes()
+    """Return the text of a file, or of stdin for "-".
+
+    Raises FileNotFoundError, OSError, and UnicodeDecodeError for what is no text.
+    """
+    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     encoding = "utf-16" if raw.startswith(UTF_16) else "utf-8-sig"
     return io.StringIO(raw.decode(encoding), newline=None).read()
 

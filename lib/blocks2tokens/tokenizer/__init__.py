@@ -40,6 +40,7 @@ class Tokenizer:
         self._vocabulary = Vocabulary(file)
         self._kind = KINDS[model](file, self._vocabulary)
         self.tokens = self._vocabulary.tokens
+        self.control_tokens = self._vocabulary.commands  # ids that no text is made of
         self.bos = token_id(file, "bos", len(self), self._kind.default_bos)
         self.eos = token_id(file, "eos", len(self), self._kind.default_eos)
         self.add_bos = _adds_bos(file, self.bos, self._kind.takes_bos)
