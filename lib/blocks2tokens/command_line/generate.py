@@ -1,0 +1,66 @@
+"""generate: a text continued, or a question answered.
+
+PROMPT, or stdin --encode, or the chat template--> ids --Answer--> text as it comes, or all in one JSON object
+"""
+
+import json
+import sys
+
+import blocks2tokens as b2t
+from blocks2tokens.command_line.answer import Answer, load, sampler
+from blocks2tokens.command_line.arguments import GENERATE_TOKENS
+from blocks2tokens.command_line.notice import say
+from blocks2tokens.command_line.text_file import read_text, without_mark
+
+
+def run(args) -> None:
+    """Continue a text, or answer it; on stdout there is that text and nothing else, or one JSON object."""
+    chosen = sampler(args)
+    schema = read_text(args.json_schema) if args.json_schema is not None else None
+    text = (
+        args.prompt if args.prompt not in (None, "-") else without_mark(sys.stdin.read()).removesuffix("\n")
+    )
+    model = load(args.model, args.threads)
+    if schema is not None:
+        chosen = b2t.Grammar(model.tokenizer, schema).sampler(chosen)
+    chats = args.chat or args.system is not None or bool(args.template_variable)
+    ids = prompt_ids(model, text, args) if chats else model.tokenizer.encode(text)
+    if not ids:
+        raise ValueError("the prompt is empty")
+    wanted = args.max_tokens or GENERATE_TOKENS
+    answer = Answer(model, ids, wanted, chosen, continues=not chats, stops=args.stop)
+    if args.max_tokens and answer.limit < args.max_tokens:
+        say(f"note: --max-tokens {args.max_tokens:,}: the context has room for {answer.room:,}")
+    speak(answer, args)
+    if schema is not None and not chosen.complete:
+        raise ValueError(f"the JSON is not complete: the answer ended ({answer.ended}) before it did")
+
+
+def prompt_ids(model: b2t.Model, question: str, args) -> list[int]:
+    """Return the ids of a question in the model's chat format, behind a system message if there is one."""
+    system = [] if args.system is None else [{"role": "system", "content": args.system}]
+    messages = [*system, {"role": "user", "content": question}]
+    return model.tokenizer.encode_chat(messages, **args.template_variable)
+
+
+def speak(answer: Answer, args) -> None:
+    """Print the answer as it comes or, with --json, all at once; then the statistics, if asked for."""
+    try:
+        answer.speak(show=not args.json)
+    finally:
+        print(json.dumps(facts(answer, args.model)) if args.json else "", flush=True)
+        if args.stats:
+            say(f"{answer.prompt_summary()}; {answer.summary()}")
+
+
+def facts(answer: Answer, path: str) -> dict[str, object]:
+    """Return what --json prints: the keys are those of arguments.GENERATED."""
+    return {
+        "model": path,
+        "text": answer.text,
+        "ended": answer.ended or "interrupt",
+        "prompt_tokens": len(answer.ids),
+        "answer_tokens": answer.tokens,
+        "seconds_to_first_token": answer.to_first if answer.tokens else None,
+        "tokens_per_second": answer.tokens_per_second,
+    }
