@@ -1,6 +1,7 @@
 """The command line says what the engine's API gives, and ends with one line when something is wrong."""
 
 import io
+import json
 import os
 import re
 import select
@@ -15,7 +16,7 @@ from small_model import CHATML, small_model
 from vocabularies import sentencepiece, with_vocabulary
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line import COMMANDS, chat, main, notice
+from blocks2tokens.command_line import COMMANDS, arguments, chat, main, notice
 from blocks2tokens.command_line.answer import Answer
 from blocks2tokens.jit import cpu
 
@@ -131,11 +132,14 @@ def test_generate_wraps_a_question_in_the_chat_format(run, path, model):
     assert run("generate", path, QUESTIONS[0], "--chat", "--max-tokens", 9)[1] == f"{expected}\n"
 
 
-@pytest.mark.parametrize("options", [[], ["--max-tokens", "100000"]])
-def test_generate_ends_where_the_context_does(run, path, model, options):
+@pytest.mark.parametrize(("options", "said"), [([], False), (["--max-tokens", "100000"], True)])
+def test_generate_ends_where_the_context_does_and_says_so_to_whom_asked_for_more(
+    run, path, model, options, said
+):
     prompt = "The cat is on the chair."
     room = model.config.context_length - len(model.tokenizer.encode(prompt))
-    assert run("generate", path, prompt, *options) == (0, f"{continued(model, prompt, room)}\n", "")
+    note = f"note: --max-tokens 100,000: the context has room for {room}\n" if said else ""
+    assert run("generate", path, prompt, *options) == (0, f"{continued(model, prompt, room)}\n", note)
 
 
 def test_statistics_go_to_stderr(run, path, model):
@@ -147,14 +151,92 @@ def test_statistics_go_to_stderr(run, path, model):
     assert "s to the first token" in err and "tokens per second" in err and err.count("\n") == 1
 
 
-def test_an_answer_says_what_cut_it_short(path, model, capsys):
+def test_an_answer_says_what_cut_it_short(tmp_path, capsys):
+    endless = small_model(context_length=40)
+    endless.metadata["tokenizer.ggml.token_type"] = [1] * 320
+    del endless.metadata["tokenizer.ggml.eos_token_id"]
+    model = b2t.load(endless.write(tmp_path / "endless.gguf"))
+    model.tokenizer.stop_tokens = frozenset()
     ids = model.tokenizer.encode("The cat is on the chair.")
-    short, full = (Answer(model, ids, n, b2t.Sampler(temperature=1, seed=0)) for n in (1, 1000))
+    short, full = (Answer(model, ids, n, b2t.Sampler()) for n in (1, 1000))
     assert (short.limit, full.limit) == (1, model.config.context_length - len(ids))
-    short.tokens, full.tokens, full.after_first = short.limit, full.limit, 2.0
+    short.speak()
+    full.speak()
+    assert (short.ended, full.ended) == ("length", "context")
     assert short.summary() == "1 token, the most that --max-tokens allows"
-    speed = f"{(full.limit - 1) / 2:.1f} tokens per second"
-    assert full.summary() == f"{full.limit} tokens, {speed}, and then the context was full"
+    assert re.fullmatch(
+        rf"{full.limit} tokens, [\d.]+ tokens per second, and then the context was full", full.summary()
+    )
+
+
+def test_generate_puts_a_system_message_in_front(run, path, model):
+    messages = [{"role": "system", "content": "Be brief."}, user(QUESTIONS[0])]
+    expected = continued(model, messages, 9)
+    assert expected != continued(model, [user(QUESTIONS[0])], 9)
+    assert run("generate", path, QUESTIONS[0], "--system=Be brief.", "--max-tokens=9")[1] == f"{expected}\n"
+
+
+def test_a_stop_string_ends_the_text_wherever_tokens_part_it(run, path, model, monkeypatch):
+    text = "On the chair.\nYou: and the kettle?"
+    ids = model.tokenizer.encode(text)
+    assert len(model.tokenizer.encode("\nYou:")) > 1
+    taken = []
+    monkeypatch.setattr(b2t.Model, "generate", lambda self, *args: (taken.append(i) or i for i in ids))
+    assert run("generate", path, "x", "--stop=###", "--stop", "\nYou:") == (0, "On the chair.\n", "")
+    assert len(taken) < len(ids) and text.startswith(model.tokenizer.decode(taken))
+    shown = run("generate", path, "x", "--stop", "kettle!")[1]
+    assert shown == f"{text}\n"  # what may have begun a stop is shown when it has not
+
+
+def test_an_empty_stop_string_is_an_error_of_usage(run, path):
+    code, out, err = run("generate", path, "x", "--stop", "")
+    assert (code, out) == (2, "") and "--stop: expected a text" in err
+
+
+@pytest.mark.parametrize(("options", "ended"), [([], "length"), (["--stop", "P"], "stop")])
+def test_generate_prints_json_with_the_keys_that_help_explains(run, path, model, options, ended):
+    code, out, err = run("generate", path, "The cat is on", "--max-tokens=12", "--json", *options)
+    found = json.loads(out)
+    assert (code, err, out.count("\n")) == (0, "", 1) and found.keys() == arguments.GENERATED.keys()
+    whole = continued(model, "The cat is on", 12)
+    assert "P" in whole and found["text"] == (whole.partition("P")[0] if options else whole)
+    ids = model.tokenizer.encode("The cat is on")
+    assert (found["model"], found["ended"]) == (str(path), ended)
+    assert (found["prompt_tokens"], found["answer_tokens"] <= 12) == (len(ids), True)
+
+
+def test_json_is_printed_whole_when_an_answer_is_interrupted(run, path, model, monkeypatch):
+    def interrupted(self, ids, *_):
+        yield from model.tokenizer.encode("On the")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(b2t.Model, "generate", interrupted)
+    code, out, _ = run("generate", path, "x", "--json")
+    assert code == 130 and (json.loads(out)["text"], json.loads(out)["ended"]) == ("On the", "interrupt")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "maximum": 999}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_generate_follows_a_json_schema(run, path, tmp_path):
+    (tmp_path / "person.json").write_text(json.dumps(SCHEMA))
+    options = ["--json-schema", tmp_path / "person.json", "--temperature=1.5"]
+    for seed in range(5):
+        code, out, err = run("generate", path, "A cat", *options, f"--seed={seed}")
+        assert (code, err) == (0, "")
+        found = json.loads(out)
+        assert found.keys() == {"name", "age"} and len(found["name"]) <= 12 and found["age"] <= 999
+    code, out, err = run("generate", path, "A cat", *options, "--max-tokens=3")
+    assert (
+        code == 1
+        and out
+        and err == "error: the JSON is not complete: the answer ended (length) before it did\n"
+    )
 
 
 # --- chat -------------------------------------------------------------------------------------------------
@@ -307,6 +389,27 @@ def test_info_lists_keys_and_tensors(run, path):
     assert all(len(lines[key]) <= 64 for key in keys)
 
 
+def test_info_prints_all_of_it_as_json(run, path, model, tmp_path):
+    odd = small_model(formats={"attn_q": "Q4_0"})
+    odd.metadata |= {"x.nan": float("nan"), "x.floats": [0.5, float("inf")]}
+    odd = odd.write(tmp_path / "odd.gguf")
+    code, out, err = run("info", odd, "--json")
+    found, reader = json.loads(out, parse_constant=pytest.fail), gguf.GGUFReader(odd)
+    assert (code, err, found.keys()) == (0, "", arguments.DESCRIBED.keys())
+    expected = [
+        {"name": t.name, "format": t.tensor_type.name, "shape": t.shape[::-1].tolist(), "bytes": t.n_bytes}
+        for t in reader.tensors
+    ]
+    assert [{key: t[key] for key in t if key != "offset"} for t in found["tensors"]] == expected
+    assert [t["offset"] for t in found["tensors"]] == [t.data_offset for t in reader.tensors]
+    assert found["metadata"].keys() == {key for key in reader.fields if not key.startswith("GGUF.")}
+    assert found["metadata"]["tokenizer.ggml.tokens"] == model.tokenizer.tokens
+    assert (found["metadata"]["x.nan"], found["metadata"]["x.floats"]) == ("nan", [0.5, "inf"])
+    assert (found["bytes"], found["parts"], found["runs"]) == (odd.stat().st_size, [str(odd)], True)
+    assert found["kv_cache_bytes_per_token"] == b2t.load(odd).transformer.new_cache(1).nbytes
+    assert sum(f["bytes"] for f in found["formats"].values()) == sum(t.n_bytes for t in reader.tensors)
+
+
 def test_info_reads_models_that_the_engine_does_not_run(run, tmp_path):
     other = small_model()
     settings = {key: value for key, value in other.metadata.items() if key.startswith("llama.")}
@@ -315,6 +418,8 @@ def test_info_reads_models_that_the_engine_does_not_run(run, tmp_path):
     code, out, err = run("info", other.write(tmp_path / "mamba.gguf"))
     assert (code, err) == (0, "")
     facts = table(out)
+    described = json.loads(run("info", tmp_path / "mamba.gguf", "--json")[1])
+    assert not described["runs"] and described["reason"].startswith("architecture 'mamba'")
     assert (facts["architecture"], facts["layers"]) == ("mamba", "2")
     assert facts["runs here"].startswith("no: architecture 'mamba', supported: ")
     assert "KV cache" not in facts
@@ -365,7 +470,9 @@ def test_calibrate_knows_the_formats(run):
 def test_convert_writes_what_the_api_writes(run, tmp_path, path):
     expected = b2t.convert(path, tmp_path / "api.gguf", "Q8_0", "best")
     code, out, _ = run("convert", path, tmp_path / "cli.gguf", "q8_0", "--effort", "best")
-    assert (code, out) == (0, f"{expected}\n")
+    assert (code, out) == (0, f"{expected.summary()}\n") and out.count("\n") == 1
+    options = ["--effort", "best", "--force", "--verbose"]
+    assert run("convert", path, tmp_path / "cli.gguf", "q8_0", *options)[1] == f"{expected}\n"
     assert (tmp_path / "cli.gguf").read_bytes() == (tmp_path / "api.gguf").read_bytes()
 
 
@@ -391,6 +498,13 @@ def test_perplexity_prints_what_the_api_gives(run, tmp_path, path, model, option
     ids = model.tokenizer.encode(text.read_text("utf-8"))[:tokens]
     named = [f"--{name}={n}" for name, n in zip(("window", "tokens"), options, strict=False)]
     assert run("perplexity", path, text, *named) == (0, f"{b2t.perplexity(model, ids, window)}\n", "")
+
+
+def test_perplexity_reads_a_pipe(run, tmp_path, path):
+    text = "The kettle is on the stove, là-bas.\r\n" * 3
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    pipe = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii")  # whatever the terminal's is
+    assert run("perplexity", path, "-", stdin=pipe) == run("perplexity", path, tmp_path / "text.txt")
 
 
 UTF_8_MARK = b"\xef\xbb\xbf"
@@ -502,6 +616,9 @@ def test_an_answer_has_no_space_in_front_and_a_continuation_has(run, tmp_path, m
         (["chat", "nowhere.gguf"], "nowhere.gguf: No such file or directory"),
         (["info", "."], "not a regular file"),
         (["generate", "text.txt", "Hello"], "not a GGUF file"),
+        (["info", "cut.gguf"], "incomplete download? expected "),
+        (["generate", "MODEL", "Hi", "--json-schema", "nowhere.json"], "nowhere.json: No such file"),
+        (["generate", "MODEL", "Hi", "--json-schema", "text.txt"], "schema: Expecting value"),
         (["generate", "MODEL", ""], "the prompt is empty"),
         (["generate", "MODEL", "kettle " * 300], "the model's context only 160"),
         (["generate", "MODEL", "Hello", "--temperature=-1"], "temperature: expected a number >= 0"),
@@ -519,6 +636,7 @@ def test_an_error_is_one_line(run, path, tmp_path, monkeypatch, arguments, part)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("The kettle is on the stove.")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-1000])
     assert part in one_error(run(*[path if a == "MODEL" else a for a in arguments]))
 
 
@@ -542,7 +660,7 @@ def test_an_error_of_the_system_is_one_line(run, path, monkeypatch, error, line)
     def fail(args):
         raise error
 
-    monkeypatch.setitem(COMMANDS, "info", fail)
+    monkeypatch.setitem(COMMANDS, "info", COMMANDS["info"]._replace(run=fail))
     assert run("info", path) == (1, "", line)
 
 
@@ -550,7 +668,7 @@ def test_an_interrupt_ends_with_130(run, path, monkeypatch):
     def interrupt(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "info", interrupt)
+    monkeypatch.setitem(COMMANDS, "info", COMMANDS["info"]._replace(run=interrupt))
     assert run("info", path) == (130, "", "\n")
 
 
@@ -569,7 +687,7 @@ def test_an_interrupt_ends_with_130(run, path, monkeypatch):
 )
 def test_arguments_that_make_no_sense_are_errors_of_usage(run, arguments, part):
     code, out, err = run(*arguments)
-    assert (code, out) == (2, "") and err.startswith("usage: python -m blocks2tokens") and part in err
+    assert (code, out) == (2, "") and err.startswith("usage: b2t ") and part in err
 
 
 def test_a_prompt_is_asked_for_at_a_terminal(run, path):
@@ -582,7 +700,7 @@ def test_help_explains_every_command_with_an_example(run):
     assert code == 0 and all(f"\n  {name}  " in out for name in COMMANDS)
     for name in COMMANDS:
         code, out, _ = run(name, "--help")
-        assert code == 0 and f"example:\n  python -m blocks2tokens {name} " in out
+        assert code == 0 and f"example:\n  b2t {name} " in out
 
 
 # --- notice -----------------------------------------------------------------------------------------------
@@ -659,7 +777,7 @@ def start():
 def test_the_program_is_started_with_python_m(start):
     done = start("--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     out, err = done.communicate(timeout=WAIT)
-    assert (done.returncode, err) == (0, "") and out.startswith("usage: python -m blocks2tokens ")
+    assert (done.returncode, err) == (0, "") and out.startswith("usage: b2t ")
 
 
 def test_ctrl_c_ends_generate(start, endless_path):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import struct
 import time
 import tracemalloc
@@ -626,6 +627,20 @@ def test_a_broken_rule_is_named_with_its_place(write, rule):
     data, at, reason = RULES[rule]
     with pytest.raises(GGUFError, match=rf"model\.gguf: byte {at}: .*{reason}"):
         GGUFFile(write(data))
+
+
+def test_a_file_that_is_cut_anywhere_says_how_long_it_should_be(write):
+    draft = small_file()
+    sizes = []
+    for size in range(24, len(draft.data)):
+        with pytest.raises(GGUFError, match="incomplete download") as error:
+            GGUFFile(write(draft.data[:size]))
+        expected, found = re.search(
+            r"expected ([\d,]+) bytes or more, found ([\d,]+)", str(error.value)
+        ).groups()
+        sizes.append(int(expected.replace(",", "")))
+        assert int(found.replace(",", "")) == size < sizes[-1] <= len(draft.data)
+    assert sizes[draft.header_size :] == [len(draft.data)] * len(sizes[draft.header_size :])
 
 
 def test_paths_that_are_not_files(tmp_path):

@@ -1,5 +1,6 @@
 """The ways in: equal pins, the commands, the model's download and the learner's copy of the lessons."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -63,6 +64,22 @@ def test_conda_installs_the_package_itself():
 def test_every_pin_has_both_bounds():
     bounds = bounds_by_name(chain(*map(required, PROJECT["optional-dependencies"])))
     assert [name for name, bound in bounds.items() if ">=" not in bound or "<" not in bound] == []
+
+
+CAME_WITH = {"llvmlite": "numba", "markupsafe": "jinja2"}  # what another package brings and stands for
+
+
+def test_the_engine_brings_what_it_imports_and_no_more():
+    package = ROOT / "lib" / "blocks2tokens"
+    imported = set()
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).parts[0] not in ("course", "benchmarks"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+                imported |= {name.split(".")[0] for name in names}
+    foreign = imported - sys.stdlib_module_names - {"blocks2tokens"}
+    assert {CAME_WITH.get(name, name) for name in foreign} == bounds_by_name(required("grammar")).keys()
 
 
 def test_makefile_asks_for_the_same_pythons():
