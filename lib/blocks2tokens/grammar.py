@@ -3,9 +3,11 @@
     JSON schema, the vocabulary's bytes  --llguidance-->  a parser and its state
     state -> mask [vocab] -> logits, -inf where a token would break the grammar -> sampler -> id -> next state
 
-`{"type": "boolean"}` leaves two ways: the tokens that "true" begins with, or those of "false". When the value
-is whole, only the model's stop tokens are left. JSON is written as Python's `json.dumps` does, with one space
-behind each comma and colon: where any amount of space is allowed, small models write nothing else.
+`{"type": "boolean"}` leaves two ways: the tokens that "true" begins with, or those of "false". Where one way
+is left, such as the name of a property, it is taken in the tokens that the tokenizer makes of it: those that
+the model knows. When the value is whole, only the model's stop tokens are left. JSON is written as Python's
+`json.dumps` writes it, with one space behind each comma and colon: where any number of spaces is allowed, small
+models write nothing else.
 
 Source: llguidance, an Earley parser over a trie of the vocabulary; `pip install llguidance`.
 """
@@ -122,7 +124,7 @@ class _Pieces:
         return [self._tokenizer.token_bytes(i) for i in range(len(self._tokenizer))]
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._tokenizer.encode(text.decode("utf-8", "replace"), special=False)
+        return self._tokenizer.encode_within(text.decode("utf-8", "replace"))
 
 
 def _first_line(text: str) -> str:

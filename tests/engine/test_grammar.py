@@ -77,11 +77,21 @@ def test_the_most_likely_of_what_is_allowed_is_taken(byte_level):
     logits = np.zeros(len(byte_level), np.float32)
     logits[byte_level.encode("x")] = 9  # not allowed at any place
     logits[byte_level.encode("t")], logits[byte_level.encode("r")] = 1, 2
-    text = ""
+    text, complete = "", []
     while (choice := sampler(logits)) not in byte_level.stop_tokens:
-        assert not sampler.complete
+        complete.append(sampler.complete)
         text += byte_level.decode([choice])
-    assert text == '"car"' and sampler.complete
+    assert text == '"car"' and complete == [False] * (len(complete) - 1) + [True]
+
+
+def test_what_is_forced_comes_in_the_tokens_of_the_tokenizer(byte_level, pieces):
+    for tokenizer in (byte_level, pieces):
+        sampler, ids = Grammar(tokenizer, {"const": "there are the"}).sampler(), []
+        logits = -np.arange(len(tokenizer), dtype=np.float32)  # bytes come before longer tokens
+        while (choice := sampler(logits)) not in tokenizer.stop_tokens:
+            ids.append(choice)
+        assert ids == tokenizer.encode_within('"there are the"')
+        assert len(ids) < 12
 
 
 def test_no_control_token_gets_into_a_string(byte_level):

@@ -67,6 +67,10 @@ class Tokenizer:
             raise ValueError(f"text: expected str, got {type(text).__name__}")
         return self._ids(self._vocabulary.split(_clean(text), special))
 
+    def encode_within(self, text: str) -> list[int]:
+        """Return the ids of what stands within a text: no beginning, no added space, no special tokens."""
+        return self._kind.encode(_clean(text)) if text else []
+
     def encode_chat(self, messages: list[dict], add_generation_prompt: bool = True, **variables) -> list[int]:
         """Return the token ids of a conversation: those of `render_chat`'s text, but for one thing.
 
