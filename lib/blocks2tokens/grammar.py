@@ -6,8 +6,8 @@
 `{"type": "boolean"}` leaves two ways: the tokens that "true" begins with, or those of "false". Where one way
 is left, such as the name of a property, it is taken in the tokens that the tokenizer makes of it: those that
 the model knows. When the value is whole, only the model's stop tokens are left. JSON is written as Python's
-`json.dumps` writes it, with one space behind each comma and colon: where any number of spaces is allowed, small
-models write nothing else.
+`json.dumps` writes it, with one space behind each comma and colon: where any number of spaces is allowed,
+small models write nothing else.
 
 Source: llguidance, an Earley parser over a trie of the vocabulary; `pip install llguidance`.
 """

@@ -5,9 +5,12 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
+from itertools import groupby
+from pathlib import Path
 
 import gguf
 import pytest
@@ -701,6 +704,44 @@ def test_help_explains_every_command_with_an_example(run):
     for name in COMMANDS:
         code, out, _ = run(name, "--help")
         assert code == 0 and f"example:\n  b2t {name} " in out
+
+
+ROOT = Path(__file__).resolve().parents[2]
+FETCHED = {arguments.MODEL}  # by set-up
+
+
+def pasted(text):
+    """Yield the arguments of each b2t in lines of a shell, and the files that these lines have written."""
+    written = set()
+    for line in re.sub(r"\|\n", "|", text).splitlines():
+        words = shlex.split(line.replace("$M", arguments.MODEL), comments=True)
+        written |= {words[i + 1] for i, word in enumerate(words) if word == ">"}
+        for bar, group in groupby(words, lambda word: word == "|"):
+            argv = list(group)
+            if not bar and argv[0] == "b2t":
+                yield argv[1:], written
+
+
+def commands_of_readme():
+    """Return what README gives to paste: its blocks, and what stands within a sentence."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
+    sentences = re.sub(r"```.*?```", "", readme, flags=re.DOTALL)
+    return [*blocks, *re.findall(r"`([^`\n]*\bb2t [a-z][^`\n]*)`", sentences)]
+
+
+def test_what_readme_and_help_show_can_be_pasted_in_a_fresh_clone(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    examples = [run(name, "--help")[1].partition("example:\n")[2] for name in COMMANDS]
+    seen = set()
+    for text in [*commands_of_readme(), *examples]:
+        for argv, written in pasted(text):
+            args = vars(arguments.parse(argv, COMMANDS))
+            seen.add(args["command"])
+            for name in {"model", "src", "text", "json_schema"} & args.keys():
+                file = args[name]
+                assert file in (None, "-", *FETCHED, *written) or (ROOT / file).is_file(), (argv, file)
+    assert seen == COMMANDS.keys()
 
 
 # --- notice -----------------------------------------------------------------------------------------------
