@@ -101,9 +101,8 @@ def add_generate(commands) -> None:
         "prompt", metavar="PROMPT", nargs="?", help="the text; - or none reads it from a pipe"
     )
     _add_threads(parser)
-    parser.add_argument(
-        "--chat", action="store_true", help="put PROMPT to a chat model as a question; these two imply it:"
-    )
+    question = "put PROMPT to a chat model as a question; --system and --template-variable imply it"
+    parser.add_argument("--chat", action="store_true", help=question)
     _add_chat_format(parser)
     parser.add_argument("--stats", action="store_true", help="say in the end how long it took")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the keys below")
