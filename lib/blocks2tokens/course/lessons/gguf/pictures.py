@@ -28,7 +28,7 @@ def draw_file(file: GGUFFile, after_metadata: int) -> None:
     tensors = {name: tensor.nbytes for name, tensor in file.tensors.items()}
     start = min(tensor.offset for tensor in file.tensors.values())
     layers = range(file.metadata[f"{file.metadata['general.architecture']}.block_count"])
-    parts = {"header": start, "token_embd": tensors["token_embd.weight"]}
+    parts = {"header": start, "token_\nembd": tensors["token_embd.weight"]}
     for i in layers:
         parts[f"layer {i}"] = sum(n for name, n in tensors.items() if name.startswith(f"blk.{i}."))
     header = {key: len(file.metadata.encoded(f"tokenizer.ggml.{key}")[1]) for key in LONG_LISTS}
@@ -44,7 +44,7 @@ def _strip(axes, parts, title):
     """Draw {label: bytes} side by side; a part too narrow for its label has none."""
     total, left = sum(parts.values()), 0
     for (label, size), shade in zip(parts.items(), cycle(("0.92", "0.78")), strict=False):
-        colour = plot.ORANGE if left == 0 else shade
+        colour = plot.ORANGE if label == "header" else shade
         axes.barh(0, size, left=left, color=colour, edgecolor="black", lw=0.6)
         if size > NARROW * total:
             axes.text(left + size / 2, 0, label, ha="center", va="center", size=9)
@@ -62,7 +62,7 @@ def draw_mix(n_layers: int, six_bit_layers: Sequence[int]) -> Axes:
     axes = plt.subplots(figsize=(10, 2.8))[1]
     axes.imshow(bits, cmap="Blues", vmin=3, vmax=9, aspect="auto")
     for (row, layer), value in np.ndenumerate(bits):
-        axes.text(layer, row, f"{value:.0f}"[0], ha="center", va="center", size=9)
+        axes.text(layer, row, f"{value:.1f}", ha="center", va="center", size=9)
     share = len(six_bit_layers) / n_layers
     title = f"Q4_K_M: six bits for {' and '.join(SENSITIVE)} in {share:.0%} of {n_layers} layers"
     axes.set(yticks=range(len(MATRICES)), yticklabels=MATRICES, xlabel="layer", title=title)
@@ -96,7 +96,8 @@ def _draw_sizes(axes, sizes, perplexity, rise):
         mix = name == "Q4_K_M"
         axes.plot(sizes[name], value, "D" if mix else "o", color=plot.ORANGE if mix else plot.BLUE)
         if mix or rise[name] >= HIGH_RISE or sizes[name] in (max(sizes.values()), min(sizes.values())):
-            axes.annotate(name, (sizes[name], value), (7, 5), textcoords="offset points", size=9)
+            place = (7, -11) if mix else (7, 5)
+            axes.annotate(name, (sizes[name], value), place, textcoords="offset points", size=9)
     worst = max(rise, key=rise.get)
     axes.set(xlabel="megabytes", ylabel="perplexity", title=f"{worst} costs {rise[worst]:.0%}")
     axes.margins(x=0.14, y=0.12)
