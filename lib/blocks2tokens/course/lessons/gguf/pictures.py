@@ -31,6 +31,7 @@ def draw_file(file: GGUFFile, after_metadata: int) -> None:
     parts = {"header": start, "token_\nembd": tensors["token_embd.weight"]}
     for i in layers:
         parts[f"layer {i}"] = sum(n for name, n in tensors.items() if name.startswith(f"blk.{i}."))
+    parts["rest"] = start + sum(tensors.values()) - sum(parts.values())
     header = {key: len(file.metadata.encoded(f"tokenizer.ggml.{key}")[1]) for key in LONG_LISTS}
     vocabulary = sum(header.values())
     header |= {"other": after_metadata - vocabulary, "infos": start - after_metadata}

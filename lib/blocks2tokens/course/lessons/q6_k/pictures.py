@@ -36,7 +36,7 @@ HEIGHT = 0.92
 def draw_gains(gains: Mapping[str, Sequence[float]], bits: Sequence[int], needed: float) -> Axes:
     """Draw {weights: what a minimum divides the error by, one for each number of bits}, and what it costs."""
     axes = plt.subplots()[1]
-    for (name, gain), mark in zip(gains.items(), MARKS, strict=True):
+    for (name, gain), mark in zip(gains.items(), MARKS, strict=False):
         axes.plot(bits, gain, mark, label=name)
     axes.axhline(needed, color="black", lw=1)
     axes.text(bits[0], needed + 0.01, "what it costs")
