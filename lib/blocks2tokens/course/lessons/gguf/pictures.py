@@ -97,8 +97,8 @@ def _draw_sizes(axes, sizes, perplexity, rise):
         mix = name == "Q4_K_M"
         axes.plot(sizes[name], value, "D" if mix else "o", color=plot.ORANGE if mix else plot.BLUE)
         if mix or rise[name] >= HIGH_RISE or sizes[name] in (max(sizes.values()), min(sizes.values())):
-            place = (7, -11) if mix else (7, 5)
-            axes.annotate(name, (sizes[name], value), place, textcoords="offset points", size=9)
+            place, ha = ((0, -17), "center") if mix else ((7, 5), "left")
+            axes.annotate(name, (sizes[name], value), place, textcoords="offset points", size=9, ha=ha)
     worst = max(rise, key=rise.get)
     axes.set(xlabel="megabytes", ylabel="perplexity", title=f"{worst} costs {rise[worst]:.0%}")
     axes.margins(x=0.14, y=0.12)
