@@ -14,6 +14,7 @@ from pathlib import Path
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import Answer, counted, load, sampler
 from blocks2tokens.command_line.notice import faint, say
+from blocks2tokens.command_line.text_file import without_mark
 
 HELP = """\
 /reset   forget what was said and begin anew
@@ -25,9 +26,12 @@ Ctrl-C during an answer stops the answer. Anything else that you type is a messa
 class Conversation:
     """What was said, `turns`: dicts with role and content, a user's and an assistant's by turns."""
 
-    def __init__(self, model: b2t.Model, system: str | None):
-        """Raises ValueError if the model has no chat template, or one that takes no system message."""
-        self.model = model
+    def __init__(self, model: b2t.Model, system: str | None, variables: dict | None = None):
+        """`variables` are more that the model's template may look at.
+
+        Raises ValueError if the model has no chat template, or one that takes no system message.
+        """
+        self.model, self.variables = model, variables or {}
         self.system = [{"role": "system", "content": system}] if system else []
         self.turns: list[dict[str, str]] = []
         self._ids([{"role": "user", "content": "Hello"}])
@@ -61,8 +65,7 @@ class Conversation:
             self.turns.pop()
 
     def _ids(self, turns):
-        tokenizer = self.model.tokenizer
-        return tokenizer.encode(tokenizer.render_chat([*self.system, *turns]))
+        return self.model.tokenizer.encode_chat([*self.system, *turns], **self.variables)
 
 
 def run(args) -> None:
@@ -73,7 +76,7 @@ def run(args) -> None:
         raise ValueError(
             f"{args.model} has no chat template, so it does not chat; the command generate continues a text"
         )
-    conversation = Conversation(model, args.system)
+    conversation = Conversation(model, args.system, args.template_variable)
     interactive = sys.stdin.isatty()
     if interactive:
         edit_lines()
@@ -111,7 +114,7 @@ def lines(interactive: bool) -> Iterator[str]:
         if interactive:
             print()
         try:
-            yield input("> " if interactive else "").strip()
+            yield without_mark(input("> " if interactive else "")).strip()
         except EOFError:
             break
         except KeyboardInterrupt:
