@@ -91,6 +91,7 @@ FOREIGN_TYPES = {
 }
 REMOVED_TYPES = {  # which no file should hold, or none any more: to call them by name
     4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
 }  # fmt: skip
 
 Value = int | float | bool | str | np.ndarray | list
