@@ -1,7 +1,10 @@
 """The pictures of lesson 12 say what they are given."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.text import Text
 
 from blocks2tokens.course import plot
 from blocks2tokens.course.lessons.phase3b_column_major import pictures
@@ -29,8 +32,14 @@ def test_a_path_is_black_where_it_enters_a_block(K, N, j):
 
 
 def test_paths_stand_side_by_side():
-    titles = [title(axes) for axes in pictures.draw_paths(8, (1, 2, 4, 8, 16), 8)]
-    assert titles == ["N = 1: 1 run", "N = 2: 2 runs", "N = 4: 4 runs", "N = 8: 8 runs", "N = 16: 8 runs"]
+    row = pictures.draw_paths(8, (1, 2, 4, 8, 16), 8)
+    assert [title(axes) for axes in row] == ["1 run", "2 runs", "4 runs", "8 runs", "8 runs"]
+    assert row[0].get_xlabel() == "j, N = 1"
+    row[0].figure.canvas.draw()
+    written = [t for axes in row for t in axes.findobj(Text) if t.get_text() == title(axes)]
+    boxes = [text.get_window_extent() for text in written]
+    assert len(boxes) == len(row)
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 def test_the_cliff_has_its_numbers():

@@ -44,8 +44,9 @@ def draw_paths(K: int, widths: Sequence[int], size: int) -> list[Axes]:
     figure, row = plt.subplots(1, len(widths), figsize=(10.5, 3.6), width_ratios=shares)
     for axes, width in zip(row, widths, strict=True):
         draw_path(K, width, size, min(1, width - 1), axes)
-        axes.set(xlabel="j", ylabel="")
-        axes.title.set_size("medium")
+        runs = axes.get_title(loc="left").split(": ")[1]
+        axes.set(xlabel=f"j, N = {width}", ylabel="")
+        axes.set_title(runs, loc="left", size="medium")
     row[0].set_ylabel("step k")
     figure.suptitle("The wider B, the shorter the stay in a block", weight="bold", x=0.01, ha="left")
     return list(row)
@@ -64,5 +65,5 @@ def draw_widths(widths: Sequence[int], per_column: Sequence[float]) -> Axes:
     axes.set(yscale="log", ylim=(0.4, 3 * max(per_column)))
     axes.set(xlabel="N, columns of B", ylabel="block decodes for each column")
     axes.set_title("One buffer is enough for one column, and for no more")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     return axes
