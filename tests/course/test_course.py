@@ -215,8 +215,8 @@ def test_seconds_have_a_unit(value, text):
 
 
 def test_ratios_say_which_way():
-    said = [bench.ratio(2.0, value) for value in (2.0, 0.5, 3.0)]
-    assert said == ["1×", "4× faster", "1.5× slower"]
+    said = [bench.ratio(2.0, value) for value in (2.0, 0.5, 3.0, 3040.0, 1999.0, 2e-4)]
+    assert said == ["1×", "4× faster", "1.5× slower", "1,520× slower", "1,000× slower", "10,000× faster"]
 
 
 # Pictures of blocks

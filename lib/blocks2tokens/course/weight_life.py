@@ -52,7 +52,7 @@ def life(name: str, M: int, fmt: Format) -> list[Leg]:
     if name == "phase0_baseline":
         turned = [*copy, Leg(REGISTERS, FLOAT, 1, "turn"), *copy]
         return [*unpack, *turned, Leg(REGISTERS, FLOAT, M, use)]
-    if name == "dequantize_then_blas":
+    if name in ("dequantize_then_blas", "phase3a_block_cache"):  # a map of all weights is a copy, too
         return [*unpack, *copy, Leg(REGISTERS, FLOAT, M, use)]
     if name == "fused_rows":
         return [*unpack, Leg(CACHE, FLOAT), Leg(REGISTERS, FLOAT, M, use)]
