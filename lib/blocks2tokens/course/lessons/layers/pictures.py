@@ -42,8 +42,8 @@ def draw_damage(intact: float, damage: Mapping[str, float], blind: float) -> Axe
     """
     for name, loss in damage.items():
         if not np.isfinite(loss):
-            print(f"{name}: {loss}")
-    found = {name: loss for name, loss in damage.items() if np.isfinite(loss)}
+            print(f"without {name}: {loss}")
+    found = {f"without {name}": loss for name, loss in damage.items() if np.isfinite(loss)}
     losses = {"all there": intact, **found, "a blind guess": blind}
     colours = [plot.BLUE] + [plot.ORANGE] * len(found) + [plot.GREY]
     return plot.bars(losses, "nats", "Small parts, large damage", colours)
@@ -191,9 +191,10 @@ def draw_gate() -> None:
 def draw_gates(opened: np.ndarray, shut: float) -> Axes:
     """Draw how many gates, silu(gate), are how far open; within `shut` of 0 they count as nearly shut."""
     axes = plt.subplots(figsize=(8, 3.2))[1]
-    axes.hist(opened.ravel(), bins=np.arange(-0.5, 6.02, 0.1), color=plot.BLUE)
+    share = np.full(opened.size, 100 / opened.size)
+    axes.hist(opened.ravel(), bins=np.arange(-0.5, 6.02, 0.1), weights=share, color=plot.BLUE)
     axes.axvspan(-shut, shut, color=plot.YELLOW, alpha=0.3, lw=0)
-    axes.set(yscale="log", xlabel="silu(gate)", ylabel="gates", xlim=(-0.5, 6))
+    axes.set(xlabel="silu(gate)", ylabel="% of the gates", xlim=(-0.5, 6))
     axes.set_title(f"{np.mean(np.abs(opened) < shut):.0%} of the gates are nearly shut (shaded)")
     return axes
 
