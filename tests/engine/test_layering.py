@@ -11,6 +11,7 @@ TOP = "blocks2tokens"  # the package itself: what a learner imports
 # layer: the layers below it that it may import. A module or folder directly in the package is a layer.
 LAYERS = {
     "errors": set(),
+    "stops": set(),
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
