@@ -18,10 +18,10 @@ from blocks2tokens.tokenizer import Tokenizer
 
 
 class Model:
-    """A loaded model: `config`, `tokenizer`, `transformer`."""
+    """A loaded model: its `file`, `config`, `tokenizer`, `transformer`."""
 
     def __init__(self, path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None):
-        file = GGUFFile(path)
+        self.file = file = GGUFFile(path)
         self.config = ModelConfig.from_gguf(file)
         self.transformer = Transformer(file, self.config, cache, threads)
         self.tokenizer = Tokenizer(file)
