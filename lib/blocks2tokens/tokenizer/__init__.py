@@ -46,6 +46,7 @@ class Tokenizer:
         self.add_bos = _adds(file, "bos", self.bos, self._kind.takes_bos)
         self.add_eos = _adds(file, "eos", self.eos, False)
         self.stop_tokens = self._vocabulary.ends.union([] if self.eos is None else [self.eos])
+        self.special_tokens = frozenset(self._vocabulary.special)
         self.chat_template = file.metadata.get("tokenizer.chat_template")
 
     def __len__(self) -> int:
