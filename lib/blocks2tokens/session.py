@@ -282,7 +282,10 @@ def load_session(path: str | os.PathLike[str], model: Model) -> Session:
     or with another type of cache than the model has.
     """
     conversation, ids, keys, values = session_file.read(path, model)
-    session = Session(model, conversation["system"], conversation["template_variables"])
+    try:
+        session = Session(model, conversation["system"], conversation["template_variables"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     session._turns = [Turn(*parts) for parts in conversation["turns"]]
     session._adopt(ids, keys, values)
     return session

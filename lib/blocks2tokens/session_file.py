@@ -101,8 +101,8 @@ def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, np.ndar
         if size != total:
             raise ValueError(f"{path}: it has {size:,} bytes, expected {total:,}: the file is incomplete")
         ids, keys, values = (_array(path, file, array) for array in expected.values())
-    if n_tokens:
-        model.transformer.check_ids(ids)
+    if n_tokens and not 0 <= ids.min() <= ids.max() < model.config.vocab_size:
+        raise ValueError(f"{path}: it has ids outside the vocabulary, 0 to {model.config.vocab_size - 1}")
     return _checked_conversation(path, said["session"]), ids, keys, values
 
 
