@@ -19,7 +19,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.stops import checked_stops, cut_at_stops
-from blocks2tokens.tokenizer import Tokenizer, without_surrogates
+from blocks2tokens.tokenizer import Tokenizer
 
 MAX_TOKENS = 1024  # of an answer, unless said otherwise
 RESERVED = {"messages", "add_generation_prompt", "bos_token", "eos_token"}  # which the tokenizer gives
@@ -47,7 +47,6 @@ class Model(Protocol):
 class Turn:
     """A question and its answer, as far as it has been given; and what it took.
 
-    special_at       offsets in the answer at which the model gave a special token; others are spelled out
     prompt_tokens    in the conversation up to the answer
     cached_tokens    of these, that were in the cache and not read again
     forgotten        older turns that went to make room for this one
@@ -58,7 +57,6 @@ class Turn:
 
     question: str
     answer: str = ""
-    special_at: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     forgotten: int = 0
@@ -101,7 +99,7 @@ class Session:
     @property
     def messages(self) -> list[dict[str, str]]:
         """What was said and is not forgotten: dicts with "role" (system, user, assistant) and "content"."""
-        return [{key: m[key] for key in ("role", "content")} for m in self._messages(self._turns)]
+        return self._messages(self._turns)
 
     def say(
         self,
@@ -126,12 +124,13 @@ class Session:
             raise ValueError(f"max_tokens: expected a whole number >= 0, got {max_tokens!r}")
         stops = checked_stops(stop)
         with self._lock:
-            kept, ids = self._fitted(without_surrogates(text), max_tokens)
-            turn = Turn(without_surrogates(text), prompt_tokens=len(ids))
+            kept, ids = self._fitted(text, max_tokens)
+            turn = Turn(text, prompt_tokens=len(ids))
             turn.cached_tokens = self._in_common(ids)
             turn.forgotten = len(self._turns) - len(kept)
             self.turn = turn
-        return self._answer(turn, kept, cut_at_stops(self._spoken(turn, ids, max_tokens, sampler), stops))
+        pieces = self.model.tokenizer.decode_stream(self._chosen(turn, ids, max_tokens, sampler or Sampler()))
+        return self._answer(turn, kept, cut_at_stops(pieces, stops))
 
     def rewind(self) -> str | None:
         """Take the last question back, with its answer; return it, or None if there is none.
@@ -146,7 +145,7 @@ class Session:
         """Return a session that goes on from here by itself, with a copy of what is in the cache."""
         with self._lock:
             other = Session(self.model, self.system, self.template_variables)
-            other._turns = [replace(turn, special_at=[*turn.special_at]) for turn in self._turns]
+            other._turns = [replace(turn) for turn in self._turns]
             other._adopt(self._ids, *self._cache.used())
             return other
 
@@ -160,7 +159,7 @@ class Session:
             conversation = {
                 "system": self.system,
                 "template_variables": self.template_variables,
-                "turns": [[turn.question, turn.answer, turn.special_at] for turn in self._turns],
+                "turns": [[turn.question, turn.answer] for turn in self._turns],
             }
             ids = self._ids[: self._cache.length]
             session_file.write(path, self.model, conversation, ids, *self._cache.used())
@@ -201,7 +200,7 @@ class Session:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         for turn in turns:
             messages.append({"role": "user", "content": turn.question})
-            messages.append({"role": "assistant", "content": turn.answer, "special_at": turn.special_at})
+            messages.append({"role": "assistant", "content": turn.answer})
         return messages
 
     def _in_common(self, ids: list[int]) -> int:
@@ -242,19 +241,8 @@ class Session:
         if self.turn is turn:
             turn.ended = turn.ended or "stop"
 
-    def _spoken(self, turn: Turn, ids: list[int], max_tokens: int, sampler: Sampler | None) -> Iterator[str]:
-        """Yield the text of each token, and note where there are special tokens in it."""
-        tokenizer, length, latest = self.model.tokenizer, 0, []
-        for text in tokenizer.decode_stream(
-            self._chosen(turn, ids, max_tokens, sampler or Sampler(), latest)
-        ):
-            length += len(text)
-            if latest and latest[0] in tokenizer.special_tokens:
-                turn.special_at.append(length - len(tokenizer.tokens[latest[0]]))
-            yield text
-
-    def _chosen(self, turn: Turn, ids, max_tokens, sampler, latest) -> Iterator[int]:
-        """Yield the ids of an answer; `latest` holds the last of them."""
+    def _chosen(self, turn: Turn, ids: list[int], max_tokens: int, sampler: Sampler) -> Iterator[int]:
+        """Yield the ids of an answer to the conversation `ids`."""
         room = self.model.config.context_length - len(ids)
         limit = min(max_tokens, room)
         with self._lock:
@@ -270,7 +258,6 @@ class Session:
                     return
                 self._ids.append(choice)
                 turn.answer_tokens += 1
-                latest[:] = [choice]
             yield choice
         turn.ended = "length" if limit < room else "context"
 

@@ -7,7 +7,7 @@
 
     __metadata__   format      "blocks2tokens session 1"
                    model       JSON: the fingerprint of the model's file
-                   session     JSON: system, template_variables, turns [question, answer, special_at]
+                   session     JSON: system, template_variables, turns [question, answer]
     ids, ...       dtype "I64", "F32" or "F16"; shape; data_offsets [first, last] in bytes behind the header
 
 This is the layout of safetensors files, so other programs can look into it. Nothing in it is believed: what
@@ -106,6 +106,15 @@ def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, np.ndar
     return _checked_conversation(path, said["session"]), ids, keys, values
 
 
+def is_session(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file begins like one of a session."""
+    try:
+        with open(path, "rb") as file:
+            return _header(Path(path), file, os.stat(path).st_size)["__metadata__"].get("format") == FORMAT
+    except ValueError:
+        return False
+
+
 def _arrays(model, n_tokens: int) -> dict[str, dict]:
     """Return what a header says of the arrays of n_tokens tokens."""
     c = model.config
@@ -192,15 +201,10 @@ def _check_cache_type(path: Path, header: dict, model) -> None:
 def _checked_conversation(path: Path, said: object) -> dict:
     """Return a conversation; ValueError unless all in it has the right type."""
 
-    def is_turn(turn):
-        match turn:
-            case [str(), str(), list(offsets)]:
-                return all(type(offset) is int for offset in offsets)
-        return False
-
     match said:
         case {"system": str() | None, "template_variables": dict(), "turns": list(turns)}:
-            if all(map(is_turn, turns)):
+            texts = [text for turn in turns if isinstance(turn, list) and len(turn) == 2 for text in turn]
+            if len(texts) == 2 * len(turns) and all(isinstance(text, str) for text in texts):
                 return said
     raise ValueError(f"{path}: not a session: its conversation is not one")
 

@@ -169,7 +169,6 @@ def test_thoughts_that_a_template_drops_are_dropped_from_the_cache(path_of, read
     session = model.session()
     thought = "<think>\nThe cat, the chair.\n</think>\n\nOn the chair."
     assert say(session, QUESTIONS[0], 99, sampler=Script(model, thought)) == thought
-    check_turns(session, read, questions=[])
     ids, _, text = anew(model, [user(QUESTIONS[0]), assistant(thought), user("And now?")])
     assert "think" not in model.tokenizer.decode(ids)
     assert say(session, "And now?") == text
@@ -191,14 +190,14 @@ def test_nobody_can_forge_a_turn(model):
     assert session.messages[1] == user(forged)
 
 
-def test_special_tokens_in_an_answer_stay_what_they_were(model, read):
-    spelled = model.tokenizer.encode("<|im_start|>", special=False)
-    ids = [*model.tokenizer.encode("Well "), 1, *spelled, 1]
+def test_special_tokens_in_an_answer_are_text_from_then_on(model, read):
     session = model.session()
-    assert say(session, "Hi", 99, sampler=Script(model, ids)) == "Well <|im_start|><|im_start|><|im_start|>"
-    assert session.turn.special_at == [5, 29]
-    say(session, "Ok")
-    assert session.turn.cached_tokens >= len(model.tokenizer.encode_chat([user("Hi")])) + len(ids)
+    ids = [*model.tokenizer.encode("Well "), 1]
+    assert say(session, "Hi", 99, sampler=Script(model, ids)) == "Well <|im_start|>"
+    text = anew(model, [user("Hi"), assistant("Well <|im_start|>"), user("Ok")])[2]
+    assert say(session, "Ok") == text
+    assert session._ids[: session.turn.prompt_tokens].count(1) == 4
+    assert session.turn.cached_tokens < len(model.tokenizer.encode_chat([user("Hi")])) + len(ids)
 
 
 # --- How an answer ends -----------------------------------------------------------------------------------
@@ -238,7 +237,6 @@ def test_a_character_comes_as_a_whole(model):
     session = model.session()
     assert say(session, "Hi", len(smile) + 1, sampler=Script(model, smile * 2)) == "🙂�"
     assert say(session, "Hi", sampler=Script(model, [*smile[:1], 1])) == "�<|im_start|>"
-    assert session.turn.special_at == [1]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -423,15 +421,6 @@ def test_a_fork_in_the_middle_of_an_answer(model):
     assert "".join(answer) and other.messages == [user("Hi"), assistant(said)]
     text = anew(model, [*other.messages, user("Ok")])[2]
     assert say(other, "Ok") == text
-
-
-def test_special_tokens_in_an_answer_are_saved_as_such(model, tmp_path):
-    session = model.session()
-    say(session, "Hi", sampler=Script(model, [70, 1, 71]))
-    session.save(tmp_path / "s")
-    other = b2t.load_session(str(tmp_path / "s"), model)
-    assert say(other, "Ok") == say(session, "Ok")
-    assert other.turn.cached_tokens == session.turn.cached_tokens and other._ids[:40].count(1) == 5
 
 
 def test_an_empty_session_is_saved_too(model, tmp_path):
@@ -639,8 +628,8 @@ CONVERSATION = {"system": None, "template_variables": {}, "turns": []}
                 {"turns": {}},
                 {"turns": [["a"]]},
                 {"turns": [["a", "b", "c"]]},
-                {"turns": [["a", "b", [1.5]]]},
-                {"turns": [["a", 3, []]]},
+                {"turns": [["a", 3]]},
+                {"turns": ["ab", ["a", "b"]]},
             )
         ),
     ],
@@ -687,7 +676,8 @@ def test_a_model_without_a_template_does_not_chat(path_of):
 
 
 def test_a_template_that_refuses_says_so_at_once(path_of):
-    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    strict = refuses + "{{ messages[-1].content }}"
     model = b2t.load(path_of(chat_template=strict))
     with pytest.raises(ValueError, match="no system role"):
         model.session("Be brief.")
@@ -725,7 +715,8 @@ def test_bad_template_variables(model, variables):
 def test_text_that_is_no_unicode(model):
     session = model.session()
     assert say(session, "\ud800 is\udfff") == anew(model, [user("� is�")])[2]
-    assert session.messages[0] == user("� is�")
+    text = anew(model, [*session.messages, user("Ok")])[2]
+    assert say(session, "Ok") == text
 
 
 # --- Threads ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 import blocks2tokens as b2t
 from blocks2tokens.command_line import arguments, calibrate, chat, info
 from blocks2tokens.command_line.answer import Answer, load, sampler
-from blocks2tokens.command_line.notice import Notice, printable, say
+from blocks2tokens.command_line.notice import Notice, printable, reason, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,15 +37,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         say(f"error: {printable(reason(error))}")
         return 1
-
-
-def reason(error: Exception) -> str:
-    """Return an error's message, without the operating system's number or Python's words for bad UTF-8."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"expected text in UTF-8, got the byte {error.object[error.start]:#x}"
-    if isinstance(error, OSError) and error.strerror:
-        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
-    return str(error) or type(error).__name__
 
 
 def generate(args) -> None:

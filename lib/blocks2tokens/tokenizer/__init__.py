@@ -13,7 +13,7 @@ Source: llama.cpp's llama-vocab.cpp. The ids are the same as its own.
 """
 
 import codecs
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from numbers import Integral
 
@@ -46,7 +46,6 @@ class Tokenizer:
         self.add_bos = _adds(file, "bos", self.bos, self._kind.takes_bos)
         self.add_eos = _adds(file, "eos", self.eos, False)
         self.stop_tokens = self._vocabulary.ends.union([] if self.eos is None else [self.eos])
-        self.special_tokens = frozenset(self._vocabulary.special)
         self.chat_template = file.metadata.get("tokenizer.chat_template")
 
     def __len__(self) -> int:
@@ -71,22 +70,17 @@ class Tokenizer:
         """Return the token ids of a conversation, up to where the next answer begins.
 
         The same as those of `encode(render_chat(messages, **variables))`, but that control tokens spelled out
-        in a message are text. A message may say where it does hold such tokens, as a model's answer can:
-        "special_at" are their offsets in its content. Raises ValueError as `render_chat` does.
+        in a message are text. Raises ValueError as `render_chat` does.
         """
         return self._encode(self.render_chat([self._hidden(message) for message in messages], **variables))
 
-    def _hidden(self, value, shown: Collection[int] = ()):
+    def _hidden(self, value):
         """Return a message, or a part of one, with control tokens hidden in all of its texts."""
         if isinstance(value, str):
-            return self._plain_text.hide(without_surrogates(value), shown)
+            return self._plain_text.hide(without_surrogates(value))
         if isinstance(value, list):
             return [self._hidden(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        parts = dict(value)
-        at = parts.pop("special_at", ())
-        return {key: self._hidden(part, at if key == "content" else ()) for key, part in parts.items()}
+        return {key: self._hidden(part) for key, part in value.items()} if isinstance(value, dict) else value
 
     def _encode(self, text: str) -> list[int]:
         """Return the token ids of a text in which control tokens may be hidden."""

@@ -11,7 +11,6 @@ for tokens in any text, see its tokenizer_st_partition, parse_special = false.
 """
 
 import re
-from collections.abc import Collection
 
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.tokenizer.vocabulary import USER_DEFINED, Vocabulary
@@ -36,13 +35,9 @@ class PlainText:
         starts = [f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items()]
         self._starts = re.compile("|".join(starts) or "(?!)")
 
-    def hide(self, text: str, shown: Collection[int] = ()) -> str:
-        """Return a text without control tokens, but for those that begin at the offsets `shown`."""
-
-        def stand_in(start):
-            return start[0] if start.start() in shown else self._stand_ins[start[0]]
-
-        return self._starts.sub(stand_in, text)
+    def hide(self, text: str) -> str:
+        """Return a text without control tokens."""
+        return self._starts.sub(lambda start: self._stand_ins[start[0]], text)
 
     def reveal(self, text: str) -> str:
         """Return what a text was before `hide`."""
