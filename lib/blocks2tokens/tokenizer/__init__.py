@@ -7,21 +7,18 @@
     byte_level.py       kind "gpt2": words, then merges of their bytes (GPT-2, Llama 3, Qwen)
     sentencepiece.py    kind "llama": merges by score, bytes as a last resort (Llama 2, Mistral)
     chat.py             a conversation as text
-    plain_text.py       special tokens that somebody only spells out
 
 Source: llama.cpp's llama-vocab.cpp. The ids are the same as its own.
 """
 
 import codecs
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from numbers import Integral
 
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.tokenizer import chat
 from blocks2tokens.tokenizer.byte_level import PRE_TOKENIZERS, ByteLevelBPE, byte_characters
-from blocks2tokens.tokenizer.plain_text import PlainText
 from blocks2tokens.tokenizer.sentencepiece import SentencePiece
 from blocks2tokens.tokenizer.vocabulary import BYTE, NORMAL, UNUSED, Vocabulary, flag, string, token_id
 
@@ -51,53 +48,27 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def encode(self, text: str, special: bool = True) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Return the token ids of a text.
 
-        Special tokens spelled out in the text, such as <|im_start|>, become that token; with special=False
-        control tokens are text like any other. A beginning-of-sequence token comes first and an end-of-
-        sequence token last if the file asks for one; an empty text is nothing but these. Lone surrogates,
-        which no UTF-8 text can hold, are replaced by U+FFFD. Bytes without a token are left out by byte-level
-        vocabularies; SentencePiece ones have the unknown token for a character that neither has a token nor
-        bytes that have.
+        Special tokens spelled out in the text, such as <|im_start|>, become that token. A beginning-of-
+        sequence token comes first and an end-of-sequence token last if the file asks for one; an empty
+        text is nothing but these. Lone surrogates, which no UTF-8 text can hold, are replaced by U+FFFD.
+        Bytes without a token are left out by byte-level vocabularies; SentencePiece ones have the unknown
+        token for a character that neither has a token nor bytes that have.
         """
         if not isinstance(text, str):
             raise ValueError(f"text: expected str, got {type(text).__name__}")
-        clean = without_surrogates(text)
-        return self._encode(clean if special else self._plain_text.hide(clean))
-
-    def encode_chat(self, messages: list[dict], **variables) -> list[int]:
-        """Return the token ids of a conversation, up to where the next answer begins.
-
-        The same as those of `encode(render_chat(messages, **variables))`, but that control tokens spelled out
-        in a message are text. Raises ValueError as `render_chat` does.
-        """
-        return self._encode(self.render_chat([self._hidden(message) for message in messages], **variables))
-
-    def _hidden(self, value):
-        """Return a message, or a part of one, with control tokens hidden in all of its texts."""
-        if isinstance(value, str):
-            return self._plain_text.hide(without_surrogates(value))
-        if isinstance(value, list):
-            return [self._hidden(item) for item in value]
-        return {key: self._hidden(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-    def _encode(self, text: str) -> list[int]:
-        """Return the token ids of a text in which control tokens may be hidden."""
+        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids = [self.bos] if self.add_bos else []
         begins = True  # at the start and behind a special token
-        for part in self._vocabulary.split(text):
+        for part in self._vocabulary.split(clean):
             if isinstance(part, str):
-                plain = self._plain_text.reveal(part)
-                ids += self._kind.encode(" " + plain if begins and self._kind.adds_space else plain)
+                ids += self._kind.encode(" " + part if begins and self._kind.adds_space else part)
             else:
                 ids.append(part)
             begins = not isinstance(part, str)
         return [*ids, self.eos] if self.add_eos else ids
-
-    @cached_property
-    def _plain_text(self) -> PlainText:
-        return PlainText(self._vocabulary)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, special tokens spelled out; bytes that are no UTF-8 become U+FFFD.
@@ -129,33 +100,26 @@ class Tokenizer:
             return bytes.fromhex(token[3:5])
         return b"" if kind == UNUSED else token.encode()
 
-    def render_chat(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool = True, **variables
-    ) -> str:
+    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the text of a conversation in the model's own chat format, ready for `encode`.
 
-        `messages` are dicts with "role" (system, user, assistant) and "content". The template is the file's;
-        it sees the variables too, such as enable_thinking or tools. Raises ValueError if the file has none or
-        the template refuses.
+        `messages` are dicts with "role" (system, user, assistant) and "content". The template is the
+        file's. Raises ValueError if the file has none or the template refuses.
         """
         if not isinstance(self.chat_template, str):
             raise ValueError("this model has no chat template: it continues text and does not chat")
         bos, eos = ("" if i is None else self.tokens[i] for i in (self.bos, self.eos))
         text = chat.render(
             self.chat_template,
-            **{"tools": None, "documents": None} | variables,  # templates ask whether there are any
             messages=messages,
             add_generation_prompt=add_generation_prompt,
+            tools=None,  # templates ask whether there are any
+            documents=None,
             bos_token=bos,
             eos_token=eos,
         )
         text = text.removeprefix(bos) if self.add_bos else text  # encode will add it
         return text.removesuffix(eos) if self.add_eos else text
-
-
-def without_surrogates(text: str) -> str:
-    """Return a text with its lone surrogates replaced by U+FFFD, and pairs of them by what they stand for."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _adds(file: GGUFFile, kind: str, i: int | None, default: bool) -> bool:
