@@ -141,8 +141,8 @@ MISCELLANY = """\
     [{{ role | upper }}] {{ text | trim }}
 {% endmacro -%}
 {%- for message in messages -%}
-    {%- if message.role == 'system' -%}{%- continue -%}{%- endif -%}
-    {%- if loop.index > 3 -%}{%- break -%}{%- endif -%}
+    {%- if '<think>' in message.content -%}{%- continue -%}{%- endif -%}
+    {%- if loop.index > 4 -%}{%- break -%}{%- endif -%}
     {{- turn(message['role'], message.content) -}}
     {{- message | tojson }} {{ message.content | tojson(indent=2) }}
 {% endfor -%}
@@ -155,10 +155,14 @@ MISCELLANY = """\
 {{- '\\n' ~ {'z': "é<&>'", 'a': [1, 2.5, true, none]} | tojson }}
 """
 MISCELLANY_TEXT = """\
+[SYSTEM] Be brief & kind.
+{"role": "system", "content": "  Be brief & kind.\\n"} "  Be brief & kind.\\n"
 [USER] Is 1 < 2?
 {"role": "user", "content": "Is 1 < 2?"} "Is 1 < 2?"
 [ASSISTANT] Yes, 1 < 2 & 'so' on.
 {"role": "assistant", "content": "Yes, 1 < 2 & 'so' on."} "Yes, 1 < 2 & 'so' on."
+[USER] Thank you, "très" kind 🙂
+{"role": "user", "content": "Thank you, \\"très\\" kind 🙂\\n"} "Thank you, \\"très\\" kind 🙂\\n"
 role=6, content=19system/user/assistant/user
 False
 True True

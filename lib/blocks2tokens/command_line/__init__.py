@@ -45,8 +45,9 @@ def generate(args) -> None:
     text = args.prompt if args.prompt not in (None, "-") else sys.stdin.read().removesuffix("\n")
     model = load(args.model, args.threads)
     if args.chat:
-        text = model.tokenizer.render_chat([{"role": "user", "content": text}])
-    ids = model.tokenizer.encode(text)
+        ids = model.tokenizer.encode_chat([{"role": "user", "content": text}], **args.template_variable)
+    else:
+        ids = model.tokenizer.encode(text)
     if not ids:
         raise ValueError("the prompt is empty")
     answer = Answer(model, ids, args.max_tokens, chosen)

@@ -1,6 +1,7 @@
 """What may be typed after `python -m blocks2tokens`, and what --help says about it."""
 
 import argparse
+import json
 import sys
 import textwrap
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def _add_chat(commands) -> None:
     parser = _add_command(commands, "chat", details, f"chat {MODEL} --system 'You are a pirate.'")
     _add_threads(parser)
     parser.add_argument("--system", metavar="TEXT", help="tell the model who it is, ahead of all messages")
+    _add_template_variables(parser)
     _add_sampling(parser, temperature=0.7, top_p=0.9, max_tokens=CHAT_TOKENS)
 
 
@@ -72,6 +74,7 @@ def _add_generate(commands) -> None:
     )
     _add_threads(parser)
     parser.add_argument("--chat", action="store_true", help="put PROMPT to a chat model as a question")
+    _add_template_variables(parser)
     parser.add_argument("--stats", action="store_true", help="say in the end how long it took")
     _add_sampling(parser, temperature=0.0, top_p=1.0, max_tokens=GENERATE_TOKENS)
 
@@ -142,6 +145,39 @@ def _add_command(commands, name, details, example, model=True) -> argparse.Argum
 def _add_threads(parser) -> None:
     about = "compute on N threads (default: one for each core to be had, or BLOCKS2TOKENS_THREADS)"
     parser.add_argument("--threads", metavar="N", type=at_least(1), help=about)
+
+
+def _add_template_variables(parser) -> None:
+    about = (
+        "a variable for the model's chat template, such as enable_thinking=false; JSON, or else text. "
+        "Can be given several times"
+    )
+    parser.add_argument(
+        "--template-variable", metavar="NAME=VALUE", type=variable, action=_Collect, default={}, help=about
+    )
+
+
+def variable(text: str) -> tuple[str, object]:
+    """Return a template variable's name and value.
+
+    >>> variable("enable_thinking=false"), variable("date=1 May"), variable('tools=[{"a": 1}]')
+    (('enable_thinking', False), ('date', '1 May'), ('tools', [{'a': 1}]))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+class _Collect(argparse.Action):
+    """Collects pairs in a dict."""
+
+    def __call__(self, parser, namespace, pair, option_string=None):
+        name, value = pair
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: value})
 
 
 def _add_sampling(parser, temperature: float, top_p: float, max_tokens: int) -> None:

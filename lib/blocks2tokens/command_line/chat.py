@@ -109,7 +109,7 @@ def run(args) -> None:
         raise ValueError(
             f"{args.model} has no chat template, so it does not chat; the command generate continues a text"
         )
-    chat = Chat(model.session(args.system), args.max_tokens, chosen)
+    chat = Chat(model.session(args.system, args.template_variable), args.max_tokens, chosen)
     interactive = sys.stdin.isatty()
     if interactive:
         edit_lines()

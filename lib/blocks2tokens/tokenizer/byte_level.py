@@ -8,6 +8,8 @@ The merging itself is the `tokenizers` library's; a lesson builds it by hand.
 Source: llama.cpp's llama-vocab.cpp and unicode.cpp, for the patterns and who uses which.
 """
 
+import warnings
+
 from tokenizers import Regex, models
 from tokenizers import Tokenizer as Merger
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
@@ -58,6 +60,12 @@ class ByteLevelBPE:
     def __init__(self, file: GGUFFile, vocabulary: Vocabulary):
         """Read the rules; UnsupportedError for a pre-tokenizer not listed, GGUFError for broken merges."""
         pre = string(file, "tokenizer.ggml.pre", "default")
+        if "tokenizer.ggml.pre" not in file.metadata:
+            warnings.warn(
+                f"{file.path}: tokenizer.ggml.pre is missing, as in files made before May 2024: how text is "
+                "cut into words is guessed, and the model may answer worse for it",
+                stacklevel=2,
+            )
         if pre not in RULES_OF:
             known = ", ".join(sorted(RULES_OF))
             raise UnsupportedError(f"{file.path}: pre-tokenizer {pre!r}, supported: {known}")
@@ -65,8 +73,8 @@ class ByteLevelBPE:
         self._missing = len(vocabulary)  # an id of its own: what has no token still parts its neighbours
         self._merger = Merger(
             models.BPE(
-                {**vocabulary.ids, "": self._missing},
-                _merges(file, vocabulary.ids),
+                {**vocabulary.words, "": self._missing},
+                _merges(file, vocabulary),
                 unk_token="",
                 ignore_merges=whole_words,  # Llama 3: a word in the vocabulary is taken as it is
             )
@@ -84,13 +92,14 @@ class ByteLevelBPE:
         return b"".join(bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in token)
 
 
-def _merges(file: GGUFFile, ids: dict[str, int]) -> list[tuple[str, str]]:
+def _merges(file: GGUFFile, vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Return the pairs to merge, each where it stands first; GGUFError for one that makes no token."""
     key = "tokenizer.ggml.merges"
     merges = {}
     for merge in strings(file, key):
         first, _, second = merge.partition(" ")
-        if not {first, second, first + second} <= ids.keys():  # the library would panic
+        if not {first, second, first + second} <= vocabulary.ids.keys():  # the library would panic
             raise GGUFError(f"{file.path}: {key}: {merge!r} does not join two tokens to a third")
-        merges.setdefault((first, second))
+        if {first, second, first + second} <= vocabulary.words.keys():
+            merges.setdefault((first, second))
     return list(merges)

@@ -28,7 +28,7 @@ class SentencePiece:
     def __init__(self, file: GGUFFile, vocabulary: Vocabulary):
         """Read the scores; GGUFError for broken ones."""
         self.adds_space = flag(file, "add_space_prefix", True)
-        self._ids = vocabulary.ids
+        self._ids = vocabulary.words
         self._scores = _scores(file, len(vocabulary))
         self._bytes = [vocabulary.ids.get(f"<0x{byte:02X}>") for byte in range(256)]
         self._unknown = token_id(file, "unknown", len(vocabulary), default=0)

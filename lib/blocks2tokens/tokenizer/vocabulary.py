@@ -23,6 +23,7 @@ from blocks2tokens.gguf_file import GGUFFile
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # token types
 SPECIAL = (UNKNOWN, CONTROL, USER_DEFINED)  # matched as a whole, before any splitting
+COMMANDS = (UNKNOWN, CONTROL)  # of these, what a user's text must not be taken for: the others are words
 
 # Tokens that end a text or a turn, whatever type the file gives them. Source: llama.cpp's llama-vocab.cpp.
 END_TOKENS = {
@@ -36,7 +37,10 @@ END_KINDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")  # keys that 
 
 
 class Vocabulary:
-    """`tokens` as spelled, `ids` by spelling, `types` uint8 [n]; which ids are `special` and which `ends`."""
+    """`tokens` as spelled, `types` uint8 [n]; which ids are `special` and which `ends`.
+
+    `ids` by spelling are of all tokens, `words` of those that text may be made of without being asked to.
+    """
 
     def __init__(self, file: GGUFFile):
         """Read what both kinds of vocabulary have in common; GGUFError for a broken one."""
@@ -48,6 +52,8 @@ class Vocabulary:
         named = {self.ids[token] for token in END_TOKENS & self.ids.keys()}
         self.types = _types(file, self.tokens)
         self.types[list(named)] = CONTROL
+        self.commands = frozenset(np.flatnonzero(np.isin(self.types, COMMANDS)).tolist())
+        self.words = {token: i for token, i in self.ids.items() if i not in self.commands}
         special = np.flatnonzero(np.isin(self.types, SPECIAL)).tolist()
         self.special = sorted(special, key=lambda i: -len(self.tokens[i].encode()))
         keyed = (token_id(file, kind, len(self.tokens)) for kind in END_KINDS)
@@ -57,11 +63,14 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def split(self, text: str) -> list[str | int]:
-        """Cut a text into special tokens, as ids, and the texts between them; the longest are found first."""
+    def split(self, text: str, commands: bool = True) -> list[str | int]:
+        """Cut a text into special tokens, as ids, and the texts between them; the longest are found first.
+
+        Without `commands` control tokens and the unknown one are text, as with llama.cpp's parse_special off.
+        """
         parts = [text]
         for i in self.special:
-            if self.tokens[i] in text:
+            if self.tokens[i] in text and (commands or i not in self.commands):
                 parts = [piece for part in parts for piece in self._cut(part, i)]
         return [part for part in parts if part != ""]
 
