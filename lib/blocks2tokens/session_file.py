@@ -108,6 +108,8 @@ def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, np.ndar
 
 def is_session(path: str | os.PathLike[str]) -> bool:
     """Return whether a file begins like one of a session."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return False
     try:
         with open(path, "rb") as file:
             return _header(Path(path), file, os.stat(path).st_size)["__metadata__"].get("format") == FORMAT
@@ -217,6 +219,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of the one at `path` at the end, or after an error does not."""
     if path.exists() and not path.is_file():
         raise ValueError(f"path: expected a file's name, {path} is something else")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "xb") as file:

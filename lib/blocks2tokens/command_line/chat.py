@@ -94,11 +94,11 @@ class Chat:
     def load(self, path: Path) -> None:
         """Go on with a conversation from a file, in the place of this one."""
         self.session = b2t.load_session(path, self.session.model)
-        messages = self.session.messages
-        say(faint(f"a conversation of {counted(sum(m['role'] == 'user' for m in messages), 'question')}"))
-        for message in messages[-2:]:
-            if message["role"] != "system":
-                print(f"{'> ' * (message['role'] == 'user')}{message['content']}")
+        turns = [message for message in self.session.messages if message["role"] != "system"]
+        say(faint(f"a conversation of {counted(len(turns) // 2, 'question')}"))
+        for message in turns[-2:]:
+            text = "\n".join(printable(line) for line in message["content"].split("\n"))
+            print(f"> {text}" if message["role"] == "user" else text)
 
 
 def run(args) -> None:
