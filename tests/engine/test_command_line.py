@@ -671,3 +671,26 @@ def test_ctrl_c_stops_an_answer_and_returns_to_the_prompt(start, endless_path, t
     screen.wait_for("/quit\r\n")
     assert process.wait(timeout=WAIT) == 0
     assert "Traceback" not in screen.seen
+
+
+def test_ctrl_c_at_a_real_prompt_clears_the_line_and_twice_ends(start, path, terminal):
+    screen, file = terminal
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), file)
+    streams |= {"start_new_session": True, "env": os.environ | {"TERM": "dumb"}}
+    code = f"{HEARS_CTRL_C}; {OWNS_TERMINAL}; {RUNS}"
+    process = start("chat", path, "--max-tokens", 3, "--seed", 0, code=code, **streams)
+    screen.wait_for("> ")
+    screen.type("half a question")
+    screen.wait_for("half a question")
+    screen.type("\x03")
+    screen.wait_for("Ctrl-C again ends")
+    screen.wait_for("> ")
+    screen.type("/undo\n")
+    screen.wait_for("nothing to take back")
+    screen.wait_for("> ")
+    screen.type("\x03")
+    screen.wait_for("Ctrl-C again ends")
+    screen.wait_for("> ")
+    screen.type("\x03")
+    assert process.wait(timeout=WAIT) == 0
+    assert "Traceback" not in screen.seen
