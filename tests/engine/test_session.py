@@ -271,6 +271,9 @@ def test_a_question_without_an_answer_is_not_kept(model, monkeypatch):
     session = model.session()
     assert say(session, "a", sampler=Script(model, [])) == "" and session.turn.ended == "stop"
     assert session.messages == [] and session.rewind() is None
+    text = anew(model, [user("a")])[2]
+    assert say(session, "a") == text and session.turn.cached_tokens == session.turn.prompt_tokens - 1
+    session.rewind()
 
     def interrupted(*_):
         raise KeyboardInterrupt
