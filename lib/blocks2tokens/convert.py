@@ -5,16 +5,19 @@
 metadata          byte for byte that of src, but for general.file_type and general.quantization_version
 vectors, norms    F32: they are few, and every weight behind them depends on them
 matrices          the target; Q4_K_M is a mix of two formats, see `mixed_format`
+routers, tables of positions, short convolutions: as they are, see `KEPT`
 rows that do not fill the blocks of a format: see `fitting_format`
 
 A tensor that has its format already is copied. Of any other, `CHUNK` weights at a time are float32. The
-file is written beside dst under another name and takes dst's place when it is complete.
+file is written beside dst under another name and takes dst's place when it is complete; of a split model
+all parts become one file.
 """
 
 import os
 import re
 import secrets
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,7 +27,7 @@ import numpy as np
 from gguf.gguf_writer import WriterState
 from tqdm import tqdm
 
-from blocks2tokens.errors import GGUFError, UnsupportedError
+from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
 
@@ -59,6 +62,17 @@ FALLBACKS = {
     "Q6_K": "Q8_0",
 }
 
+# Matrices that are small, and not what a format is made for: an error in a router sends tokens to other
+# experts. By parts of their names. Source: llama.cpp's tensor_allows_quantization.
+KEPT = re.compile(
+    r"^position_embd\.weight$|^token_types\.weight$|_norm\.weight|ffn_gate_inp\.weight|ffn_gate_tid2eid\.weight"
+    r"|altup|laurel|per_layer_model_proj|ssm_conv1d|shortconv\.conv\.weight|indexer\.[kq]_proj\.weight"
+    r"|time_mix_(first|w[012]|v[012]|a[012]|g[12]|decay_w[12]|lerp_fused)\.weight|attn_rel_b\.weight"
+    r"|\.position_embd|sam\.pos_embd|sam\.neck\.|sam\.net_|\.rel_pos|\.patch_embd|\.patch_merger"
+    r"|a\.rvq\.codebook|mm\.a\.code_embd"
+)
+PLAIN = ("F32", "F16", "BF16")
+
 CHUNK = 2**20  # weights
 
 
@@ -70,6 +84,7 @@ class Conversion:
     target       as it was asked for
     tensors      of the new file, by name
     replaced     tensor -> the format that was meant for it, where its rows do not fill the blocks
+    requantized  tensor -> the format that it had, where that was a quantized one, and became another
     bytes_before, bytes_after    sizes of the files
     """
 
@@ -77,6 +92,7 @@ class Conversion:
     target: str
     tensors: dict[str, TensorInfo]
     replaced: dict[str, str]
+    requantized: dict[str, str]
     bytes_before: int
     bytes_after: int
 
@@ -103,11 +119,23 @@ class Conversion:
             weights = sum(prod(self.tensors[n].shape) for n in names)
             n_bytes = sum(self.tensors[n].nbytes for n in names)
             lines.append(f"  {name:8}{len(names):>8}{weights:>16,}{n_bytes:>16,}")
+        return "\n".join([*lines, *self._replacements(), *self._losses()])
+
+    def _replacements(self) -> Iterator[str]:
+        """Yield a line for each format that some tensors did not get."""
+        groups: dict[tuple, list[str]] = {}
         for name, meant in self.replaced.items():
             info = self.tensors[name]
-            got = by_ggml_type(info.ggml_type).name
-            lines.append(f"  {name} is {got}: rows of {info.shape[-1]} weights do not fill blocks of {meant}")
-        return "\n".join(lines)
+            groups.setdefault((by_ggml_type(info.ggml_type).name, info.shape[-1], meant), []).append(name)
+        for (got, K, meant), names in groups.items():
+            what = f"{names[0]} is" if len(names) == 1 else f"{len(names)} tensors are"
+            yield f"  {what} {got}: rows of {K} weights do not fill blocks of {meant}"
+
+    def _losses(self) -> Iterator[str]:
+        """Yield a line if weights were rounded that had been rounded before."""
+        if self.requantized:
+            count, formats = len(self.requantized), ", ".join(sorted(set(self.requantized.values())))
+            yield f"  {count} tensors were quantized already ({formats}): their errors stay, new ones come"
 
 
 def convert(
@@ -117,11 +145,12 @@ def convert(
 
     `target` is the name of a format, F32 to MXFP4, or the mix "Q4_K_M"; `effort` is that of
     `Format.quantize`. An existing dst is replaced at the end, or not at all: an error or an interrupt
-    leaves it as it was, and no partial file.
+    leaves it as it was, and no partial file. Where dst is a symbolic link, the file is written that it names.
 
     Raises ValueError for another target or effort, for dst that is src or is not a file, and for weights
-    that the target cannot hold; FileNotFoundError; GGUFError for a malformed src; UnsupportedError for a
-    tensor type that the engine does not have and for a part of a model that is split over files.
+    that the target cannot hold; FileNotFoundError; OSError where the disk is full, for instance; GGUFError
+    for a malformed src, or one that becomes shorter meanwhile; UnsupportedError for a tensor type that the
+    engine does not have.
     """
     src, dst = Path(src), Path(dst)
     if target not in TARGETS:
@@ -129,22 +158,24 @@ def convert(
     if effort not in ("ggml", "best"):
         raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
     file = GGUFFile(src)
-    if file.metadata.get("split.count", 1) != 1:
-        raise UnsupportedError(f"{src}: a part of a model that is split over files: merge them first")
-    _check_destination(src, dst)
+    place = _checked_destination(file, dst)
     meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
     formats = {name: fitting_format(meant[name], info.shape[-1]) for name, info in file.tensors.items()}
 
-    partial = dst.with_name(f"{dst.name}.{secrets.token_hex(4)}.partial")
+    partial = place.with_name(
+        f"{secrets.token_hex(8)}.partial"
+    )  # short: dst's may be as long as a name can be
     try:
         _write(partial, file, formats, target, effort)
         tensors = GGUFFile(partial).tensors
         n_bytes = partial.stat().st_size
-        os.replace(partial, dst)
+        os.replace(partial, place)
+    except OSError as error:
+        raise _about(error, dst) from None
     finally:
         partial.unlink(missing_ok=True)
     replaced = {name: meant[name] for name in formats if formats[name] != meant[name]}
-    return Conversion(dst, target, tensors, replaced, src.stat().st_size, n_bytes)
+    return Conversion(dst, target, tensors, replaced, _requantized(file, formats), file.nbytes, n_bytes)
 
 
 def more_bits(layer: int, n_layers: int) -> bool:
@@ -179,11 +210,10 @@ def fitting_format(name: str, K: int) -> str:
 
 def _meant_format(file: GGUFFile, info: TensorInfo, target: str) -> str:
     """Return the format for a tensor, whatever the length of its rows."""
-    is_matrix = (
-        len(info.shape) > 1 and info.name.endswith(".weight") and not info.name.endswith("_norm.weight")
-    )
-    if not is_matrix:
+    if len(info.shape) == 1 or not info.name.endswith("weight") or info.name.endswith("_norm.weight"):
         return "F32"
+    if KEPT.search(info.name) and target != "F32":
+        return file.format(info.name).name
     if target != "Q4_K_M":
         return target
     return mixed_format(info.name, _n_layers(file), tied="output.weight" not in file.tensors)
@@ -197,15 +227,33 @@ def _n_layers(file: GGUFFile) -> int:
     return n_layers
 
 
-def _check_destination(src: Path, dst: Path) -> None:
-    if not dst.parent.is_dir():
-        raise FileNotFoundError(f"{dst.parent}: no such folder")
-    if not dst.exists():
-        return
-    if not dst.is_file():
+def _requantized(file: GGUFFile, formats: dict[str, str]) -> dict[str, str]:
+    """Return {tensor: format it had} of those that go from one quantized format to another."""
+    had = {name: file.format(name).name for name in formats}
+    return {
+        name: had[name]
+        for name in formats
+        if had[name] not in PLAIN and formats[name] not in PLAIN and had[name] != formats[name]
+    }
+
+
+def _checked_destination(file: GGUFFile, dst: Path) -> Path:
+    """Return the path of the file that dst names, itself or as a link to it."""
+    if dst.exists() and not dst.is_file():  # a folder, a pipe, /dev/stdout
         raise ValueError(f"dst: expected a file's name, {dst} is something else")
-    if os.path.samefile(src, dst):
+    place = Path(os.path.realpath(dst))
+    if place.is_symlink():
+        raise ValueError(f"dst: expected a file's name, {dst} is a link that leads nowhere")
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"{place.parent if dst.is_symlink() else dst.parent}: no such folder")
+    if place.exists() and any(os.path.samefile(path, place) for path in file.paths):
         raise ValueError(f"dst: expected another file than src, got {dst} for both")
+    return place
+
+
+def _about(error: OSError, dst: Path) -> OSError:
+    """Return an error of the operating system that names dst, and not the file beside it."""
+    return OSError(error.errno, error.strerror, str(dst)) if error.errno else error
 
 
 def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, effort: str) -> None:
@@ -231,7 +279,7 @@ def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, eff
 
 def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
     """Return {key: (type, bytes of the value)} for the new file."""
-    metadata = {key: file.metadata.encoded(key) for key in file.metadata}
+    metadata = {key: file.metadata.encoded(key) for key in file.metadata if not key.startswith("split.")}
     file_type = gguf.LlamaFileType[FILE_TYPES[target]]
     for key, value in {"quantization_version": gguf.GGML_QUANT_VERSION, "file_type": file_type}.items():
         metadata[f"general.{key}"] = (gguf.GGUFValueType.UINT32, struct.pack("<I", value))
@@ -241,22 +289,32 @@ def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
 def _encoded(file: GGUFFile, name: str, fmt: Format, effort: str, bar: tqdm) -> np.ndarray:
     """Return a tensor's bytes in another format, uint8 [rows, row bytes]."""
     info = file.tensors[name]
-    source, K, raw = by_ggml_type(info.ggml_type), info.shape[-1], file.raw(name)
+    source, K, raw = file.format(name), info.shape[-1], file.raw(name)
     rows = raw.reshape(-1, raw.shape[-1])
+    file.check_size()
     if fmt is source:
         bar.update(rows.shape[0] * K)
-        return rows
-    out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8)
+        return rows.view(_Rows)
+    out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8).view(_Rows)
     n_rows = max(1, CHUNK // K)
     for i in range(0, len(rows), n_rows):
+        file.check_size()
         weights = source.dequantize(rows[i : i + n_rows])
         if not np.isfinite(weights).all():
             raise GGUFError(f"{file.path}: tensor {name} holds weights that are no finite numbers")
-        out[i : i + n_rows] = fmt.quantize(weights, effort=effort)
-        if not np.isfinite(fmt.dequantize(out[i : i + n_rows])).all():
+        out[i : i + n_rows] = encoded = fmt.quantize(weights, effort=effort)
+        if not np.isfinite(fmt.dequantize(encoded)).all():
             raise ValueError(f"{file.path}: tensor {name} holds weights too large for {fmt.name}")
         bar.update(weights.size)
     return out
+
+
+class _Rows(np.ndarray):
+    """Bytes that say why they cannot be written."""
+
+    def tofile(self, file) -> None:
+        """Write all; OSError with the system's reason, where NumPy's own tells but the number of bytes."""
+        file.write(self)
 
 
 class _Writer(gguf.GGUFWriter):

@@ -23,6 +23,7 @@ class Model:
 
     def __init__(self, path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None):
         self.file = file = GGUFFile(path)
+        self._opened = os.path.abspath(path), cache, threads
         self.config = ModelConfig.from_gguf(file)
         self.transformer = Transformer(file, self.config, cache, threads)
         self.tokenizer = Tokenizer(file)
@@ -31,6 +32,10 @@ class Model:
                 f"{file.path}: tokenizer.ggml.tokens: expected {self.config.vocab_size} tokens, one for each "
                 f"row of token_embd.weight, got {len(self.tokenizer)}"
             )
+
+    def __reduce__(self):
+        """Pickle as the path: another process, `multiprocessing`'s for instance, opens the file itself."""
+        return load, self._opened
 
     def __repr__(self):
         c = self.config
@@ -96,5 +101,8 @@ def load(path: str | os.PathLike[str], cache: str = "float32", threads: int | No
     BLOCKS2TOKENS_THREADS says. Raises ValueError for another type, or for a number of threads that there are
     not; FileNotFoundError; GGUFError for a broken file; UnsupportedError for an architecture, tensor type or
     tokenizer that this engine does not have.
+
+    The file must stay as it is: the system ends a process (SIGBUS) that reads, of a mapped file, what was cut
+    off. To replace a model's file, put a new one in its place.
     """
     return Model(path, cache, threads)

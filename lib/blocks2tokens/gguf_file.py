@@ -18,13 +18,19 @@
     padding                     up to a multiple of the alignment: `general.alignment`, else 32
     data                        each tensor's blocks, row after row, at its offset
 
+    split           model-00001-of-00003.gguf has all metadata, the others their tensors; in each of them
+                    split.no 0.. uint16, split.count 3 uint16, split.tensors.count of all together, int32
+
     string = length uint64, then that many bytes of UTF-8
     array  = type uint32, count uint64, then the elements; an element may be an array again
 
 Opening walks the header once and checks every size, count, offset and type before it is used. What the
 header describes stays in the file: a metadata value is decoded when it is asked for, a tensor is a view.
 
-Source: ggml's GGUF specification, docs/gguf.md.
+A file must stay as it is for as long as it is open: the system ends a process that reads, from a mapped
+file, what is no longer there. `check_size` finds out in time that one was cut.
+
+Source: ggml's GGUF specification, docs/gguf.md; llama.cpp's llama-model-loader.cpp for split files.
 """
 
 import mmap
@@ -74,15 +80,39 @@ MAX_DIMS = 4
 MAX_ARRAY_DEPTH = 4
 MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 2**20  # the specification asks for a multiple of 8
 
-# ggml types that a file may hold and the engine does not decode, to call them by name in an error.
+# ggml types that a file may hold and the engine does not decode: name, weights and bytes of a block.
 FOREIGN_TYPES = {
-    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
-    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4",
-    32: "Q4_0_4_8", 33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
-    38: "IQ4_NL_8_8", 40: "NVFP4", 41: "Q1_0",
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
+REMOVED_TYPES = {  # which no file should hold, or none any more: to call them by name
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
 }  # fmt: skip
 
 Value = int | float | bool | str | np.ndarray | list
+
+
+class ForeignType(NamedTuple):
+    """A type that files hold and the engine has no format for: its name and the size of its blocks."""
+
+    name: str
+    block_size: int
+    bytes_per_block: int
 
 
 class TensorInfo(NamedTuple):
@@ -99,36 +129,61 @@ class GGUFFile:
     """A GGUF file, memory-mapped and checked: `path`, `version`, `metadata`, `alignment`, `tensors`.
 
     `metadata` maps a key to its value, `tensors` a name to its TensorInfo; a matrix has shape (out, in).
-    The file stays mapped for as long as this object, or an array from `raw`, is alive.
+    The file stays mapped for as long as this object, or an array from `raw`, is alive. The path of the first
+    part of a split model opens all of it: `paths` are those of the parts, `tensors` those of all.
 
-    Raises FileNotFoundError; GGUFError for a malformed file, naming file, byte and reason;
-    UnsupportedError for another version, a big-endian file or a tensor type without a format.
+    Raises FileNotFoundError; GGUFError for a malformed file, naming file, byte and reason, for a part that is
+    not the first, and for parts that are missing or do not belong together; UnsupportedError for another
+    version, a big-endian file or a tensor type of unknown size.
     Source: ggml's GGUF specification; gguf_init_from_file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._buffer = _map(self.path)
-        cursor = _Cursor(self._buffer, self.path)
-        self.version, n_tensors, n_kv = _read_counts(cursor)
-        fields = _read_fields(cursor, n_kv)
-        self.metadata = Metadata(self._buffer, fields)
-        self.alignment = _read_alignment(cursor, fields, self.metadata)
-        self.tensors: dict[str, TensorInfo] = _read_tensors(cursor, n_tensors, self.alignment)
+        first = _Part(self.path)
+        self.version, self.metadata, self.alignment = first.version, first.metadata, first.alignment
+        self._parts = [first, *_other_parts(first)]
+        self._part_of = {name: part for part in self._parts for name in part.tensors}
+        self.tensors = {name: part.tensors[name] for name, part in self._part_of.items()}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that the model is in: one, unless it is split."""
+        return tuple(part.path for part in self._parts)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the file, of all parts together."""
+        return sum(len(part.buffer) for part in self._parts)
 
     @property
     def data(self) -> np.ndarray:
-        """All bytes of the file, uint8, read-only and not copied; a tensor begins at its `offset`."""
-        return np.frombuffer(self._buffer, np.uint8)
+        """All bytes of the (first) file, uint8, read-only and not copied; a tensor begins at its `offset`."""
+        return np.frombuffer(self._parts[0].buffer, np.uint8)
 
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, uint8 [*shape[:-1], row_bytes], read-only and not copied.
 
         Raises KeyError for a name that is not in `tensors`.
         """
-        info = self.tensors[name]
-        raw = np.frombuffer(self._buffer, np.uint8, count=info.nbytes, offset=info.offset)
+        info, part = self.tensors[name], self._part_of[name]
+        raw = np.frombuffer(part.buffer, np.uint8, count=info.nbytes, offset=info.offset)
         return raw.reshape(*info.shape[:-1], -1)
+
+    def format(self, name: str) -> formats.Format:
+        """Return the format of a tensor; UnsupportedError for a type that the engine cannot decode."""
+        fmt = type_of(self.tensors[name].ggml_type)
+        if isinstance(fmt, ForeignType):
+            path = self._part_of[name].path
+            raise UnsupportedError(f"{path}: tensor {name!r} has type {fmt.name}, which is not supported")
+        return fmt
+
+    def check_size(self) -> None:
+        """Raise GGUFError if a file has become shorter since it was opened: its bytes must not be read."""
+        for part in self._parts:
+            if (size := part.buffer.size()) < len(part.buffer):
+                before = len(part.buffer)
+                raise GGUFError(f"{part.path}: byte {size}: the file ends here now, it had {before} bytes")
 
     def __repr__(self) -> str:
         counts = f"{len(self.metadata)} metadata keys, {len(self.tensors)} tensors"
@@ -171,6 +226,70 @@ class Metadata(Mapping[str, Value]):
 
     def __repr__(self) -> str:
         return f"Metadata({len(self)} keys)"
+
+
+class _Part:
+    """One file: `path`, `buffer`, `version`, `metadata`, `alignment`, `tensors`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.buffer = path, _map(path)
+        cursor = _Cursor(self.buffer, path)
+        self.version, n_tensors, n_kv = _read_counts(cursor)
+        fields = _read_fields(cursor, n_kv)
+        self.metadata = Metadata(self.buffer, fields)
+        self.alignment = _read_alignment(cursor, fields, self.metadata)
+        self.tensors: dict[str, TensorInfo] = _read_tensors(cursor, n_tensors, self.alignment)
+
+    def number(self, key: str, default: int) -> int:
+        """Return a whole number >= 0 of the metadata."""
+        value = self.metadata.get(key, default)
+        if type(value) is not int or value < 0:
+            raise GGUFError(f"{self.path}: {key}: expected a whole number >= 0, got {value!r:.60}")
+        return value
+
+
+def _other_parts(first: _Part) -> Iterator[_Part]:
+    """Yield the parts behind the first of a split model, found by their names and checked."""
+    count, no = first.number("split.count", 1), first.number("split.no", 0)
+    if count <= 1:
+        return
+    ending = "-{:05d}-of-" + f"{count:05d}.gguf"
+    beginning = first.path.name.removesuffix(ending.format(no + 1))
+    if beginning == first.path.name:
+        expected = ending.format(no + 1)
+        raise GGUFError(f"{first.path}: part {no + 1} of {count}: expected a name that ends in {expected}")
+    if no:
+        name = beginning + ending.format(1)
+        raise GGUFError(f"{first.path}: part {no + 1} of {count} of a split model, open the first: {name}")
+    names = set(first.tensors)
+    for i in range(1, count):
+        path = first.path.with_name(beginning + ending.format(i + 1))
+        if not path.exists():
+            raise GGUFError(f"{first.path}: part {i + 1} of {count} is missing: {path.name}")
+        part = _Part(path)
+        _check_part(part, first, i, names)
+        names |= part.tensors.keys()
+        yield part
+    total = first.number("split.tensors.count", len(names))
+    if total != len(names):
+        raise GGUFError(f"{first.path}: split.tensors.count: {total}, and the parts hold {len(names)}")
+
+
+def _check_part(part: _Part, first: _Part, i: int, names: set[str]) -> None:
+    """Refuse a file that is not part i, counted from 0, of the model whose first part is given."""
+    found = part.number("split.no", 0), part.number("split.count", 1)
+    expected = i, first.number("split.count", 1)
+    if found != expected:
+        shown = [f"split.no {no} and split.count {count}" for no, count in (expected, found)]
+        raise GGUFError(f"{part.path}: expected {shown[0]}, got {shown[1]}")
+    for key in ("split.tensors.count", "general.architecture", "general.name"):
+        mine, its = first.metadata.get(key), part.metadata.get(key)
+        if its is not None and its != mine:
+            raise GGUFError(
+                f"{part.path}: a part of another model: its {key} is {its!r:.60}, not {mine!r:.60}"
+            )
+    if twice := names & part.tensors.keys():
+        raise GGUFError(f"{part.path}: tensor {min(twice)!r} is in a part before it already")
 
 
 class _Field(NamedTuple):
@@ -384,7 +503,7 @@ def _read_tensor_info(cursor: _Cursor, i: int) -> TensorInfo:
         raise cursor.error(f"{what} has an empty dimension: {ne}", at + 8 * ne.index(0))
     type_at = cursor.pos
     ggml_type = cursor.uint32(f"the type of {what}")
-    fmt = _find_format(cursor, ggml_type, what, type_at)
+    fmt = _find_type(cursor, ggml_type, what, type_at)
     if ne[0] % fmt.block_size:
         reason = f"{what} has rows of {ne[0]} weights, expected a multiple of {fmt.block_size} for {fmt.name}"
         raise cursor.error(reason, at)
@@ -392,18 +511,31 @@ def _read_tensor_info(cursor: _Cursor, i: int) -> TensorInfo:
     return TensorInfo(name, ggml_type, shape, cursor.uint64(f"the offset of {what}"), nbytes)
 
 
-def shape_and_bytes(ne: list[int], fmt: formats.Format) -> tuple[tuple[int, ...], int]:
+def shape_and_bytes(ne: list[int], fmt: "formats.Format | ForeignType") -> tuple[tuple[int, ...], int]:
     """Return NumPy's shape of a tensor of dimensions `ne`, fastest first, and the bytes that it takes."""
     n_blocks = prod(ne) // fmt.block_size
     return tuple(reversed(ne)), n_blocks * fmt.bytes_per_block
 
 
-def _find_format(cursor: _Cursor, ggml_type: int, what: str, at: int) -> formats.Format:
-    """Return the tensor's format, or raise an UnsupportedError that names the tensor too."""
+def type_of(ggml_type: int) -> "formats.Format | ForeignType":
+    """Return the format of this number, or what is known of one that the engine does not have.
+
+    Raises UnsupportedError for a number of which nothing is known.
+    """
     try:
         return formats.by_ggml_type(ggml_type)
     except UnsupportedError:
-        type_name = FOREIGN_TYPES.get(ggml_type, "unknown")
+        if ggml_type not in FOREIGN_TYPES:
+            raise
+        return ForeignType(*FOREIGN_TYPES[ggml_type])
+
+
+def _find_type(cursor: _Cursor, ggml_type: int, what: str, at: int) -> "formats.Format | ForeignType":
+    """Return the tensor's type, or raise an UnsupportedError that names the tensor too."""
+    try:
+        return type_of(ggml_type)
+    except UnsupportedError:
+        type_name = REMOVED_TYPES.get(ggml_type, "unknown")
         reason = f"{what} has ggml type {ggml_type} ({type_name}), which is not supported"
         raise UnsupportedError(f"{cursor.path}: byte {at}: {reason}") from None
 

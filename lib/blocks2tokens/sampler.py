@@ -52,10 +52,12 @@ class Sampler:
     def __call__(self, logits: np.ndarray, history: Sequence[int] = ()) -> int:
         """Return a token id for logits, float32 [vocab]; `history` are the tokens so far.
 
-        Raises ValueError for another shape, and for logits that name no most likely token: one of NaN or
-        +infinity, or none above -infinity.
+        Raises ValueError for another shape or dtype, for tokens so far that have no logit, and for logits
+        that name no most likely token: one of NaN or +infinity, or none above -infinity.
         """
         logits = np.asarray(logits)
+        if logits.dtype.kind != "f":
+            raise ValueError(f"logits: expected floating-point numbers, got {logits.dtype}")
         if logits.ndim != 1 or not isfinite(logits.max(initial=-np.inf)):
             raise ValueError(f"logits: expected one dimension and a finite largest value, got {logits!r}")
         if self.repetition_penalty != 1 and len(history):
@@ -68,7 +70,13 @@ class Sampler:
         return int(self._rng.choice(ids, p=probabilities))
 
     def _penalize(self, logits, history):
-        seen = np.unique(np.asarray(history)[-self.repetition_window :])
+        recent = np.asarray(history[-self.repetition_window :])
+        if recent.ndim != 1 or recent.dtype.kind not in "iu":
+            raise ValueError(f"history: expected token ids in one dimension, got {recent!r}")
+        seen = np.unique(recent)
+        if seen[0] < 0 or seen[-1] >= len(logits):
+            bad = seen[0] if seen[0] < 0 else seen[-1]
+            raise ValueError(f"history: expected 0 <= id < {len(logits)}, got {bad}")
         penalized = logits.copy()
         value = logits[seen]
         penalized[seen] = np.where(

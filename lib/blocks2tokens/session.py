@@ -129,7 +129,8 @@ class Session:
             turn.cached_tokens = self._in_common(ids)
             turn.forgotten = len(self._turns) - len(kept)
             self.turn = turn
-        pieces = self.model.tokenizer.decode_stream(self._chosen(turn, ids, max_tokens, sampler or Sampler()))
+        chosen = self._chosen(turn, ids, max_tokens, sampler or Sampler())
+        pieces = self.model.tokenizer.decode_stream(chosen, whole=True)
         return self._answer(turn, kept, cut_at_stops(pieces, stops))
 
     def rewind(self) -> str | None:

@@ -57,7 +57,7 @@ def fingerprint(file: GGUFFile) -> dict[str, object]:
     for info in file.tensors.values():
         add(*info, file.raw(info.name).reshape(-1)[:SAMPLE].tobytes())
     architecture = str(file.metadata.get("general.architecture"))
-    return {"bytes": file.data.nbytes, "architecture": architecture, "sha256": digest.hexdigest()}
+    return {"bytes": file.nbytes, "architecture": architecture, "sha256": digest.hexdigest()}
 
 
 def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int], keys, values) -> None:

@@ -1,5 +1,6 @@
 """The converter: what each file holds, that llama.cpp reads it, and that nothing half-written is left."""
 
+import errno
 import os
 import stat
 import sys
@@ -196,6 +197,116 @@ def test_the_effort_is_passed_on(source, tmp_path, monkeypatch, effort):
     monkeypatch.setattr(Format, "quantize", watched)
     b2t.convert(source, tmp_path / "new.gguf", "Q8_0", effort=effort)
     assert seen == {effort}
+
+
+# --- What is left as it is --------------------------------------------------------------------------------
+
+KEPT_BY_LLAMA_CPP = [
+    *("blk.0.ffn_gate_inp.weight", "blk.0.ssm_conv1d.weight", "position_embd.weight", "token_types.weight"),
+    *("blk.3.shortconv.conv.weight", "blk.0.time_mix_w1.weight", "blk.0.time_mix_decay_w2.weight"),
+    *("blk.0.altup_router.weight", "per_layer_model_proj.weight", "dec.blk.0.attn_rel_b.weight"),
+    *("v.patch_embd.weight", "v.position_embd.weight", "blk.0.attn_q_norm.weight_2.weight"),
+]
+
+
+@pytest.mark.parametrize("target", ["Q8_0", "Q4_K_M", "F16"])
+@pytest.mark.parametrize("had", ["F32", "F16"])
+def test_routers_and_their_like_are_left_alone(tmp_path, target, had):
+    small = small_model(dim=256, ffn_dim=256)
+    rng = np.random.default_rng(0)
+    others = ["blk.0.ffn_gate_inp_shexp.weight", "blk.0.time_mix_key.weight", "token_embd_types.weight"]
+    for name in [*KEPT_BY_LLAMA_CPP, *others]:
+        small.tensors[name] = random_tensor(had, (8, 256), rng)
+    made = b2t.convert(small.write(tmp_path / "model.gguf"), tmp_path / "new.gguf", target)
+    before, after = b2t.GGUFFile(tmp_path / "model.gguf"), b2t.GGUFFile(made.path)
+    found = formats_of(made.path)
+    for name in KEPT_BY_LLAMA_CPP[:-1]:
+        assert found[name] == had and np.array_equal(before.raw(name), after.raw(name)), name
+    assert {found[name] for name in others} == {"Q4_K" if target == "Q4_K_M" else target}
+
+
+def test_f32_is_for_all(tmp_path):
+    small = small_model()
+    small.tensors["blk.0.ffn_gate_inp.weight"] = random_tensor("F16", (8, 64), np.random.default_rng(0))
+    b2t.convert(small.write(tmp_path / "model.gguf"), tmp_path / "new.gguf", "F32")
+    assert set(formats_of(tmp_path / "new.gguf").values()) == {"F32"}
+
+
+def test_quantizing_what_is_quantized_is_said(source, tmp_path):
+    first = b2t.convert(source, tmp_path / "q4.gguf", "Q4_0")
+    assert not first.requantized and "already" not in repr(first)
+    second = b2t.convert(first.path, tmp_path / "q6.gguf", "Q6_K")
+    n_matrices = sum(len(info.shape) > 1 for info in second.tensors.values())
+    assert set(second.requantized.values()) == {"Q4_0"} and len(second.requantized) == n_matrices
+    assert f"{n_matrices} tensors were quantized already (Q4_0)" in repr(second)
+    for target in ("Q4_0", "F16", "F32"):
+        assert not b2t.convert(first.path, tmp_path / "other.gguf", target).requantized
+
+
+def test_a_type_without_a_format_is_refused(tmp_path):
+    small = small_model(dim=256, ffn_dim=256)
+    small.tensors["blk.0.ffn_up.weight"] = "TQ1_0", np.zeros((256, 54), np.uint8)
+    with pytest.raises(UnsupportedError, match=r"tensor 'blk\.0\.ffn_up\.weight' has type TQ1_0"):
+        b2t.convert(small.write(tmp_path / "model.gguf"), tmp_path / "new.gguf", "Q8_0")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- Where it is written ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_link_leads_to_the_file_that_is_written(source, tmp_path, there, depth):
+    (tmp_path / "far").mkdir()
+    real, names = tmp_path / "far" / "real.gguf", [tmp_path / f"link{i}.gguf" for i in range(depth)]
+    for link, to in zip(names, [*names[1:], real], strict=True):
+        link.symlink_to(to)
+    if there:
+        real.write_bytes(b"old")
+    made = b2t.convert(source, names[0], "Q8_0")
+    assert made.path == names[0] and all(link.is_symlink() for link in names)
+    assert not real.is_symlink() and b2t.GGUFFile(real).tensors
+    assert {path.name for path in real.parent.iterdir()} == {"real.gguf"}
+
+
+@pytest.mark.parametrize("make", ["loop", "fifo", "folder", "nowhere", "device"])
+def test_what_is_no_file_is_not_replaced(source, tmp_path, make):
+    path = tmp_path / "new.gguf"
+    if make == "fifo":
+        os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    to = {"loop": path, "nowhere": tmp_path / "absent" / "x.gguf", "device": "/dev/null"}
+    path.symlink_to(to.get(make, tmp_path / make))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=r"dst: expected a file's name|absent: no such folder"
+    ):
+        b2t.convert(source, path, "Q8_0")
+    assert sorted(tmp_path.iterdir()) == before and path.is_symlink()
+
+
+@pytest.mark.parametrize("length", [240, 255])
+def test_a_name_as_long_as_names_can_be(source, tmp_path, length):
+    path = tmp_path / ("é" * ((length - 5) // 2) + "x" * ((length - 5) % 2) + ".gguf")
+    assert len(os.fsencode(path.name)) == length
+    b2t.convert(source, path, "Q8_0")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits as POSIX has them")
+def test_a_full_disk_is_called_by_its_name(source, old):
+    """A limit on the size of files stands for the end of the disk."""
+    import resource
+
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, usual[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*model\.gguf") as caught:
+            b2t.convert(source, old, "Q8_0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(old)
+    assert list(old.parent.iterdir()) == [old] and old.read_bytes() == b"what was there before"
 
 
 # --- Metadata ---------------------------------------------------------------------------------------------
@@ -495,11 +606,18 @@ def test_the_mix_needs_the_number_of_layers(tmp_path, n_layers):
     b2t.convert(path, tmp_path / "new.gguf", "Q8_0")
 
 
-def test_a_split_model(tmp_path):
-    model = small_model()
-    model.metadata["split.count"] = 2
-    with pytest.raises(UnsupportedError, match="split over files"):
-        b2t.convert(model.write(tmp_path / "part.gguf"), tmp_path / "new.gguf", "Q8_0")
+def test_a_source_that_becomes_shorter_meanwhile(tmp_path, monkeypatch):
+    path = small_model(dim=256, ffn_dim=256).write(tmp_path / "model.gguf")
+    quantize = Format.quantize
+
+    def cutting(self, x, **how):
+        os.truncate(path, 10_000)
+        return quantize(self, x, **how)
+
+    monkeypatch.setattr(Format, "quantize", cutting)
+    with pytest.raises(GGUFError, match=r"model\.gguf: byte 10000: the file ends here now"):
+        b2t.convert(path, tmp_path / "new.gguf", "Q8_0")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ import psutil
 import pytest
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
+from small_model import SmallModel, small_model
 
-from blocks2tokens import formats, gguf_file
+import blocks2tokens as b2t
+from blocks2tokens import FORMATS, gguf_file
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
 
@@ -325,20 +327,160 @@ def test_a_vocabulary_of_50000(write):
     assert (metadata["scores"] == np.arange(50_000)).all()
 
 
-@pytest.mark.parametrize("value", [T.I32, T.IQ2_XS, T.TQ1_0])
-def test_a_type_without_a_format_is_named(write, value):
+@pytest.mark.parametrize("value", [T.I32, T.F64, T.TQ1_0, T.Q1_0])
+def test_a_type_without_a_format_is_there_and_not_decoded(write, value):
+    block, n_bytes = gguf.GGML_QUANT_SIZES[value]
+    path = write(Draft(tensors=[("blk.0.odd", [block * 3, 2], value, 0)], data=bytes(6 * n_bytes)))
+    file = GGUFFile(path)
+    assert file.tensors["blk.0.odd"].nbytes == 6 * n_bytes
+    assert file.raw("blk.0.odd").shape == (2, 3 * n_bytes)
+    with pytest.raises(UnsupportedError, match=rf"tensor 'blk\.0\.odd' has type {value.name}, which is not"):
+        file.format("blk.0.odd")
+
+
+@pytest.mark.parametrize(("value", "name"), [(4, "Q4_2"), (9, "Q8_1"), (36, "IQ4_NL_4_4"), (999, "unknown")])
+def test_a_type_of_unknown_size_is_named(write, value, name):
     path = write(Draft(tensors=[("blk.0.odd", [256], value, 0)], data=bytes(1024)))
-    with pytest.raises(UnsupportedError, match=rf"'blk\.0\.odd' has ggml type {int(value)} \({value.name}\)"):
+    with pytest.raises(UnsupportedError, match=rf"'blk\.0\.odd' has ggml type {value} \({name}\)"):
         GGUFFile(path)
 
 
-def test_names_of_foreign_types_are_ggmls():
-    removed_from_ggml = {4, 5, 31, 32, 33, 36, 37, 38}
-    names = {ggml_type.value: ggml_type.name for ggml_type in T}
-    for ggml_type, name in gguf_file.FOREIGN_TYPES.items():
-        assert ggml_type in removed_from_ggml or names[ggml_type] == name
-        with pytest.raises(UnsupportedError):
-            formats.by_ggml_type(ggml_type)
+def test_foreign_types_are_all_of_ggmls_that_have_no_format():
+    known = {*gguf_file.FOREIGN_TYPES, *gguf_file.REMOVED_TYPES, *(fmt.ggml_type for fmt in FORMATS.values())}
+    assert known >= {kind.value for kind in T}
+    for kind, (name, block_size, n_bytes) in gguf_file.FOREIGN_TYPES.items():
+        assert T(kind).name == name and gguf.GGML_QUANT_SIZES[T(kind)] == (block_size, n_bytes)
+
+
+# --- Split files ------------------------------------------------------------------------------------------
+
+
+def split(small, folder, n_parts=3, name="small"):
+    """Write a model as gguf-split does; return the paths of its parts."""
+    names, paths = list(small.tensors), []
+    for no in range(n_parts):
+        part = SmallModel(dict(small.metadata) if no == 0 else {})
+        part.tensors = {name: small.tensors[name] for name in names[no::n_parts]}
+        part.metadata |= {"split.no": no, "split.count": n_parts, "split.tensors.count": len(names)}
+        paths.append(part.write(folder / f"{name}-{no + 1:05d}-of-{n_parts:05d}.gguf"))
+    return paths
+
+
+def test_a_split_model_is_one(tmp_path):
+    small = small_model()
+    whole, paths = GGUFFile(small.write(tmp_path / "whole.gguf")), split(small, tmp_path)
+    file = GGUFFile(paths[0])
+    assert file.tensors.keys() == whole.tensors.keys() and file.paths == tuple(paths)
+    assert all(np.array_equal(file.raw(name), whole.raw(name)) for name in whole.tensors)
+    assert file.nbytes == sum(path.stat().st_size for path in paths)
+    assert (b2t.load(paths[0]).logits([1, 5]) == b2t.load(whole.path).logits([1, 5])).all()
+    made = b2t.convert(paths[0], tmp_path / "made.gguf", "F32")
+    again = GGUFFile(made.path)
+    assert again.metadata["general.name"] == "small" and not [k for k in again.metadata if k[:5] == "split"]
+    assert all(np.array_equal(again.raw(name), whole.raw(name)) for name in whole.tensors)
+
+
+def rewrite(change):
+    """Return a function that writes a model's parts, one of them changed."""
+
+    def write(folder):
+        small = small_model()
+        paths = split(small, folder)
+        change(small, folder, paths)
+        return paths[0]
+
+    return write
+
+
+def swapped(small, folder, paths):
+    third = paths[2].rename(folder / "third")
+    paths[1].rename(paths[2])
+    third.rename(paths[1])
+
+
+def of_another_count(small, folder, paths):
+    split(small, folder, 2)[1].rename(paths[1])
+
+
+def of_another_model(small, folder, paths):
+    (folder / "other").mkdir()
+    split(small_model(n_layers=3), folder / "other")[1].rename(paths[1])
+
+
+def with_a_tensor_twice(small, folder, paths):
+    paths[1].unlink()
+    part = SmallModel(
+        {"split.no": 1, "split.count": 3}, {name: small.tensors[name] for name in small.tensors}
+    )
+    part.write(paths[1])
+
+
+def with_a_tensor_less(small, folder, paths):
+    paths[1].unlink()
+    SmallModel({"split.no": 1, "split.count": 3}, {}).write(paths[1])
+
+
+MISFITS = {
+    "missing": (
+        lambda small, folder, paths: paths[2].unlink(),
+        r"00001.*: part 3 of 3 is missing: small-00003",
+    ),
+    "swapped": (swapped, r"small-00002.*: expected split.no 1 and split.count 3, got split.no 2"),
+    "of another count": (of_another_count, "expected split.no 1 and split.count 3, got .* split.count 2"),
+    "of another model": (of_another_model, r"00002.*: a part of another model: its split.tensors.count"),
+    "a tensor twice": (with_a_tensor_twice, "00002.*: tensor '.*' is in a part before it already"),
+    "a tensor less": (with_a_tensor_less, r"split.tensors.count: \d+, and the parts hold"),
+    "cut short": (lambda s, f, paths: os.truncate(paths[1], 4000), "small-00002.*: byte"),
+    "no part": (lambda s, f, paths: paths[1].write_bytes(b"hello"), "small-00002.*: not a GGUF file"),
+    "a folder": (lambda s, f, paths: (paths[1].unlink(), paths[1].mkdir()), "00002.*not a regular file"),
+    "a link to nowhere": (
+        lambda s, f, paths: (paths[1].unlink(), paths[1].symlink_to("x")),
+        "2 of 3 is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_parts_that_do_not_belong_together(tmp_path, case):
+    change, message = MISFITS[case]
+    with pytest.raises(GGUFError, match=message):
+        GGUFFile(rewrite(change)(tmp_path))
+
+
+def test_a_part_that_is_not_the_first_names_it(tmp_path):
+    paths = split(small_model(), tmp_path)
+    with pytest.raises(
+        GGUFError, match=r"part 2 of 3 of a split model, open the first: small-00001-of-00003\.gguf"
+    ):
+        GGUFFile(paths[1])
+
+
+def test_a_first_part_of_another_name(tmp_path):
+    path = split(small_model(), tmp_path)[0].rename(tmp_path / "model.gguf")
+    with pytest.raises(GGUFError, match=r"part 1 of 3: expected a name that ends in -00001-of-00003\.gguf"):
+        GGUFFile(path)
+
+
+@pytest.mark.parametrize("count", ["3", 2**40, -1, [3], 1.5])
+def test_a_count_of_parts_that_is_none(tmp_path, count):
+    small = small_model()
+    small.metadata |= {"split.count": count, "split.no": 0}
+    with pytest.raises(GGUFError, match=r"split\.count|expected a name"):
+        GGUFFile(small.write(tmp_path / "small-00001-of-00003.gguf"))
+
+
+def test_a_model_in_one_part(tmp_path):
+    assert len(GGUFFile(split(small_model(), tmp_path, 1)[0]).paths) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_file_that_has_become_shorter_is_found_out(tmp_path, cut):
+    paths = split(small_model(), tmp_path, 2)
+    file = GGUFFile(paths[0])
+    file.check_size()
+    os.truncate(paths[cut], 1000)
+    with pytest.raises(GGUFError, match=rf"{paths[cut].name}: byte 1000: the file ends here now, it had \d+"):
+        file.check_size()
 
 
 # --- One broken rule at a time ----------------------------------------------------------------------------

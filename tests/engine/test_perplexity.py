@@ -8,7 +8,7 @@ import jupyter_client
 import numpy as np
 import pytest
 from conftest import ROOT
-from small_model import small_model
+from small_model import plain, small_model
 
 import blocks2tokens as b2t
 from blocks2tokens.course import models
@@ -47,6 +47,31 @@ def test_the_window_is_the_context_if_none_is_given(model):
     ids = list(range(150))
     assert b2t.perplexity(model, ids) == b2t.perplexity(model, np.array(ids), CONTEXT)
     assert b2t.perplexity(model, ids) != b2t.perplexity(model, ids, CONTEXT - 1)
+
+
+def test_the_window_is_never_so_large_that_its_cache_fills_the_memory(monkeypatch, tmp_path):
+    long = b2t.load(small_model(context_length=100_000).write(tmp_path / "long.gguf"))
+    read = []
+    usual = long.transformer.new_cache
+    monkeypatch.setattr(long.transformer, "new_cache", lambda n: read.append(n) or usual(n))
+    b2t.perplexity(long, [5] * 5000)
+    assert read == [2048, 2048, 903]
+
+
+@pytest.mark.parametrize("size", [np.inf, np.nan, 3e38])
+def test_logits_that_are_no_numbers_are_said_to_be(tmp_path, size):
+    small = small_model(context_length=CONTEXT)
+    small.tensors["output_norm.weight"] = "F32", plain(np.full(64, size, np.float32), "F32")
+    model = b2t.load(small.write(tmp_path / "small.gguf"))
+    with pytest.raises(ValueError, match="the model's logits behind tokens 0 to 64 are no finite numbers"):
+        b2t.perplexity(model, range(150))
+
+
+def test_a_surprise_beyond_all_numbers(tmp_path):
+    small = small_model(context_length=CONTEXT)
+    small.tensors["output_norm.weight"] = "F32", plain(np.full(64, 1e6, np.float32), "F32")
+    found = b2t.perplexity(b2t.load(small.write(tmp_path / "small.gguf")), range(150))
+    assert found.nats > 1000 and found.perplexity == math.inf and "perplexity inf" in repr(found)
 
 
 def test_logits_in_pieces_give_the_same(model, monkeypatch):

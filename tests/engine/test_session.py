@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from chat_templates import LLAMA_3, QWEN_3
 from small_model import CHATML, small_model
+from vocabularies import sentencepiece, with_vocabulary
 
 import blocks2tokens as b2t
 from blocks2tokens import session_file
@@ -92,7 +93,7 @@ def anew(model, messages, max_tokens=10, sampler=None, **variables):
     """Return the ids and the text that generation from the whole conversation gives."""
     ids = model.tokenizer.encode_chat(messages, **variables)
     answer = list(model.generate(ids, min(max_tokens, model.config.context_length - len(ids)), sampler))
-    return ids, answer, "".join(model.tokenizer.decode_stream(answer))
+    return ids, answer, "".join(model.tokenizer.decode_stream(answer, whole=True))
 
 
 def in_common(a, b):
@@ -150,6 +151,20 @@ def test_any_template(path_of, read, name):
     model = b2t.load(path_of(chat_template=TEMPLATES[name], context_length=1000))
     variables = {"tools": [{"name": "f"}], "mood": "kind", "enable_thinking": False}
     check_turns(model.session("Be brief.", variables), read)
+
+
+def test_a_sentencepiece_vocabulary(tmp_path, read):
+    """Its answers begin with a space that is not said, and its special tokens are followed by one."""
+    template = "{% for m in messages %}<s>[{{ m.role }}] {{ m.content | trim }}</s>{% endfor %}<s>[assistant]"
+    metadata = sentencepiece("ranks") | {"tokenizer.chat_template": template}
+    model = b2t.load(with_vocabulary(metadata).write(tmp_path / "pieces.gguf"))
+    session = model.session("Be brief.")
+    answer = model.tokenizer.encode("where are the plates?")
+    for question in QUESTIONS:
+        assert say(session, question, 99, sampler=Script(model, answer[1:])) == "where are the plates?"
+    check_turns(session, read, questions=QUESTIONS[:1])
+    assert session.turn.cached_tokens == 0
+    check_turns(session, read)
 
 
 def test_with_chatml_only_the_new_message_is_read(model, read):

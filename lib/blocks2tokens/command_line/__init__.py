@@ -6,16 +6,18 @@ info        what is in a GGUF file
 calibrate   which kernels are the fastest here
 answer      one answer as it comes, and how long it took; generate and chat share it
 notice      says what one is waiting for
+text_file   text as editors and shells write it
 """
 
 import os
 import sys
-from pathlib import Path
+import warnings
 
 import blocks2tokens as b2t
 from blocks2tokens.command_line import arguments, calibrate, chat, info
 from blocks2tokens.command_line.answer import Answer, load, sampler
 from blocks2tokens.command_line.notice import Notice, printable, reason, say
+from blocks2tokens.command_line.text_file import read_text, without_mark
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = arguments.parse(sys.argv[1:] if argv is None else argv)
     try:
-        COMMANDS[args.command](args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = note
+            COMMANDS[args.command](args)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -39,10 +44,17 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def note(message, category, filename, lineno, file=None, line=None) -> None:
+    """Say what the engine warns of, on one line and without the place in its code."""
+    say(f"note: {printable(str(message))}")
+
+
 def generate(args) -> None:
     """Continue a text, or answer it; on stdout there is that text and nothing else."""
     chosen = sampler(args)
-    text = args.prompt if args.prompt not in (None, "-") else sys.stdin.read().removesuffix("\n")
+    text = (
+        args.prompt if args.prompt not in (None, "-") else without_mark(sys.stdin.read()).removesuffix("\n")
+    )
     model = load(args.model, args.threads)
     if args.chat:
         ids = model.tokenizer.encode_chat([{"role": "user", "content": text}], **args.template_variable)
@@ -50,7 +62,7 @@ def generate(args) -> None:
         ids = model.tokenizer.encode(text)
     if not ids:
         raise ValueError("the prompt is empty")
-    answer = Answer(model, ids, args.max_tokens, chosen)
+    answer = Answer(model, ids, args.max_tokens, chosen, continues=not args.chat)
     try:
         answer.speak()
     finally:
@@ -70,7 +82,7 @@ def convert(args) -> None:
 
 def perplexity(args) -> None:
     """Print how surprised a model is by a text."""
-    text = Path(args.text).read_text(encoding="utf-8")
+    text = read_text(args.text)
     model = load(args.model, args.threads)
     ids = model.tokenizer.encode(text)[: args.tokens]
     if len(ids) < 2:

@@ -33,12 +33,21 @@ def sampler(args) -> b2t.Sampler:
 class Answer:
     """What a model says after `ids`: `text` and the number of `tokens` so far, also if it was stopped."""
 
-    def __init__(self, model: b2t.Model, ids: list[int], max_tokens: int, sampler: b2t.Sampler):
-        """Raises ValueError if the model's context has no room left for an answer."""
+    def __init__(
+        self,
+        model: b2t.Model,
+        ids: list[int],
+        max_tokens: int,
+        sampler: b2t.Sampler,
+        continues: bool = False,
+    ):
+        """It is a text of its own, or `continues` that of the ids, and then keeps the space in front.
+
+        Raises ValueError if the model's context has no room left for an answer."""
         context = model.config.context_length
         if len(ids) >= context:
             raise ValueError(f"the prompt has {len(ids):,} tokens, and the model's context only {context:,}")
-        self.model, self.ids, self.sampler = model, ids, sampler
+        self.model, self.ids, self.sampler, self.continues = model, ids, sampler, continues
         self.room = context - len(ids)
         self.limit = min(max_tokens, self.room)
         self.text, self.tokens = "", 0
@@ -47,7 +56,7 @@ class Answer:
     def speak(self) -> None:
         """Print the answer on stdout as it comes, without a newline at its end."""
         with Notice(f"reading {len(self.ids):,} tokens") as notice:
-            for piece in self.model.tokenizer.decode_stream(self._timed(notice)):
+            for piece in self.model.tokenizer.decode_stream(self._timed(notice), whole=not self.continues):
                 self.text += piece
                 print(piece, end="", flush=True)
 

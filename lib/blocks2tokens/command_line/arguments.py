@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
+from blocks2tokens.perplexity import WINDOW
 
 PROG = "python -m blocks2tokens"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -114,7 +115,10 @@ def _add_perplexity(commands) -> None:
     parser = _add_command(commands, "perplexity", details, "perplexity data/austen.gguf chapter.txt")
     parser.add_argument("text", metavar="TEXTFILE", help="a text file in UTF-8")
     parser.add_argument(
-        "--window", metavar="N", type=at_least(1), help="tokens read together (default: the model's context)"
+        "--window",
+        metavar="N",
+        type=at_least(1),
+        help=f"tokens read together (default: {WINDOW}, or the model's context if that is less)",
     )
     parser.add_argument("--tokens", metavar="N", type=at_least(1), help="read only the first N tokens")
     _add_threads(parser)

@@ -16,6 +16,7 @@ from time import perf_counter
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import counted, load, sampler, summary
 from blocks2tokens.command_line.notice import Notice, faint, printable, reason, say
+from blocks2tokens.command_line.text_file import without_mark
 from blocks2tokens.session_file import is_session
 
 HELP = """\
@@ -151,7 +152,7 @@ def lines(interactive: bool) -> Iterator[str]:
         if interactive:
             print()
         try:
-            line = input("> " if interactive else "").strip()
+            line = without_mark(input("> " if interactive else "")).strip()
         except EOFError:
             break
         except KeyboardInterrupt:

@@ -8,8 +8,7 @@ import numpy as np
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import counted, load
 from blocks2tokens.command_line.notice import printable
-from blocks2tokens.formats import by_ggml_type
-from blocks2tokens.gguf_file import TensorInfo
+from blocks2tokens.gguf_file import TensorInfo, type_of
 
 SIZES = {  # what it is called here -> its key, behind the architecture's name
     "layers": "block_count",
@@ -41,8 +40,9 @@ def model_facts(file: b2t.GGUFFile) -> dict[str, str]:
     metadata = file.metadata
     architecture = metadata.get("general.architecture", "not stated")
     sizes = {what: metadata.get(f"{architecture}.{key}") for what, key in SIZES.items()}
+    parts = f" and {counted(len(file.paths) - 1, 'more part')}" if len(file.paths) > 1 else ""
     return {
-        "file": f"{printable(file.path.name)}, {file.path.stat().st_size:,} bytes, GGUF {file.version}",
+        "file": f"{printable(file.path.name)}{parts}, {file.nbytes:,} bytes, GGUF {file.version}",
         "name": short(metadata.get("general.name", "not stated")),
         "architecture": short(architecture),
         **{what: short(size) for what, size in sizes.items() if size is not None},
@@ -77,7 +77,7 @@ def engine_facts(file: b2t.GGUFFile) -> dict[str, str]:
 
 def print_formats(tensors: Collection[TensorInfo]) -> None:
     """Print how many tensors, weights and bytes are in each format."""
-    names = {info.ggml_type: by_ggml_type(info.ggml_type).name for info in tensors}
+    names = {info.ggml_type: type_of(info.ggml_type).name for info in tensors}
     groups = {name: [t for t in tensors if t.ggml_type == kind] for kind, name in names.items()}
     if len(groups) != 1:
         groups["all"] = tensors
@@ -93,7 +93,7 @@ def print_tensors(tensors: Collection[TensorInfo]) -> None:
     width = max((len(printable(info.name)) for info in tensors), default=0)
     print(f"{'tensor':{width}}  {'format':8}{'shape':>16}{'bytes':>17}")
     for info in tensors:
-        name, fmt = printable(info.name), by_ggml_type(info.ggml_type).name
+        name, fmt = printable(info.name), type_of(info.ggml_type).name
         print(f"{name:{width}}  {fmt:8}{' x '.join(map(str, info.shape)):>16}{info.nbytes:>17,}")
 
 

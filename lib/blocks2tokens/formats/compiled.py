@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from blocks2tokens.jit.cores import takes_turns
+from blocks2tokens.jit.cores import check_compiling, takes_turns
 
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 BYTES_2D = types.Array(types.uint8, 2, "C", readonly=True)
@@ -30,8 +30,10 @@ as_in_c = njit(cache=True, error_model="numpy")  # x / 0 is infinite or NaN, not
 def pointer(function, signature):
     """Compile a function for one signature and return it as a pointer.
 
-    Calling it from compiled code is a real call, which LLVM does not inline.
+    Calling it from compiled code is a real call, which LLVM does not inline. Raises UnsupportedError where
+    Numba may not compile.
     """
+    check_compiling()
     return types.CompileResultWAP(function.get_compile_result(signature))
 
 

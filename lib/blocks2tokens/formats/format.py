@@ -7,6 +7,7 @@ Everything that enters compiled code passes through the checks of this class.
 """
 
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 
@@ -120,8 +121,8 @@ class Format:
         if checked(raw_row, np.uint8, "raw_row").ndim != 1:
             raise ValueError(f"raw_row: expected one dimension, got shape {raw_row.shape}")
         K = self.row_weights(raw_row.size)
-        if not 0 <= i < K:
-            raise ValueError(f"i: expected 0 <= i < {K}, got {i}")
+        if not isinstance(i, Integral) or not 0 <= i < K:
+            raise ValueError(f"i: expected a whole number, 0 <= i < {K}, got {i!r}")
         return np.float32(self.module.decode_element(raw_row, int(i)))
 
     def quantize(

@@ -1,30 +1,91 @@
-"""What Numba keeps of compiled functions between runs, and when to forget it.
+"""What Numba keeps of compiled functions between runs: where, and when it is forgotten.
 
-    module.py   ->   __pycache__/module.function-12.py311.nbi, .nbc
+    module.py   ->   __pycache__/module.function-12.py311.nbi   version, stamp, {signature: file}
+                                                       .nbc     the compiled code
+    stamp            of the function's own file, Numba's, and of all sources of the engine, ours
 
 Numba compiles a function again when its own file has changed, but not when a function that it calls has
-changed in another file: after an update it would go on running the old code. So what is older than the
-newest source of the engine is removed when this module is imported, before all others.
+changed in another file: after an update it would go on running the old code. So the stamp of each function
+of this package tells of all of the engine. It is made of what the sources hold and not of their times, which
+clocks and archives get wrong.
+
+A file that was cut short, by a full disk or a lost power, counts as missing. Where no folder can be written,
+what is compiled is kept for as long as the process lives. Importing this module sees to it.
 """
 
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+import warnings
+from functools import cache
 from pathlib import Path
 
+from numba.core import caching, config
+
+PACKAGE = Path(__file__).parents[1]
 AROUND = {"course", "benchmarks"}  # what uses the engine and is no part of it
 
 
-def forget_outdated(package: Path) -> int:
-    """Remove indexes of compiled code older than the newest of the engine's sources; return how many."""
-    sources = (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in AROUND)
-    newest = max(path.stat().st_mtime for path in sources)
-    removed = 0
-    for index in package.rglob("__pycache__/*.nbi"):
+@cache
+def fingerprint(package: Path = PACKAGE) -> str:
+    """Return the SHA-256 of the engine's sources, names and contents."""
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] not in AROUND:
+            found.update(repr((name.as_posix(), path.read_bytes())).encode())
+    return found.hexdigest()
+
+
+def stamp_all_sources() -> None:
+    """Make Numba's stamp of a function of this package depend on all of the engine's sources."""
+    locator = caching._SourceFileBackedLocatorMixin
+    own_stamp = locator.get_source_stamp
+
+    def get_source_stamp(self):
+        stamp = own_stamp(self)
+        return (stamp, fingerprint()) if PACKAGE in Path(self._py_file).parents else stamp
+
+    locator.get_source_stamp = get_source_stamp
+
+
+def pass_over_broken_files() -> None:
+    """Make Numba compile again where an index or a file of code cannot be read as what it should be."""
+    files = caching.IndexDataCacheFile
+    load_index, load = files._load_index, files.load
+
+    def index_or_none(self):
         try:
-            if index.stat().st_mtime < newest:
-                index.unlink()
-                removed += 1
-        except OSError:  # another process was faster, or the folder is read-only: then it compiles elsewhere
-            continue
-    return removed
+            return load_index(self)
+        except Exception:  # pickle raises whatever the bytes make it do
+            return {}
+
+    def code_or_none(self, key):
+        try:
+            return load(self, key)
+        except Exception:
+            return None
+
+    files._load_index, files.load = index_or_none, code_or_none
 
 
-forget_outdated(Path(__file__).parents[1])
+def find_a_place() -> None:
+    """Give Numba a folder of this process's own, with a warning, where it finds none for the package."""
+    locators = caching.CacheImpl._locator_classes
+    if any(locator.from_function(find_a_place, __file__) for locator in locators):
+        return
+    config.CACHE_DIR = tempfile.mkdtemp(prefix="blocks2tokens-")  # of its own: what lies there is run
+    os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR  # for the processes that this one starts
+    atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
+    warnings.warn(
+        "no folder for the compiled kernels can be written, so that each process compiles them again: "
+        "NUMBA_CACHE_DIR=FOLDER names one for Numba's cache",
+        stacklevel=2,
+    )
+
+
+stamp_all_sources()
+pass_over_broken_files()
+find_a_place()

@@ -22,6 +22,8 @@ from math import ceil, inf
 from numbers import Integral
 from pathlib import Path
 
+from blocks2tokens.errors import UnsupportedError
+
 VARIABLE, NUMBAS = "BLOCKS2TOKENS_THREADS", "NUMBA_NUM_THREADS"
 MOST = max(512, os.cpu_count() or 1)  # threads: a number above it is a mistake
 OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -182,13 +184,39 @@ def _thread_pools():
     return ThreadpoolController()
 
 
+class _OneBlasThread:
+    """BLAS is kept to one thread from the first of those who ask for it to the last, and then as before.
+
+    How many threads BLAS has is one number for the whole process: were each to put back what he had found,
+    the last of two who overlap would put back the one thread of the first.
+    """
+
+    def __init__(self):
+        self.lock, self.users, self.limit = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users:
+                self.limit = _thread_pools().limit(limits=1, user_api="blas")
+            self.users += 1
+
+    def __exit__(self, *_) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.limit.restore_original_limits()
+
+
+ONE_BLAS_THREAD = _OneBlasThread()
+
+
 def one_blas_thread() -> AbstractContextManager:
-    """Keep BLAS to one thread for a while.
+    """Keep BLAS to one thread for a while; in as many Python threads at once, and as deep, as one likes.
 
     Its other threads spin while they wait, and so take the cores from Numba's and from everybody else:
     on two busy cores a pass over a prompt is several times slower with them.
     """
-    return _thread_pools().limit(limits=1, user_api="blas")
+    return ONE_BLAS_THREAD
 
 
 # --- Who may start threads --------------------------------------------------------------------------------
@@ -199,11 +227,30 @@ def in_turn(function: Callable, *args):
 
     Numba's own pool, the "workqueue" that it has where there is neither OpenMP nor TBB, ends the process
     when two Python threads use it at once. With the others nobody waits.
+
+    Raises RuntimeError in a process that was forked from one with such threads, and UnsupportedError where
+    Numba may not compile.
     """
+    if FORKED:
+        raise RuntimeError(
+            "this process was forked from one whose threads computed already, and has none of them: start it "
+            "with multiprocessing.get_context('spawn'), or fork before the first product"
+        )
+    check_compiling()
     if not one_at_a_time():
         return function(*args)
     with TURN:
         return function(*args)
+
+
+def check_compiling() -> None:
+    """Raise UnsupportedError if Numba was told to compile nothing."""
+    from numba import config
+
+    if config.DISABLE_JIT:
+        raise UnsupportedError(
+            "NUMBA_DISABLE_JIT is set, and the engine's kernels are machine code that cannot run as Python"
+        )
 
 
 def takes_turns(compiled: Callable) -> Callable:
@@ -220,6 +267,22 @@ def one_at_a_time() -> bool:
     get_num_threads()  # there is a layer from then on
     return threading_layer() == "workqueue"
 
+
+FORKED = []  # holds something in a process without the threads that Numba believes to have
+
+
+def _note_fork() -> None:
+    """Remember, in a forked process, that the other had started threads: they are not in this one.
+
+    OpenMP ends such a process at its next parallel region, other pools wait for ever.
+    """
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    if getattr(parallel, "_is_initialized", False):
+        FORKED.append(os.getpid())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 if "numba" not in sys.modules:  # it has read its settings already, and minds if they change
     tell_numba()

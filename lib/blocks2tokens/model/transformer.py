@@ -14,6 +14,8 @@ Several tokens go through it in batches, `prefill`; a single one in one parallel
 compute the same; weights are views of the mapped file, and nothing is decoded before a kernel needs it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -31,6 +33,20 @@ from blocks2tokens.model.prefill import run_batch
 from blocks2tokens.model.weights import Weights
 
 PREFILL = 512  # tokens in one batch
+
+
+@contextmanager
+def _all_or_nothing(cache: KVCache) -> Iterator[None]:
+    """Leave the tokens of a pass out of the cache again if it does not come to its end: Ctrl-C, no memory.
+
+    What lies behind its length is not looked at, and the next pass writes over it.
+    """
+    before = cache.length
+    try:
+        yield
+    except BaseException:
+        cache.length = before
+        raise
 
 
 class Transformer:
@@ -62,8 +78,8 @@ class Transformer:
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty cache for `capacity` tokens; ValueError beyond the model's context."""
         c = self.config
-        if not 0 < capacity <= c.context_length:
-            raise ValueError(f"capacity: expected 1 to {c.context_length} tokens, got {capacity}")
+        if not isinstance(capacity, Integral) or not 0 < capacity <= c.context_length:
+            raise ValueError(f"capacity: expected 1 to {c.context_length} tokens, got {capacity!r}")
         return KVCache(c.n_layers, c.n_kv_heads, c.head_dim, capacity, self.cache_dtype)
 
     def hidden(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
@@ -72,10 +88,11 @@ class Transformer:
         Raises ValueError for an id outside the vocabulary or more tokens than the cache has room for.
         """
         ids = self._checked(ids, cache)
-        if len(ids) == 1:
-            with interrupts_wait():
-                return self._decode(ids[0], cache, with_logits=False).x[None].copy()
-        return np.concatenate(list(self._batches(ids, cache)))
+        with _all_or_nothing(cache):
+            if len(ids) == 1:
+                with interrupts_wait():
+                    return self._decode(ids[0], cache, with_logits=False).x[None].copy()
+            return np.concatenate(list(self._batches(ids, cache)))
 
     def next_logits(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Run ids behind the tokens of the cache; return the logits after the last, float32 [vocab].
@@ -85,28 +102,29 @@ class Transformer:
         ids = self._checked(ids, cache)
         if len(ids) == 1:
             return self.step(int(ids[0]), cache)
-        for x in self._batches(ids, cache):  # noqa: B007
-            pass
-        self._decoder(cache)  # the tokens that follow find all memory there
-        return self.project(x[-1:])[0]
+        with _all_or_nothing(cache):
+            for x in self._batches(ids, cache):  # noqa: B007
+                pass
+            self._decoder(cache)  # the tokens that follow find all memory there
+            return self.project(x[-1:])[0]
 
     def step(self, token: int, cache: KVCache) -> np.ndarray:
         """Run one token behind those of the cache; return its logits, float32 [vocab]; no array is allocated.
 
         The next call with this cache overwrites them. Raises ValueError for an id outside the vocabulary
-        and for a full cache.
+        and for a full cache. Ctrl-C, here as in `hidden` and `next_logits`, leaves the cache as it was.
         """
         if not isinstance(token, Integral) or not 0 <= token < self.config.vocab_size:
             raise ValueError(
                 f"token: expected a whole number, 0 <= id < {self.config.vocab_size}, got {token}"
             )
         self._check_room(1, cache)
-        with interrupts_wait():
+        with _all_or_nothing(cache), interrupts_wait():
             return self._decode(token, cache, with_logits=True).logits
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
-        with cores.one_blas_thread(), cores.using(self.threads):
+        with interrupts_wait(), cores.one_blas_thread(), cores.using(self.threads):
             return matmul(rms_norm(x, self.output_norm, self.config.norm_eps), self.output)
 
     def check_ids(self, ids) -> np.ndarray:
@@ -153,8 +171,8 @@ class Transformer:
         """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
         off = {"disable": True} if len(ids) <= PREFILL else {}  # said only where it is so: see TQDM_DISABLE
         with (
-            cores.one_blas_thread(),
             interrupts_wait() as let_interrupt_through,
+            cores.one_blas_thread(),
             tqdm(total=len(ids), desc="prompt", unit=" tokens", delay=2, leave=False, **off) as bar,
         ):
             for i in range(0, len(ids), PREFILL):

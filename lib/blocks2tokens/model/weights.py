@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocks2tokens import formats
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.matrix import QuantizedMatrix
@@ -117,7 +116,7 @@ class _TensorFinder:
         if info.shape != shape:
             raise GGUFError(f"{self.file.path}: tensor {name}: expected shape {shape}, got {info.shape}")
         self.unused.discard(name)
-        return formats.by_ggml_type(info.ggml_type), self.file.raw(name)
+        return self.file.format(name), self.file.raw(name)
 
     def matrix(self, name: str, n_out: int, n_in: int) -> QuantizedMatrix:
         fmt, raw = self.find(f"{name}.weight", (n_out, n_in))

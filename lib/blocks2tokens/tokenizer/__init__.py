@@ -111,11 +111,18 @@ class Tokenizer:
             pieces[0] = pieces[0].removeprefix(b" ")
         return b"".join(pieces).decode("utf-8", "replace")
 
-    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the text of each token as it comes; a character split over tokens waits for its last byte."""
+    def decode_stream(self, ids: Iterable[int], whole: bool = False) -> Iterator[str]:
+        """Yield the text of each token as it comes; a character split over tokens waits for its last byte.
+
+        The ids continue a text, or are a `whole` one, as an answer in a chat is: then the first token's space
+        goes as in `decode`.
+        """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        first = whole and self._kind.adds_space
         for i in ids:
-            yield decoder.decode(self.token_bytes(i))
+            piece = self.token_bytes(i)
+            yield decoder.decode(piece.removeprefix(b" ") if first else piece)
+            first = False
         if rest := decoder.decode(b"", final=True):
             yield rest
 
