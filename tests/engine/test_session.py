@@ -392,6 +392,28 @@ def test_memory_is_made_as_it_is_needed(model):
     assert session._cache.capacity == CONTEXT
 
 
+def test_a_cache_takes_only_what_fits(model):
+    cache, keys = model.transformer.new_cache(4), np.ones((2, 2, 3, 16), np.float32)
+    cache.fill(keys, 2 * keys)
+    assert cache.length == 3
+    assert np.array_equal(cache.used()[0], keys) and np.array_equal(cache.used()[1], 2 * keys)
+    for bad in (
+        keys[:1],
+        keys.astype(np.float16),
+        keys[..., :8],
+        keys[0],
+        np.ones((2, 2, 5, 16), np.float32),
+    ):
+        for pair in ((bad, keys), (keys, bad)):
+            with pytest.raises(ValueError, match=r"(keys|values): expected float32 \(2, 2, \d, 16\), got"):
+                cache.fill(*pair)
+    cache.truncate(1)
+    assert cache.used()[0].shape == (2, 2, 1, 16)
+    for length in (-1, 2):
+        with pytest.raises(ValueError, match="length: expected 0 to 1"):
+            cache.truncate(length)
+
+
 # --- Rewinding, forking, saving ---------------------------------------------------------------------------
 
 
