@@ -810,6 +810,24 @@ def test_one_session_in_two_threads_stays_in_order(model):
         assert say(session, question) == text
 
 
+def test_a_turn_begins_only_between_two_tokens_of_another(model, monkeypatch):
+    session, nine, usual = model.session(), Script(model, "nine"), Transformer.next_logits
+    threads, seen = [], []
+
+    def slow(self, ids, cache):
+        if not threads:
+            threads.append(threading.Thread(target=lambda: say(session, "b", sampler=nine)))
+            threads[0].start()
+            threads[0].join(0.3)
+            seen.append(session.turn.question)
+        return usual(self, ids, cache)
+
+    monkeypatch.setattr(Transformer, "next_logits", slow)
+    say(session, "a", 50)
+    threads[0].join()
+    assert seen == ["a"] and session.messages[-2] == user("b")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal there ends the process")
 def test_ctrl_c_does_not_disturb_another_thread(model):
     """The main thread's answer is broken off, again and again; the other's goes on and is right."""
