@@ -2,14 +2,18 @@
 
 import importlib
 import os
+import pickle
 import pkgutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
+import threadpoolctl
 from numba.core.registry import CPUDispatcher
 from small_model import small_model
 
@@ -280,6 +284,153 @@ def test_python_threads_that_generate_at_once_get_the_right_text(layer, path):
     assert done.returncode == 0, done.stderr[-2000:]
     count, same, used = done.stdout.split()
     assert (count, same) == ("3", "True") and (layer == "default" or used == layer)
+
+
+# --- Processes --------------------------------------------------------------------------------------------
+
+FORKS = """
+import os, sys
+import numpy as np, blocks2tokens as b2t
+
+class Late:
+    # a model that is loaded when it is used
+
+    def __getattr__(self, name):
+        return getattr(b2t.load(sys.argv[1]), name)
+
+model = b2t.load(sys.argv[1]) if sys.argv[2] == "after" else Late()
+expected = list(model.generate([3, 1, 4], 5)) if sys.argv[2] == "after" else None
+uses = {
+    "generate": lambda: list(model.generate([3, 1, 4], 5)),
+    "logits": lambda: model.logits([3, 1, 4]),
+    "matmul": lambda: b2t.matmul(np.ones((1, 64), np.float32), model.transformer.token_embd),
+    "decode": lambda: model.transformer.token_embd.dequantize(),
+}
+for name, use in uses.items():
+    sys.stdout.flush()
+    if not os.fork():
+        try:
+            use()
+            print(name, "ran")
+        except RuntimeError as error:
+            print(name, error)
+        sys.stdout.flush()
+        os._exit(0)
+    print("code", os.wait()[1])
+print(expected == (list(model.generate([3, 1, 4], 5)) if expected else None))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_forked_process_is_told_that_it_has_no_threads(path, when, layer):
+    done = run_python(FORKS, path, when, NUMBA_THREADING_LAYER=layer)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert lines.count("code 0") == 4 and lines[-1] == "True"
+    said = "ran" if when == "before" else "this process was forked from one whose threads computed already"
+    assert sum(said in line for line in lines) == 4
+
+
+SPAWNS = """
+import multiprocessing, sys
+import blocks2tokens as b2t
+
+def work(model):
+    return list(model.generate([3, 1, 4], 5)), model.transformer.cache_dtype, model.transformer.threads
+
+if __name__ == "__main__":
+    model = b2t.load(sys.argv[1], cache="float16", threads=1)
+    here = work(model)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(work, [model]) == [here])
+"""
+
+
+def test_a_model_travels_to_other_processes_by_its_path(path, tmp_path, monkeypatch):
+    (tmp_path / "spawns.py").write_text(SPAWNS)
+    environ = os.environ | {"PYTHONPATH": str(Path(b2t.__file__).parents[1])}
+    command = [sys.executable, tmp_path / "spawns.py", path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environ)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-2000:]
+    monkeypatch.chdir(path.parent)
+    pickled = pickle.dumps(b2t.load(path.name))
+    monkeypatch.chdir(tmp_path)
+    assert len(pickled) < 1000
+    assert (pickle.loads(pickled).logits(IDS) == b2t.load(path).logits(IDS)).all()
+
+
+# --- BLAS -------------------------------------------------------------------------------------------------
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+
+@pytest.fixture
+def many():
+    """How many threads BLAS has when nobody asks for one."""
+    if set(found := blas_threads()) == {1}:
+        pytest.skip("BLAS has one thread here, whatever happens")
+    return found
+
+
+def test_blas_gets_its_threads_back_from_the_last_of_those_who_took_them(many):
+    first, second = threading.Event(), threading.Event()
+
+    def overlapping():
+        with cores.one_blas_thread():
+            first.set()
+            second.wait(60)
+
+    thread = threading.Thread(target=overlapping)
+    thread.start()
+    first.wait(60)
+    with cores.one_blas_thread(), cores.one_blas_thread():
+        assert set(blas_threads()) == {1}
+        second.set()
+        thread.join()
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == many
+
+
+def test_blas_gets_its_threads_back_after_an_error(many):
+    with pytest.raises(KeyError), cores.one_blas_thread():
+        raise KeyError
+    assert blas_threads() == many
+
+
+def test_blas_has_its_threads_after_many_passes_at_once(path, many):
+    model = b2t.load(path)
+    threads = [threading.Thread(target=lambda: [model.logits(IDS) for _ in range(30)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert blas_threads() == many
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
+@pytest.mark.parametrize("at", ["__enter__", "__exit__"])
+def test_blas_gets_its_threads_back_from_an_interrupted_pass(path, many, monkeypatch, at):
+    """Ctrl-C while they are taken, and while they are given back."""
+    model = b2t.load(path)
+    usual = getattr(cores._OneBlasThread, at)
+
+    def interrupted(self, *error):
+        os.kill(os.getpid(), signal.SIGINT)
+        return usual(self, *error)
+
+    for run in (model.logits, lambda ids: list(model.generate(ids, 3))):
+        with monkeypatch.context() as patch:
+            patch.setattr(cores._OneBlasThread, at, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(IDS)
+        assert blas_threads() == many and cores.ONE_BLAS_THREAD.users == 0
+
+
+# --- Whose turn it is -------------------------------------------------------------------------------------
 
 
 def test_with_a_pool_for_all_nobody_waits(monkeypatch):

@@ -146,6 +146,14 @@ BAD_CALLS = {
         "0 <= i < 256, got 256",
     ),
     "element negative": (lambda f: f.dequantize_element(np.zeros(144, np.uint8), -1), "got -1"),
+    "element between two": (
+        lambda f: f.dequantize_element(np.zeros(144, np.uint8), 1.9),
+        "got 1.9",
+    ),
+    "element of a name": (
+        lambda f: f.dequantize_element(np.zeros(144, np.uint8), "1"),
+        "got '1'",
+    ),
     "element of a matrix": (lambda f: f.dequantize_element(np.zeros((1, 144), np.uint8), 0), "one dimension"),
     "row length": (lambda f: f.quantize(np.zeros(255, np.float32)), "multiple of 256 weights, got 255"),
     "float64": (lambda f: f.quantize(np.zeros(256)), "expected dtype float32, got float64"),

@@ -37,6 +37,31 @@ def test_greedy_ignores_what_it_could_have_kept():
     assert drawn(Sampler(temperature=0, top_k=4, top_p=1.0), logits) == {2}
 
 
+# --- What is no input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("logits", [[1, 2], np.arange(3), np.zeros(3, np.uint8), [True], ["1"], [1j]])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_no_floats_are_refused(logits, temperature):
+    with pytest.raises(ValueError, match="logits: expected floating-point numbers, got "):
+        Sampler(temperature, seed=1)(logits)
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ([0, 3], "expected 0 <= id < 3, got 3"),
+        ([-1], "expected 0 <= id < 3, got -1"),
+        ([1.0], "expected token ids in one dimension"),
+        ([[1, 2]], "expected token ids in one dimension"),
+        (["a"], "expected token ids in one dimension"),
+    ],
+)
+def test_tokens_so_far_without_a_logit_are_refused(history, message):
+    with pytest.raises(ValueError, match=f"history: {message}"):
+        Sampler(repetition_penalty=1.5)(np.zeros(3, np.float32), history)
+
+
 # --- Temperature ------------------------------------------------------------------------------------------
 
 PROBABILITIES = np.array([0.4, 0.05, 0.25, 0.1, 0.15, 0.05])

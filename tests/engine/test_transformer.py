@@ -406,7 +406,8 @@ def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkey
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
-def test_an_interrupt_waits_for_the_end_of_a_token(model, monkeypatch):
+@pytest.mark.parametrize("run", ["step", "hidden", "next_logits"])
+def test_an_interrupted_token_was_never_there(model, monkeypatch, run):
     done = []
     original = Decoder.step
 
@@ -419,11 +420,38 @@ def test_an_interrupt_waits_for_the_end_of_a_token(model, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Decoder, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            model.transformer.step(5, cache)
-    assert done == [5] and cache.length == 1
-    again = model.transformer.new_cache(8)
-    expected = model.transformer.next_logits([5, 9], again)
-    assert close(model.transformer.step(9, cache), expected)
+            model.transformer.step(5, cache) if run == "step" else getattr(model.transformer, run)([5], cache)
+    assert done == [5] and cache.length == 0  # it was finished, and is undone: whoever asked has no logits
+    expected = model.transformer.next_logits([9, 5], model.transformer.new_cache(8))
+    model.transformer.step(9, cache)
+    assert close(model.transformer.step(5, cache), expected)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_prompt_of_several_batches_is_read_whole_or_not_at_all(model, monkeypatch, error):
+    cache = model.transformer.new_cache(16)
+    model.transformer.hidden(np.array([1, 2]), cache)
+    batches, original = [], transformer.run_batch
+
+    def breaking(weights, config, ids, *more):
+        batches.append(ids)
+        if len(batches) == 3:
+            raise error
+        return original(weights, config, ids, *more)
+
+    monkeypatch.setattr(transformer, "PREFILL", 4)
+    monkeypatch.setattr(transformer, "run_batch", breaking)
+    for run in (model.transformer.hidden, model.transformer.next_logits):
+        batches.clear()
+        with pytest.raises(error):
+            run(np.arange(12), cache)
+        assert len(batches) == 3 and cache.length == 2
+
+
+@pytest.mark.parametrize("capacity", [0, -1, 65, 1.5, 2.0, "8", None])
+def test_a_capacity_that_is_none(model, capacity):
+    with pytest.raises(ValueError, match="capacity: expected 1 to 64 tokens, got"):
+        model.transformer.new_cache(capacity)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")

@@ -234,7 +234,7 @@ def in_turn(function: Callable, *args):
     if FORKED:
         raise RuntimeError(
             "this process was forked from one whose threads computed already, and has none of them: start it "
-            "with multiprocessing.get_context('spawn'), or fork before the first product"
+            "with multiprocessing.get_context('spawn'), or fork before a model is loaded"
         )
     check_compiling()
     if not one_at_a_time():
