@@ -582,9 +582,10 @@ def changed(path, change, data=None):
 
 def test_a_file_that_is_cut_off(saved, model):
     raw = saved.read_bytes()
-    for end in [*range(0, 20), *(len(raw) * i // 20 for i in range(1, 20)), len(raw) - 1]:
+    header = 8 + struct.unpack("<Q", raw[:8])[0]
+    for end in [*range(0, 20), header - 1, header, *(len(raw) * i // 20 for i in range(1, 20)), len(raw) - 1]:
         saved.write_bytes(raw[:end])
-        refused(saved, model)
+        refused(saved, model, "the file is incomplete" if end >= header else "a part of one")
     saved.write_bytes(raw + b"\0")
     refused(saved, model, "bytes, expected")
 
