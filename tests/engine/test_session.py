@@ -530,7 +530,9 @@ def test_the_old_file_stays_when_the_disk_is_full(model, tmp_path, monkeypatch, 
         with pytest.raises(OSError, match="No space left"):
             session.save(tmp_path / "s")
     assert (tmp_path / "s").read_bytes() == before and os.listdir(tmp_path) == ["s"]
-    session.save(tmp_path / "s")
+    with open(tmp_path / "s", "rb") as old:
+        session.save(tmp_path / "s")
+        assert old.read() == before  # it was replaced, not written over
     assert len(b2t.load_session(tmp_path / "s", model).messages) == 4
 
 
