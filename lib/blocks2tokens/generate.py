@@ -5,7 +5,7 @@ prompt ids -> one pass over all of them (prefill) -> logits of the last -> sampl
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -14,14 +14,15 @@ from blocks2tokens.errors import GGUFError
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.sampler import Sampler
+from blocks2tokens.session import Session
 from blocks2tokens.tokenizer import Tokenizer
 
 
 class Model:
-    """A loaded model: `config`, `tokenizer`, `transformer`."""
+    """A loaded model: its `file`, `config`, `tokenizer`, `transformer`."""
 
     def __init__(self, path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None):
-        file = GGUFFile(path)
+        self.file = file = GGUFFile(path)
         self._opened = os.path.abspath(path), cache, threads
         self.config = ModelConfig.from_gguf(file)
         self.transformer = Transformer(file, self.config, cache, threads)
@@ -63,6 +64,12 @@ class Model:
             raise ValueError(f"max_tokens: expected a whole number >= 0, got {max_tokens!r}")
         self._check_length(len(ids) + max_tokens)
         return self._generate([int(i) for i in ids], max_tokens, sampler or Sampler())
+
+    def session(
+        self, system: str | None = None, template_variables: Mapping[str, object] | None = None
+    ) -> Session:
+        """Begin a conversation, which reads at each turn only what is new; ValueError as `Session` has it."""
+        return Session(self, system, template_variables)
 
     def _generate(self, history: list[int], max_tokens: int, sampler: Sampler) -> Iterator[int]:
         if not max_tokens:

@@ -16,7 +16,7 @@ import warnings
 import blocks2tokens as b2t
 from blocks2tokens.command_line import arguments, calibrate, chat, info
 from blocks2tokens.command_line.answer import Answer, load, sampler
-from blocks2tokens.command_line.notice import Notice, printable, say
+from blocks2tokens.command_line.notice import Notice, printable, reason, say
 from blocks2tokens.command_line.text_file import read_text, without_mark
 
 
@@ -47,15 +47,6 @@ def main(argv: list[str] | None = None) -> int:
 def note(message, category, filename, lineno, file=None, line=None) -> None:
     """Say what the engine warns of, on one line and without the place in its code."""
     say(f"note: {printable(str(message))}")
-
-
-def reason(error: Exception) -> str:
-    """Return an error's message, without the operating system's number or Python's words for bad UTF-8."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"expected text in UTF-8, got the byte {error.object[error.start]:#x}"
-    if isinstance(error, OSError) and error.strerror:
-        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
-    return str(error) or type(error).__name__
 
 
 def generate(args) -> None:

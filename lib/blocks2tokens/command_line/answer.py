@@ -10,6 +10,8 @@ from time import perf_counter
 import blocks2tokens as b2t
 from blocks2tokens.command_line.notice import Notice
 
+CUT_SHORT = {"context": "and then the context was full", "length": "the most that --max-tokens allows"}
+
 
 def load(path: str, threads: int | None = None) -> b2t.Model:
     """Load a model; say so if that takes a while."""
@@ -76,13 +78,24 @@ class Answer:
 
     def summary(self) -> str:
         """Return how much was said, how fast, and what cut it short."""
-        parts = [counted(self.tokens)]
-        if self.after_first:
-            parts.append(f"{(self.tokens - 1) / self.after_first:.1f} tokens per second")
-        if self.tokens == self.limit:
-            full = self.limit == self.room
-            parts.append("and then the context was full" if full else "the most that --max-tokens allows")
-        return ", ".join(parts)
+        ended = ("context" if self.limit == self.room else "length") if self.tokens == self.limit else None
+        return summary(self.tokens, self.after_first, ended)
+
+
+def summary(tokens: int, after_first: float, ended: str | None) -> str:
+    """Return how long an answer is, how fast it came, and what cut it short.
+
+    `after_first` are the seconds from the first token to the last, `ended` is that of a session's turn.
+
+    >>> summary(41, 2.0, "length")
+    '41 tokens, 20.0 tokens per second, the most that --max-tokens allows'
+    """
+    parts = [counted(tokens)]
+    if after_first:
+        parts.append(f"{(tokens - 1) / after_first:.1f} tokens per second")
+    if ended in CUT_SHORT:
+        parts.append(CUT_SHORT[ended])
+    return ", ".join(parts)
 
 
 def counted(n: int, what: str = "token") -> str:

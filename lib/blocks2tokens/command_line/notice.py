@@ -30,6 +30,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def reason(error: Exception) -> str:
+    """Return an error's message, without the operating system's number or Python's words for bad UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected text in UTF-8, got the byte {error.object[error.start]:#x}"
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return str(error) or type(error).__name__
+
+
 def faint(text: str) -> str:
     """Return a text that steps back on stderr, if that is a terminal."""
     plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ
