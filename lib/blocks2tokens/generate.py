@@ -35,7 +35,7 @@ class Model:
 
     def __reduce__(self):
         """Pickle as the path: another process, `multiprocessing`'s for instance, opens the file itself."""
-        return load, self._opened
+        return _reopened, self._opened
 
     def __repr__(self):
         c = self.config
@@ -91,6 +91,27 @@ class Model:
                 f"{n_tokens} tokens (prompt and continuation) are more than this model's context "
                 f"of {self.config.context_length}"
             )
+
+
+class _Unopened:
+    """Stands for a model that could not be opened where its pickle was read: says why when it is used.
+
+    An error at once would end a worker of `multiprocessing.Pool` before it has the task, and the pool would
+    wait for it for ever.
+    """
+
+    def __init__(self, error: Exception):
+        self.__dict__["error"] = error
+
+    def __getattr__(self, name):
+        raise self.error
+
+
+def _reopened(path: str, cache: str, threads: int | None) -> Model | _Unopened:
+    try:
+        return load(path, cache, threads)
+    except Exception as error:
+        return _Unopened(error)
 
 
 def load(path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None) -> Model:
