@@ -10,7 +10,6 @@ One token after the other, one head after the other, each step written from its 
 import gguf
 import numpy as np
 
-
 PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}  # every so many layers one sees all
 
 
