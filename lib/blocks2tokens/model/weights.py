@@ -103,8 +103,6 @@ class Weights:
 
 
 def _layer(find: "_TensorFinder", c: ModelConfig, prefix: str) -> Layer:
-    parts = _attention(find, c, prefix)
-    parts |= _mixture(find, c, prefix) if c.n_experts else _feed_forward(find, c, prefix)
     norms = {"attn_norm": ("attn_norm", c.dim), "ffn_norm": (c.family.ffn_norm, c.dim)}
     if c.family.head_norms:
         norms |= {name: (name, c.head_dim) for name in ("attn_q_norm", "attn_k_norm")}
@@ -113,7 +111,8 @@ def _layer(find: "_TensorFinder", c: ModelConfig, prefix: str) -> Layer:
     if c.family.sinks:
         norms["attn_sinks"] = "attn_sinks", c.n_heads
     vectors = {key: find.vector(f"{prefix}.{name}.weight", size) for key, (name, size) in norms.items()}
-    return Layer(**parts, **vectors)
+    parts = _mixture(find, c, prefix) if c.n_experts else _feed_forward(find, c, prefix)
+    return Layer(**vectors, **_attention(find, c, prefix), **parts)
 
 
 def _attention(find: "_TensorFinder", c: ModelConfig, prefix: str) -> dict:
