@@ -163,7 +163,7 @@ def mixed_format(name: str, n_layers: int, tied: bool) -> str:
     """
     if name == ("token_embd.weight" if tied else "output.weight"):
         return "Q6_K"
-    sensitive = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down)\.weight", name)
+    sensitive = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down|ffn_down_exps)\.weight", name)
     return "Q6_K" if sensitive and more_bits(int(sensitive[1]), n_layers) else "Q4_K"
 
 
@@ -180,7 +180,9 @@ def fitting_format(name: str, K: int) -> str:
 def _meant_format(file: GGUFFile, info: TensorInfo, target: str) -> str:
     """Return the format for a tensor, whatever the length of its rows."""
     is_matrix = (
-        len(info.shape) > 1 and info.name.endswith(".weight") and not info.name.endswith("_norm.weight")
+        len(info.shape) > 1
+        and info.name.endswith(".weight")
+        and not info.name.endswith(("_norm.weight", "ffn_gate_inp.weight"))  # a router is small, and decides
     )
     if not is_matrix:
         return "F32"

