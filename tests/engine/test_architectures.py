@@ -355,12 +355,106 @@ class MagnitudeTwice(Reference):
         return super().attention_factor() ** 2
 
 
+class NoWindow(Reference):
+    def window(self, i):
+        return 10**9
+
+
+class OneTokenMore(Reference):
+    def window(self, i):
+        return super().window(i) + 1
+
+
+class OtherLayersSeeAll(Reference):
+    def window(self, i):
+        return super().window(i + 1)
+
+
+class OneBase(Reference):
+    def frequencies(self):
+        self.local = False
+        return super().frequencies()
+
+
+class SmallEmbedding(Reference):
+    def embedding_scale(self):
+        return 1.0
+
+
+class NothingBehind(Reference):
+    def behind(self, made, name):
+        return made
+
+
+class Swish(Reference):
+    def gated(self, gate, up):
+        return gate / (1 + np.exp(-gate)) * up
+
+
+class GateAndUpSwapped(Reference):
+    def gated(self, gate, up):
+        return super().gated(up, gate)
+
+
+class NoCaps(Reference):
+    def capped(self, x, key, defaults):
+        return x
+
+
+class NoSinks(Reference):
+    def sink(self, i, head):
+        return -np.inf
+
+
+class NoOutputBias(Reference):
+    def plus(self, name, h, expert=None):
+        out = super().plus(name, h, expert)
+        return out - self.weights[f"{name}.bias"] if name.endswith("attn_output") else out
+
+
+class NoExpertBias(Reference):
+    def plus(self, name, h, expert=None):
+        return super().plus(name, h, expert) if expert is None else self.weights[name][expert] @ h
+
+
+class SharesOfAll(Reference):
+    def shares(self, scores, chosen):
+        return np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+
+
+class EqualShares(Reference):
+    def shares(self, scores, chosen):
+        return np.full(len(scores), 1 / len(chosen))
+
+
+class OtherExperts(Reference):
+    def expert(self, i, h, kind, expert):
+        return super().expert(i, h, kind, (expert + 1) % self.setting("expert_count"))
+
+
 PAIRS = [OtherPairs, NoPositions, KeysShiftedByOne, KeysSharedInTurns]
 BIASES = [NoBias, NoBiasOfKeys, NoBiasOfValues]
 NORMS = [NoHeadNorm, HeadNormAfterRotation, HeadNormsSwapped, NormOfAllHeads, ScoresOfNarrowerHeads]
 STRETCH = [NoScaling, ScalingTheOtherWay]
 MAGNITUDES = [NoMagnitude, MagnitudeOfQueriesAlone, MagnitudeTwice]
+EXPERT_SLIPS = [SharesOfAll, EqualShares, OtherExperts]
+GEMMA_SLIPS = [NoWindow, OneTokenMore, OtherLayersSeeAll, SmallEmbedding, NothingBehind]
+GEMMA_SLIPS += [GateAndUpSwapped, Swish]
 WRONG = {
+    "gemma3": [*PAIRS, *NORMS[:3], *GEMMA_SLIPS],
+    "gemma3, other base": [OneBase],
+    "gemma3, capped": [NoCaps],
+    "gemma2": [*PAIRS, *GEMMA_SLIPS],
+    "gemma2, other caps": [NoCaps],
+    "phi3": [*PAIRS, GateAndUpSwapped],
+    "phi3, window": [NoWindow, OneTokenMore],
+    "llama, window": [NoWindow, OneTokenMore],
+    "llama, window, a list of layers": [NoWindow, OneTokenMore],
+    "llama, all biases": [*BIASES, NoOutputBias],
+    "llama, experts": EXPERT_SLIPS,
+    "qwen3moe": [*PAIRS, *NORMS, *EXPERT_SLIPS],
+    "gpt-oss": [*PAIRS, *BIASES, *EXPERT_SLIPS, NoWindow, NoSinks, NoOutputBias, NoExpertBias, Swish],
+    "gpt-oss, yarn": [*STRETCH, NothingKept, *MAGNITUDES],
     "llama": PAIRS,
     "llama, biases": PAIRS + BIASES,
     "qwen2": PAIRS + BIASES,

@@ -21,7 +21,7 @@ from blocks2tokens.model.decode import (
 )
 
 ROWS = {Q: 128, K: 32, V: 32, O: 2048, GATE: 5632, FFN_DOWN: 2048}
-SIZES = Sizes(2, 8, 2, 16, False, False, False, 0, *[np.float32(1)] * 5, 1.0)
+SIZES = Sizes(2, 8, 2, 16, 128, False, False, False, 0, *[np.float32(1)] * 5, 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ from blocks2tokens.model.weights import Layer, Weights
 HEADS, ATTENTION, OUTPUT, ROUTER, GATE_UP, DOWN, STAGES = range(7)
 Q, K, V, O, ROUTE, GATE, UP, FFN_DOWN, MATRICES = range(9)
 ATTN_NORM, FFN_NORM, POST_ATTN_NORM, POST_FFN_NORM = range(4)
+ADDED = 2
 NO_EXPERT = 0  # where there is no mixture, and so one matrix
 NOT_ROUNDED = 0  # `block` of a matrix whose product takes x as it is
 SUPER = 256  # weights of a block with integer scales
@@ -111,32 +112,31 @@ class Parameters(NamedTuple):
 class State(NamedTuple):
     """What all workers read and write, each element by one of them in a stage; float32 but for counters."""
 
-    residual: np.ndarray  # [2, dim]; the second with post_norms alone
-    added: np.ndarray  # [dim], what is to be normalized and added to the residual, with post_norms
+    residual: np.ndarray  # [3, dim]: it, and with post_norms its other one, and what is ADDED to it next
     qkv: np.ndarray  # [heads * head_dim of Q, K and V]
     attended: np.ndarray  # [n_heads * head_dim]
     router: np.ndarray  # [n_experts]
     gate: np.ndarray  # [ffn_dim]; in a mixture [n_used * ffn_dim]
     up: np.ndarray  # likewise
     logits: np.ndarray  # [vocab]
-    cos: np.ndarray  # [1, head_dim / 2] or [2, ...], as the frequencies
-    sin: np.ndarray  # likewise
+    turns: np.ndarray  # [1, 2, head_dim / 2] or [2, ...], as the frequencies: cos and sin
     counters: np.ndarray  # int64, see `job_counter`
 
 
 class Scratch(NamedTuple):
     """What a worker has for itself; with a first dimension, what all have."""
 
-    residual: np.ndarray  # float32 [dim], as this worker sees it, with post_norms
-    normalized: np.ndarray  # float32 [dim]
-    product: np.ndarray  # float32 [dim], before it is added to what all see
+    vectors: np.ndarray  # float32 [VECTORS, padded], see `vector`
     codes: np.ndarray  # int8 [SLOTS, padded]
     d: np.ndarray  # float32 [SLOTS, padded / 32]
     sums: np.ndarray  # float32 [SLOTS, padded / 32], or twice as many int16
-    row: np.ndarray  # float32 [padded], a decoded row, or 16 results
     scores: np.ndarray  # float32 [capacity]
     chosen: np.ndarray  # int64 [n_used], the experts in use; [1] without a mixture
     shares: np.ndarray  # float32, likewise
+
+
+# Each array is passed from stage to stage, so there are few: these share one.
+NORMALIZED, PRODUCT, OWN_RESIDUAL, ROW, VECTORS = range(5)  # the last is a decoded row, or 16 results
 
 
 class Sizes(NamedTuple):
@@ -146,6 +146,7 @@ class Sizes(NamedTuple):
     n_heads: int
     n_kv_heads: int
     head_dim: int
+    dim: int
     halves: bool  # rotate halves, or neighbours
     mixture: bool
     post_norms: bool
@@ -256,7 +257,7 @@ def multiply_rows(m, expert, scratch, first, last, x, place, out, coming):
             address_of(scratch.codes[m.slot]) + place * m.columns,
             address_of(scratch.d[m.slot]) + place * m.d_bytes,
             address_of(scratch.sums[m.slot]) + place * m.sum_bytes,
-            address_of(scratch.row),
+            address_of(scratch.vectors[ROW]),
             address_of(out),
             coming,
         ),
@@ -285,6 +286,12 @@ def address_of_head(parameters, sizes, layer, job):
 
 
 @njit(cache=True)
+def vector(scratch, sizes, which):
+    """Return one of the worker's own vectors, float32 [dim]."""
+    return scratch.vectors[which, : sizes.dim]
+
+
+@njit(cache=True)
 def residual_of(state, scratch, sizes, half, norm):
     """Return the residual that a stage begins with, float32 [dim].
 
@@ -293,16 +300,17 @@ def residual_of(state, scratch, sizes, half, norm):
     """
     if not sizes.post_norms:
         return state.residual[0]
-    normalize(state.added, norm, sizes.eps, scratch.residual)
-    add(scratch.residual, state.residual[half])
-    return scratch.residual
+    own = vector(scratch, sizes, OWN_RESIDUAL)
+    normalize(state.residual[ADDED], norm, sizes.eps, own)
+    add(own, state.residual[half])
+    return own
 
 
 @njit(cache=True)
 def keep_residual(state, scratch, sizes, half, job):
     """Keep that sum for the stages that follow, in one job alone."""
     if sizes.post_norms and job == 0:
-        state.residual[1 - half, :] = scratch.residual
+        state.residual[1 - half, :] = vector(scratch, sizes, OWN_RESIDUAL)
 
 
 @njit(cache=True)
@@ -312,13 +320,13 @@ def do_head(parameters, state, scratch, keys, values, sizes, layer, position, jo
     m, size = parameters.matrices[layer, matrix], sizes.head_dim
     start, first, last = (job - head) * size, head * size, (head + 1) * size
     part = state.qkv[start : start + m.rows]
-    multiply_rows(m, NO_EXPERT, scratch, first, last, scratch.normalized, 0, part, coming)
+    multiply_rows(m, NO_EXPERT, scratch, first, last, vector(scratch, sizes, NORMALIZED), 0, part, coming)
     made = part[first:last]
     if matrix != V:
         if parameters.head_norms.shape[2]:
             normalize(made, parameters.head_norms[layer, matrix], sizes.eps, made)
-        turn = state.cos.shape[0] - 1 if parameters.windows[layer] else 0
-        rotate(made, state.cos[turn], state.sin[turn], sizes.halves)
+        turns = state.turns[state.turns.shape[0] - 1 if parameters.windows[layer] else 0]
+        rotate(made, turns[0], turns[1], sizes.halves)
     if matrix == K:
         store_all(made, keys[layer, head, position])
     elif matrix == V:
@@ -328,14 +336,15 @@ def do_head(parameters, state, scratch, keys, values, sizes, layer, position, jo
 @njit(cache=True)
 def heads_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage):
     n_jobs = sizes.n_heads + 2 * sizes.n_kv_heads
+    following = entry(parameters.matrices[layer, O], worker)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
         residual = residual_of(state, scratch, sizes, 0, parameters.norms[max(layer - 1, 0), -1])
-        normalize(residual, parameters.norms[layer, ATTN_NORM], sizes.eps, scratch.normalized)
-        round_input(parameters.matrices[layer, Q:O], scratch, scratch.normalized)
+        normalize(residual, parameters.norms[layer, ATTN_NORM], sizes.eps, vector(scratch, sizes, NORMALIZED))
+        round_input(parameters.matrices[layer, Q:O], scratch, vector(scratch, sizes, NORMALIZED))
     while job < n_jobs:
         keep_residual(state, scratch, sizes, 0, job)
-        coming = entry(parameters.matrices[layer, O], worker)
+        coming = following
         if not is_last(worker, job, n_jobs):
             coming = address_of_head(parameters, sizes, layer, job + 1)
         do_head(parameters, state, scratch, keys, values, sizes, layer, position, job, coming)
@@ -368,18 +377,19 @@ def attention_stage(parameters, state, scratch, keys, values, sizes, layer, posi
 @njit(cache=True)
 def do_product(m, state, scratch, sizes, x, mixed, first, last, after):
     """residual += rows of m @ x, or of each expert's in use by its share; `after` is where to go on."""
-    total = state.added[first:last] if sizes.post_norms else state.residual[0, first:last]
+    product = vector(scratch, sizes, PRODUCT)
+    total = state.residual[ADDED, first:last] if sizes.post_norms else state.residual[0, first:last]
     if sizes.post_norms:
         total[:] = 0
     if not mixed:
-        multiply_rows(m, NO_EXPERT, scratch, first, last, x, 0, scratch.product, after)
-        add(total, scratch.product[first:last])
+        multiply_rows(m, NO_EXPERT, scratch, first, last, x, 0, product, after)
+        add(total, product[first:last])
         return
     n_used = scratch.chosen.size
     for place in range(n_used):
         coming = after if place + 1 == n_used else address_of_row(m, first, scratch.chosen[place + 1])
-        multiply_rows(m, scratch.chosen[place], scratch, first, last, x, place, scratch.product, coming)
-        add_times(total, scratch.product[first:last], scratch.shares[place])
+        multiply_rows(m, scratch.chosen[place], scratch, first, last, x, place, product, coming)
+        add_times(total, product[first:last], scratch.shares[place])
 
 
 @njit(cache=True)
@@ -403,7 +413,7 @@ def add_product_stage(matrices, state, scratch, sizes, x, mixed, worker, stage, 
 
 @njit(cache=True)
 def router_stage(parameters, state, scratch, sizes, layer, worker, stage):
-    m, x = parameters.matrices[layer, ROUTE], scratch.normalized
+    m, x = parameters.matrices[layer, ROUTE], vector(scratch, sizes, NORMALIZED)
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
@@ -421,7 +431,7 @@ def router_stage(parameters, state, scratch, sizes, layer, worker, stage):
 @njit(cache=True)
 def do_gate_up(matrices, state, scratch, sizes, step, per_expert, job, coming):
     """Make some rows of the gate of one expert in use: jobs are numbered expert by expert."""
-    gate, up, x = matrices[GATE], matrices[UP], scratch.normalized
+    gate, up, x = matrices[GATE], matrices[UP], vector(scratch, sizes, NORMALIZED)
     place, part = job // per_expert, job % per_expert
     first, last = part * step, min(gate.rows, (part + 1) * step)
     expert, own = scratch.chosen[place], slice(place * gate.rows, (place + 1) * gate.rows)
@@ -433,10 +443,10 @@ def do_gate_up(matrices, state, scratch, sizes, step, per_expert, job, coming):
 
 @njit(cache=True)
 def gate_up_stage(parameters, state, scratch, sizes, layer, worker, stage):
-    matrices, x = parameters.matrices[layer], scratch.normalized
+    matrices, x = parameters.matrices[layer], vector(scratch, sizes, NORMALIZED)
     gate, down = matrices[GATE], matrices[FFN_DOWN]
     step, per_expert = rows_of_a_job(gate, worker.n), jobs_of(gate, worker.n)
-    n_jobs = per_expert * scratch.chosen.size
+    n_jobs, following = per_expert * scratch.chosen.size, entry(down, worker)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
         residual = residual_of(state, scratch, sizes, 1, parameters.norms[layer, -2])
@@ -446,7 +456,7 @@ def gate_up_stage(parameters, state, scratch, sizes, layer, worker, stage):
             top_experts(state.router, scratch.chosen, scratch.shares)
     while job < n_jobs:
         keep_residual(state, scratch, sizes, 1, job)
-        coming = entry(down, worker) + scratch.chosen[0] * down.rows * down.row_bytes
+        coming = following + scratch.chosen[0] * down.rows * down.row_bytes
         if not is_last(worker, job, n_jobs):
             expert, part = scratch.chosen[(job + 1) // per_expert], (job + 1) % per_expert
             coming = address_of_row(gate, part * step, expert)
@@ -457,7 +467,7 @@ def gate_up_stage(parameters, state, scratch, sizes, layer, worker, stage):
 
 @njit(cache=True)
 def logits_stage(parameters, state, scratch, sizes, worker, stage):
-    m, x = parameters.output[0], scratch.normalized
+    m, x = parameters.output[0], vector(scratch, sizes, NORMALIZED)
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
@@ -509,10 +519,10 @@ def begin(embedding, decode_row, parameters, state, sizes, position):
     decode_row(embedding, state.residual[0])
     if sizes.embedding_scale != 1:
         state.residual[0] *= sizes.embedding_scale
-    state.added[:] = 0
+    state.residual[ADDED] = 0
     for kind in range(parameters.frequencies.shape[0]):
         frequencies = parameters.frequencies[kind]
-        fill_angles(position, frequencies, sizes.attention_factor, state.cos[kind], state.sin[kind])
+        fill_angles(position, frequencies, sizes.attention_factor, state.turns[kind, 0], state.turns[kind, 1])
     for i in range(state.counters.size):
         state.counters[i] = 0
 
@@ -528,13 +538,10 @@ def decode_token(
         # prange counts without a sign: one type, or all of `run_stages` would be compiled twice
         w = np.int64(i)
         own = Scratch(
-            scratch.residual[w],
-            scratch.normalized[w],
-            scratch.product[w],
+            scratch.vectors[w],
             scratch.codes[w],
             scratch.d[w],
             scratch.sums[w],
-            scratch.row[w],
             scratch.scores[w],
             scratch.chosen[w],
             scratch.shares[w],
@@ -547,8 +554,10 @@ def decode_token(
 def finish(parameters, state, sizes):
     """Add to the residual what the last layer has left to add."""
     if sizes.post_norms:
-        normalize(state.added, parameters.norms[sizes.n_layers - 1, -1], sizes.eps, state.added)
-        add(state.residual[0], state.added)
+        normalize(
+            state.residual[ADDED], parameters.norms[sizes.n_layers - 1, -1], sizes.eps, state.residual[ADDED]
+        )
+        add(state.residual[0], state.residual[ADDED])
 
 
 # --- Memory -----------------------------------------------------------------------------------------------
@@ -597,6 +606,7 @@ def _sizes(c: ModelConfig) -> Sizes:
         n_heads=c.n_heads,
         n_kv_heads=c.n_kv_heads,
         head_dim=c.head_dim,
+        dim=c.dim,
         halves=c.family.rope_pairs == "halves",
         mixture=c.n_experts > 0,
         post_norms=c.family.post_norms,
@@ -611,18 +621,16 @@ def _sizes(c: ModelConfig) -> Sizes:
 
 
 def _state(weights: Weights, c: ModelConfig) -> State:
-    turns = len(_frequencies(weights)), c.head_dim // 2
+    turns = len(_frequencies(weights)), 2, c.head_dim // 2
     sizes = {
-        "residual": (2, c.dim),
-        "added": c.dim,
+        "residual": (3, c.dim),
         "qkv": (c.n_heads + 2 * c.n_kv_heads) * c.head_dim,
         "attended": c.n_heads * c.head_dim,
         "router": c.n_experts,
         "gate": max(1, c.n_used) * c.ffn_dim,
         "up": max(1, c.n_used) * c.ffn_dim,
         "logits": c.vocab_size,
-        "cos": turns,
-        "sin": turns,
+        "turns": turns,
     }
     floats = {name: np.empty(size, np.float32) for name, size in sizes.items()}
     return State(**floats, counters=new_counters(STAGES * c.n_layers + 1))
@@ -632,13 +640,10 @@ def _scratch(c: ModelConfig, capacity: int) -> Scratch:
     workers, n_used = numba_config.NUMBA_NUM_THREADS, max(1, c.n_used)
     padded = -(-max(c.dim, c.n_heads * c.head_dim, n_used * c.ffn_dim) // SUPER) * SUPER
     return Scratch(
-        residual=np.empty((workers, c.dim), np.float32),
-        normalized=np.empty((workers, c.dim), np.float32),
-        product=np.empty((workers, c.dim), np.float32),
+        vectors=np.empty((workers, VECTORS, padded), np.float32),
         codes=np.empty((workers, SLOTS, padded), np.int8),
         d=np.empty((workers, SLOTS, padded // 32), np.float32),
         sums=np.empty((workers, SLOTS, padded // 32), np.float32),
-        row=np.empty((workers, padded), np.float32),
         scores=np.empty((workers, capacity), np.float32),
         chosen=np.full((workers, n_used), NO_EXPERT, np.int64),
         shares=np.ones((workers, n_used), np.float32),
