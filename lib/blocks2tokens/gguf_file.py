@@ -446,20 +446,8 @@ def _decode_array(buffer: bytes | mmap.mmap, at: int) -> tuple[np.ndarray | list
         end = pos + count * dtype.itemsize
         # A copy: in the file an array may start at any byte, and compiled kernels want it aligned.
         return np.frombuffer(buffer[pos:end], dtype), end
-    if element_type == STRING:
-        return _decode_strings(buffer, pos, count)
     elements = []
     for _ in range(count):
         element, pos = decode_value(buffer, element_type, pos)
         elements.append(element)
     return elements, pos
-
-
-def _decode_strings(buffer: bytes | mmap.mmap, at: int, count: int) -> tuple[list[str], int]:
-    """Decode strings as `decode_string` does, without a call for each: a vocabulary may have 262,144."""
-    found, length_at = [], UINT64.unpack_from
-    for _ in range(count):
-        start = at + UINT64.size
-        at = start + length_at(buffer, at)[0]
-        found.append(buffer[start:at].decode("utf-8", "surrogateescape"))
-    return found, at
