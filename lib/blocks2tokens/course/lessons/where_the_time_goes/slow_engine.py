@@ -658,9 +658,8 @@ def _is_plain_llama(model):
         c.architecture == "llama"
         and rope.attention_factor(c.rope_scaling) == 1
         and np.array_equal(weights.rope_frequencies, rope.frequencies(c.head_dim, c.rope_theta))
-        and all(
-            bias is None for x in weights.layers for bias in (x.attn_q_bias, x.attn_k_bias, x.attn_v_bias)
-        )
+        and not (c.window or c.n_experts)
+        and all(w is None for x in weights.layers for name, w in vars(x).items() if name.endswith("_bias"))
     )
 
 
