@@ -458,7 +458,7 @@ class OneWord:
 
     class tokenizer:
         chat_template = None
-        encode = staticmethod(lambda text: [1, 2])
+        encode = staticmethod(lambda text, special: [1, 2])
         decode_stream = staticmethod(lambda ids: ("ha <b>" for _ in ids))
 
     def generate(self, ids, max_tokens, sampler):

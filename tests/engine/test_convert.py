@@ -249,8 +249,8 @@ def test_quantizing_what_is_quantized_is_said(source, tmp_path):
 
 def test_a_type_without_a_format_is_refused(tmp_path):
     small = small_model(dim=256, ffn_dim=256)
-    small.tensors["blk.0.ffn_up.weight"] = "TQ1_0", np.zeros((256, 54), np.uint8)
-    with pytest.raises(UnsupportedError, match=r"tensor 'blk\.0\.ffn_up\.weight' has type TQ1_0"):
+    small.tensors["blk.0.ffn_up.weight"] = "Q1_0", np.zeros((256, 36), np.uint8)
+    with pytest.raises(UnsupportedError, match=r"tensor 'blk\.0\.ffn_up\.weight' has type Q1_0"):
         b2t.convert(small.write(tmp_path / "model.gguf"), tmp_path / "new.gguf", "Q8_0")
     assert len(list(tmp_path.iterdir())) == 1
 
