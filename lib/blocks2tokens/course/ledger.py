@@ -155,7 +155,8 @@ def _kept(path: Path) -> dict[str, Evidence]:
 def rows_of(lesson: str, section: str | None = None) -> list[str]:
     """Return the numbers of a lesson's rows: those that it decides, and those it brings a figure to.
 
-    Lesson 13 opens the ledger and 32 closes it: all rows are theirs. ValueError for an unknown lesson or section.
+    Lesson 13 opens the ledger and 32 closes it: all rows are theirs. ValueError for an unknown lesson
+    or section.
     """
     if lesson not in MEASURED:
         raise ValueError(f"lesson: expected one of {', '.join(MEASURED)}, got {lesson!r}")
