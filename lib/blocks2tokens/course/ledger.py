@@ -144,7 +144,7 @@ def _kept(path: Path) -> dict[str, Evidence]:
     for row in rows if isinstance(rows, list) else []:
         with contextlib.suppress(TypeError, ValueError):
             one = Evidence(**row)
-            if one.figure in MEASURED[one.lesson] and isfinite(one.value):
+            if one.figure in MEASURED.get(one.lesson, ()) and isfinite(one.value):
                 found[one.figure] = one
     return found
 
