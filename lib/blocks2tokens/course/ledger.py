@@ -6,7 +6,7 @@
     the report       128 rows   1 row   the same Go program   here           verdict
     S1.2 "Revert"       –         ✗          ✓ 26.2×          0.1×: best …   holds at 128 rows: of its own …
 
-    ledger.show("13", section="S4")      one section; lessons 13 and 32 show all rows
+    ledger.show("13", {}, "S3", "S4")    two sections; lessons 13 and 32 show all rows
 
 A figure is known by its name: `report_claims` says which lesson measures it, and `claims` how it decides.
 Where the learner's folder is (course.work), figures are kept there for later lessons,
@@ -152,18 +152,20 @@ def _kept(path: Path) -> dict[str, Evidence]:
 # Rows
 
 
-def rows_of(lesson: str, section: str | None = None) -> list[str]:
-    """Return the numbers of a lesson's rows: those that it decides, and those it brings a figure to.
+def rows_of(lesson: str, *sections: str) -> list[str]:
+    """Return the numbers of a lesson's rows, those that it decides or brings a figure to; of all sections,
+    or of these.
 
     Lesson 13 opens the ledger and 32 closes it: all rows are theirs. ValueError for an unknown lesson
     or section.
     """
     if lesson not in MEASURED:
         raise ValueError(f"lesson: expected one of {', '.join(MEASURED)}, got {lesson!r}")
-    if section is not None and section not in SECTIONS:
-        raise ValueError(f"section: expected one of {', '.join(SECTIONS)}, got {section!r}")
+    for section in sections:
+        if section not in SECTIONS:
+            raise ValueError(f"section: expected one of {', '.join(SECTIONS)}, got {section!r}")
     numbers = [number for number, claim in CLAIMS.items() if _is_of(lesson, claim)]
-    return [n for n in numbers if section is None or n.split(".")[0] == section]
+    return [n for n in numbers if not sections or n.split(".")[0] in sections]
 
 
 def _is_of(lesson, claim):
@@ -179,10 +181,14 @@ def judge(number: str) -> str:
     return Ledger([number], evidence()).verdicts()[number]
 
 
-def show(lesson: str, measured: Mapping[str, float] | None = None, section: str | None = None) -> "Ledger":
-    """Enter what a lesson measured, and return its rows, which show themselves as a table."""
+def show(lesson: str, measured: Mapping[str, float] | None = None, *sections: str) -> "Ledger":
+    """Enter what a lesson measured, and return its rows, which show themselves as a table.
+
+    Of all sections, or of these: "S3", "S4". ValueError as `enter` and `rows_of` raise it.
+    """
+    numbers = rows_of(lesson, *sections)
     enter(lesson, measured or {})
-    return Ledger(rows_of(lesson, section), evidence())
+    return Ledger(numbers, evidence())
 
 
 class Ledger:

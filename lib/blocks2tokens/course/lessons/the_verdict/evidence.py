@@ -7,18 +7,27 @@
     of_the_table(runs)                              -> {figure: value}, sections 1 and 2
     of_the_baseline(times, piece, "128 rows")       -> {figure: value}, section 3 ...
 
-Each function only divides and names: what a figure has to be stands in `report_claims`.
+Each of these only divides and names: what a figure has to be stands in `report_claims`. At the end are the
+lesson's experiments: Phase 0 in pieces, its dot products in another order, the report's Q5_K decoder.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
+from numba import njit
+from threadpoolctl import threadpool_limits
 
-from blocks2tokens.course import ablation, ledger
+from blocks2tokens.course import ablation, bench, ledger
+from blocks2tokens.course.lessons.q4_k import exercises as q4_k
+from blocks2tokens.course.lessons.q5_k import exercises as q5_k
 from blocks2tokens.course.report_claims import PHASES
 from blocks2tokens.course.report_table import Row
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels import KERNELS
+from blocks2tokens.kernels.report import phase0_baseline as phase0
+from blocks2tokens.kernels.report.decoders import block_decoder
+from blocks2tokens.matrix import QuantizedMatrix
 
 PHASE0 = "phase0_baseline"
 DECODES = 128**3
@@ -146,3 +155,47 @@ def of_decodes() -> Figures:
         f"weights decoded, Phase 1 over Phase 0, {rows}": ledger.decoding_ratio(*size)
         for size, rows in ROWS.items()
     }
+
+
+# Experiments
+
+
+def pieces(a: np.ndarray, w: QuantizedMatrix, cores: int) -> dict[str, float]:
+    """Return the seconds of Phase 0's three pieces, for a, float32 [M, K], and of two ways to do better."""
+    B, out = w.dequantize(), np.empty((len(a), w.shape[1]), np.float32)
+    Bt, decoded, workers = B.T.copy(), B.copy().reshape(-1), phase0.workers(len(a), cores)
+    work = {
+        "decode": partial(phase0.decode, block_decoder(w.format), w.raw, decoded),
+        "transpose": partial(phase0.transpose, B, Bt),
+        "dot products": partial(phase0.multiply_transposed, a, Bt, workers, out),
+        "decode, SIMD": partial(phase0.decode, w.format.row_decoder, w.raw, decoded),
+        "BLAS, 1 core": partial(np.matmul, a, B),
+    }
+    with threadpool_limits(1, "blas"):
+        return {name: timing.median for name, timing in bench.interleaved(work, 31).items()}
+
+
+@njit(cache=True)
+def rows_first(a, Bt, out):
+    """Fill out, float32 [M, N], with the dot products of a, float32 [M, K], and Bt, float32 [N, K]."""
+    for i in range(a.shape[0]):
+        for j in range(Bt.shape[0]):
+            out[i, j] = phase0.dot(a[i], Bt[j])
+
+
+@njit(cache=True)
+def columns_first(a, Bt, out):
+    """The same, in the order that Phase 3b goes through the rows of `a`."""
+    for j in range(Bt.shape[0]):
+        for i in range(a.shape[0]):
+            out[i, j] = phase0.dot(a[i], Bt[j])
+
+
+def reports_q5_k(blocks: np.ndarray) -> np.ndarray:
+    """Return the weights of Q5_K blocks, decoded with all the mistakes of the report's decoder."""
+    return q5_k.decoded(
+        blocks,
+        plane=q5_k.bits_in_sequence,
+        unpack=q4_k.scales_from_a_stream,
+        split=q4_k.nibbles_in_sequence,
+    )
