@@ -36,15 +36,17 @@ def order(found: Mapping[str, Row]) -> str:
 
 
 def draw_pieces(pieces: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw Phase 0's pieces in µs, and two better ways, an axes for each {title: {piece: seconds}}."""
+    """Draw Phase 0's pieces, and hatched two better ways, an axes for each {title: {piece: seconds}}."""
     figure, row = plt.subplots(1, len(pieces), figsize=(10, 3.4))
     for axes, (what, piece) in zip(row, pieces.items(), strict=True):
         own = ("decode", "transpose", "dot products")
         leads = max(own, key=piece.get)
         title = f"{what}: the {leads} lead{'' if leads.endswith('s') else 's'}"
+        unit, scale = ("ms", 1e3) if piece[leads] > 2e-3 else ("µs", 1e6)
         colours = [plot.BLUE if name in own else plot.GREY for name in piece]
-        plot.bars({n: s * 1e6 for n, s in piece.items()}, "µs", title, colours, axes=axes)
+        plot.bars({n: s * scale for n, s in piece.items()}, unit, title, colours, axes=axes)
         axes.margins(x=0.35)  # room for the figures beside the bars
+        axes.locator_params(axis="x", nbins=5)
         for bar, name in zip(axes.patches, piece, strict=True):
             bar.set_hatch("" if name in own else "///")
     row[-1].set_yticklabels([])
@@ -57,4 +59,6 @@ def draw_counts(counts: Mapping[str, int]) -> Axes:
     colours = [ledger.SIGNS[word][1] for word in counts]
     most = max(counts, key=counts.get)
     title = f'{sum(counts.values())} sentences, {counts[most]} of them "{most}"'
-    return plot.bars({signs[word]: n for word, n in counts.items()}, "sentences", title, colours)
+    axes = plot.bars({signs[word]: n for word, n in counts.items()}, "", title, colours)
+    axes.set_xlabel("sentences")
+    return axes
