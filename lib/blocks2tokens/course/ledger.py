@@ -176,11 +176,6 @@ def _is_of(lesson, claim):
     return bool((tested and tested <= figures) or figures & set(claim.shows))
 
 
-def judge(number: str) -> str:
-    """Return the verdict on a row, by all evidence there is; "untested" names the lesson to come."""
-    return Ledger([number], evidence()).verdicts()[number]
-
-
 def show(lesson: str, measured: Mapping[str, float] | None = None, *sections: str) -> "Ledger":
     """Enter what a lesson measured, and return its rows, which show themselves as a table.
 

@@ -318,7 +318,7 @@ CLAIMS = {
     "S2.10": Claim(
         "Phase 3b: Block cache V2 (column-major) 93ms … 184x slower",
         "13",
-        "Slowest in every run; 93 over 0.488 is 191, and with 2 threads in the place of 16 it is more.",
+        "Slowest in every run. 93 over 0.488 is 191; 184 comes of 0.507, the baseline of an earlier run.",
         go=about("Go: slowdown of Phase 3b", 184),
         at_1=about("slowdown of Phase 3b, 1 row", 184),
         shows=("slowdown of Phase 3b, 128 rows",),
