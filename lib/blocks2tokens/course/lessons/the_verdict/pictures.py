@@ -15,7 +15,7 @@ BASELINE = "phase0_baseline"
 
 def side_by_side(corner: str, columns: Mapping[str, Mapping[str, Row]]) -> HTML:
     """Return a table of kernels, a column for each {kernel: Row}; a kernel that was not run is left out."""
-    names = list(next(iter(columns.values())))
+    names = dict.fromkeys(name for found in columns.values() for name in found)
     rows = [[name, *(_cell(found, name) for found in columns.values())] for name in names]
     return HTML(ledger.html_table([corner, *columns], rows))
 
