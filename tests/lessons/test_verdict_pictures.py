@@ -71,7 +71,7 @@ def test_each_figure_of_lesson_13_gets_its_value():
         "a over one core's second-level cache",
         "right weights of the report's Q4_K decoder",
         "right weights of the report's Q5_K decoder",
-        "what the decoder differs from itself",
+        "weights that two runs of the decoder tell apart",
         "float32 copies for a token over a 14B's bytes",
     }
     assert all(np.isfinite(value) for value in found.values())

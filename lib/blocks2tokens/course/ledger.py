@@ -51,7 +51,7 @@ SIGNS = {
     AT_1: ("◑", "#B87800"),
     FAILS: ("✗", plot.RED),
     UNTESTED: ("?", plot.GREY),
-    OPINION: ("“”", plot.GREY),
+    OPINION: ("~", plot.GREY),
 }
 MARKS = {True: "✓", False: "✗", None: "?"}
 HEADER = ("the report", "128 rows", "1 row", "the same Go program", "here", "verdict")
