@@ -10,7 +10,7 @@ NESTED = """
 outer:
     movq %rax, %rbx
 .inner:
-    vpdpbusd (%rax), %zmm1, %zmm2
+    {vex}	vpdpbusd (%rax), %zmm1, %zmm2
     addq $64, %rax
     cmpq %rax, %rdx
     jne .inner

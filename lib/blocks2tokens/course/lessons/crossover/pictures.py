@@ -47,7 +47,7 @@ def draw_two_lines(first: Line = (1, 1), second: Line = (10, 0.5)) -> Axes:
 def draw_lines(
     curves: crossover.Curves, lines: Mapping[str, Line], bounds: Mapping[str, Line], meet: float
 ) -> Axes:
-    """Draw measured curves as marks, `lines` dashed and `bounds` dotted; the title says how far off lines are.
+    """Draw measured curves as marks, `lines` dashed, `bounds` dotted; the title says how far off lines are.
 
     The dotted vertical line is the M at which the lines cross.
     """

@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 WIDE = re.compile("[yz]mm")  # registers of 32 and 64 bytes
 MULTIPLIES = re.compile("mul|mad|vpdp")
+ENCODING = re.compile(r"^\{\w+\}\s+")  # "{vex}" before an instruction says how it is encoded
 STEP = re.compile(r"\b(?:add|sub)\w*\s[^\n]*?[$#](-?\d+)")
 
 
 def innermost_loops(assembly: str) -> list[list[str]]:
     """Return the instructions of each innermost loop of a function's assembly."""
-    lines = [line.strip() for line in assembly.splitlines()]
+    lines = [ENCODING.sub("", line.strip()) for line in assembly.splitlines()]
     label = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
     jumps = [(label.get(line.split()[-1], i), i) for i, line in enumerate(lines) if line[:1] in ("j", "b")]
     back = [(start, end) for start, end in jumps if start < end]
