@@ -79,14 +79,16 @@ def draw_panel(make_panel: Callable[[np.ndarray], np.ndarray]) -> Sequence[Axes]
     titles = "16 rows: a load takes one row", "The panel: a load takes a quad of each"
     labels = ("k, the inputs", "row of w, n"), ("byte of a load of 64", "load")
     for one, picture, title, (across, down) in zip(axes, (whose, turned), titles, labels, strict=True):
-        one.pcolormesh(picture, cmap="cividis", edgecolors="w", lw=0.2)
+        one.pcolormesh(picture, cmap="cividis")
         one.set(title=title, xlabel=across, ylabel=down)
         one.invert_yaxis()
         one.grid(visible=False)
+    axes[0].hlines(range(17), 0, 16, color="w", lw=1)
+    axes[1].vlines(range(0, 65, 4), 0, 4, color="w", lw=1)
+    axes[1].hlines(range(5), 0, 64, color="w", lw=1)
+    style = {"ha": "center", "va": "center", "size": 8, "bbox": {"fc": "w", "ec": "none", "pad": 0.6}}
     for n in range(16):
-        shade = "w" if n < 8 else "k"
-        style = {"ha": "center", "va": "center", "size": 9, "weight": "bold", "color": shade}
-        axes[0].text(8.5, n + 0.55, n, **style)
+        axes[0].text(8, n + 0.5, n, **style)
         axes[1].text(4 * n + 2, 0.5, n, **style)
     axes[1].set_yticks([0.5, 1.5, 2.5, 3.5], ["k 0–3", "4–7", "8–11", "12–15"])
     return axes
