@@ -103,7 +103,8 @@ def draw_life(name: str, M: int, fmt: Format, axes: Axes, n_legs: int) -> None:
         middle = (x + 0.5, (at + leg.to) / 2)
         left = up and not came_down  # where no other arrow is
         style = {"size": 9, "ha": "right" if left else "left", "va": "center", "textcoords": "offset points"}
-        axes.annotate(f"{leg.n_bytes:.3g} B{times}", middle, (-7 if left else 7, 2 if left else -3), **style)
+        place = (-7, 2) if left else (7, -3 if up else 5)  # a way down leaves room above it
+        axes.annotate(f"{leg.n_bytes:.3g} B{times}", middle, place, **style)
         if leg.there:
             axes.text(x + 1, leg.to + 0.22, leg.there, ha="center", size=9)
         at, came_down = leg.to, not up
