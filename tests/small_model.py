@@ -26,6 +26,9 @@ NORMAL, CONTROL = 1, 3  # token types
 # By how much some tensors are larger than such as keep the size of what they multiply. Queries and keys:
 # scores then spread by about 1.5, so that attention chooses. The last norm: logits spread by about 2.
 GAINS = {"attn_q": 1.2, "attn_k": 1.2, "attn_q_norm": 1.2, "attn_k_norm": 1.2, "output_norm": 2.0}
+GAINS |= {"ffn_gate_inp": 1.5}  # experts' shares differ
+PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}  # every so many layers one sees all
+HEAD_NORMS = ("qwen3", "qwen3moe", "gemma3")
 
 CHATML = """\
 {% for message in messages -%}
@@ -146,20 +149,28 @@ def small_model(
     rope_theta: float = 10000.0,
     rope_scaling: dict | None = None,
     tied: bool = True,
-    biases: bool | None = None,
+    biases: bool | str | None = None,
     formats: dict[str, str] | None = None,
     default_format: str = "F32",
     chat_template: str | None = CHATML,
     pre: str = "smollm",
+    settings: dict | None = None,
+    n_experts: int = 0,
+    n_used: int = 2,
 ) -> SmallModel:
-    """Return a model of random weights: "llama", "qwen2" or "qwen3".
+    """Return a model of random weights of any architecture that the engine has.
 
     `formats` maps the last part of a tensor's name, as in {"ffn_down": "Q8_0"}, to its format. `head_dim`
     is stated in the file only if it is given. `rope_scaling` has the keys below `rope.scaling`, or the type
-    "llama3" with those of `llama3_factors`. `biases` are those of Q, K and V: by default, qwen2 has them.
+    "llama3" with those of `llama3_factors`. `biases` are those of Q, K and V: by default, qwen2 has them;
+    "all" are those of all matrices, which gpt-oss has. `settings` are more keys, without the architecture.
+    With n_experts the feed-forward part is a mixture; qwen3moe and gpt-oss have one of 8 by default.
     """
-    biases = architecture == "qwen2" if biases is None else biases
-    model = SmallModel()
+    oss = architecture == "gpt-oss"
+    if biases is None:
+        biases = "all" if oss else architecture == "qwen2"
+    n_experts = n_experts or (8 if oss or architecture == "qwen3moe" else 0)
+    more, model = settings or {}, SmallModel()
     settings = {
         "block_count": n_layers,
         "context_length": context_length,
@@ -170,6 +181,11 @@ def small_model(
         "attention.layer_norm_rms_epsilon": 1e-5,
         "rope.freq_base": rope_theta,
     }
+    if n_experts:
+        settings |= {"expert_count": n_experts, "expert_used_count": n_used}
+        settings |= {} if architecture == "llama" else {"expert_feed_forward_length": ffn_dim}
+    if architecture in PERIODS:
+        settings["attention.sliding_window"] = 8
     if head_dim is not None:
         settings |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
         settings["rope.dimension_count"] = head_dim
@@ -181,6 +197,7 @@ def small_model(
         model.tensors["rope_freqs.weight"] = "F32", plain(factors.astype(np.float32), "F32")
     else:
         settings |= {f"rope.scaling.{key}": value for key, value in scaling.items()}
+    settings |= more
     model.metadata = {"general.architecture": architecture, "general.name": "small"}
     model.metadata |= {f"{architecture}.{key}": value for key, value in settings.items()}
     model.metadata |= tokenizer_metadata(vocab_size, pre, chat_template)
@@ -198,29 +215,46 @@ def small_model(
             tensor = random_tensor(formats.get(kind, default_format), shape, rng, gain)
         model.tensors[f"{name}.weight"] = tensor
 
-    def add_bias(name, size):  # as large as what it is added to
-        model.tensors[f"{name}.bias"] = "F32", plain(rng.normal(0, 1, size).astype(np.float32), "F32")
+    def add_matrix(name, *shape, has_bias=biases == "all"):
+        add(name, *shape)
+        if has_bias:  # as large as what it is added to
+            bias = rng.normal(0, 1, shape[:-1]).astype(np.float32)
+            model.tensors[f"{name}.bias"] = "F32", plain(bias, "F32")
 
     add("token_embd", vocab_size, dim)
     for i in range(n_layers):
         add(f"blk.{i}.attn_norm", dim)
-        add(f"blk.{i}.attn_q", q_dim, dim)
-        add(f"blk.{i}.attn_k", kv_dim, dim)
-        add(f"blk.{i}.attn_v", kv_dim, dim)
-        if biases:
-            add_bias(f"blk.{i}.attn_q", q_dim)
-            add_bias(f"blk.{i}.attn_k", kv_dim)
-            add_bias(f"blk.{i}.attn_v", kv_dim)
-        if architecture == "qwen3":
+        if architecture == "phi3":
+            add_matrix(f"blk.{i}.attn_qkv", q_dim + 2 * kv_dim, dim)
+        else:
+            add_matrix(f"blk.{i}.attn_q", q_dim, dim, has_bias=bool(biases))
+            add_matrix(f"blk.{i}.attn_k", kv_dim, dim, has_bias=bool(biases))
+            add_matrix(f"blk.{i}.attn_v", kv_dim, dim, has_bias=bool(biases))
+        if architecture in HEAD_NORMS:
             add(f"blk.{i}.attn_q_norm", head_dim)
             add(f"blk.{i}.attn_k_norm", head_dim)
-        add(f"blk.{i}.attn_output", dim, q_dim)
-        add(f"blk.{i}.ffn_norm", dim)
-        add(f"blk.{i}.ffn_gate", ffn_dim, dim)
-        add(f"blk.{i}.ffn_up", ffn_dim, dim)
-        add(f"blk.{i}.ffn_down", dim, ffn_dim)
+        if oss:
+            sinks = rng.normal(0, 2, n_heads).astype(np.float32)
+            model.tensors[f"blk.{i}.attn_sinks.weight"] = "F32", plain(sinks, "F32")
+        add_matrix(f"blk.{i}.attn_output", dim, q_dim)
+        if architecture.startswith("gemma"):
+            add(f"blk.{i}.post_attention_norm", dim)
+            add(f"blk.{i}.post_ffw_norm", dim)
+        add(f"blk.{i}.post_attention_norm" if oss else f"blk.{i}.ffn_norm", dim)
+        if n_experts:
+            add_matrix(f"blk.{i}.ffn_gate_inp", n_experts, dim)
+            add_matrix(f"blk.{i}.ffn_gate_exps", n_experts, ffn_dim, dim)
+            add_matrix(f"blk.{i}.ffn_up_exps", n_experts, ffn_dim, dim)
+            add_matrix(f"blk.{i}.ffn_down_exps", n_experts, dim, ffn_dim)
+        elif architecture == "phi3":
+            add_matrix(f"blk.{i}.ffn_up", 2 * ffn_dim, dim)
+            add_matrix(f"blk.{i}.ffn_down", dim, ffn_dim)
+        else:
+            add_matrix(f"blk.{i}.ffn_gate", ffn_dim, dim)
+            add_matrix(f"blk.{i}.ffn_up", ffn_dim, dim)
+            add_matrix(f"blk.{i}.ffn_down", dim, ffn_dim)
     add("output_norm", dim)
-    if not tied:
+    if not tied or oss:
         add("output", vocab_size, dim)
     return model
 

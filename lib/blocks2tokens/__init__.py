@@ -31,6 +31,7 @@ from blocks2tokens.kernels import KERNELS, matmul
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.perplexity import perplexity
 from blocks2tokens.sampler import Sampler
+from blocks2tokens.session import Session, load_session
 
 __all__ = [
     "FORMATS",
@@ -41,9 +42,11 @@ __all__ = [
     "Model",
     "QuantizedMatrix",
     "Sampler",
+    "Session",
     "UnsupportedError",
     "convert",
     "load",
+    "load_session",
     "matmul",
     "perplexity",
 ]

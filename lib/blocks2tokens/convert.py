@@ -204,7 +204,7 @@ def mixed_format(name: str, n_layers: int, tied: bool) -> str:
     """
     if name == ("token_embd.weight" if tied else "output.weight"):
         return "Q6_K"
-    sensitive = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down)\.weight", name)
+    sensitive = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down|ffn_down_exps)\.weight", name)
     return "Q6_K" if sensitive and more_bits(int(sensitive[1]), n_layers) else "Q4_K"
 
 

@@ -5,7 +5,7 @@ prompt ids -> one pass over all of them (prefill) -> logits of the last -> sampl
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -14,14 +14,15 @@ from blocks2tokens.errors import GGUFError
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.sampler import Sampler
+from blocks2tokens.session import Session
 from blocks2tokens.tokenizer import Tokenizer
 
 
 class Model:
-    """A loaded model: `config`, `tokenizer`, `transformer`."""
+    """A loaded model: its `file`, `config`, `tokenizer`, `transformer`."""
 
     def __init__(self, path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None):
-        file = GGUFFile(path)
+        self.file = file = GGUFFile(path)
         self._opened = os.path.abspath(path), cache, threads
         self.config = ModelConfig.from_gguf(file)
         self.transformer = Transformer(file, self.config, cache, threads)
@@ -34,7 +35,7 @@ class Model:
 
     def __reduce__(self):
         """Pickle as the path: another process, `multiprocessing`'s for instance, opens the file itself."""
-        return load, self._opened
+        return _reopened, self._opened
 
     def __repr__(self):
         c = self.config
@@ -64,6 +65,12 @@ class Model:
         self._check_length(len(ids) + max_tokens)
         return self._generate([int(i) for i in ids], max_tokens, sampler or Sampler())
 
+    def session(
+        self, system: str | None = None, template_variables: Mapping[str, object] | None = None
+    ) -> Session:
+        """Begin a conversation, which reads at each turn only what is new; ValueError as `Session` has it."""
+        return Session(self, system, template_variables)
+
     def _generate(self, history: list[int], max_tokens: int, sampler: Sampler) -> Iterator[int]:
         if not max_tokens:
             return
@@ -84,6 +91,27 @@ class Model:
                 f"{n_tokens} tokens (prompt and continuation) are more than this model's context "
                 f"of {self.config.context_length}"
             )
+
+
+class _Unopened:
+    """Stands for a model that could not be opened where its pickle was read: says why when it is used.
+
+    An error at once would end a worker of `multiprocessing.Pool` before it has the task, and the pool would
+    wait for it for ever.
+    """
+
+    def __init__(self, error: Exception):
+        self.__dict__["error"] = error
+
+    def __getattr__(self, name):
+        raise self.error
+
+
+def _reopened(path: str, cache: str, threads: int | None) -> Model | _Unopened:
+    try:
+        return load(path, cache, threads)
+    except Exception as error:
+        return _Unopened(error)
 
 
 def load(path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None) -> Model:

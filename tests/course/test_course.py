@@ -215,8 +215,8 @@ def test_seconds_have_a_unit(value, text):
 
 
 def test_ratios_say_which_way():
-    said = [bench.ratio(2.0, value) for value in (2.0, 0.5, 3.0)]
-    assert said == ["1×", "4× faster", "1.5× slower"]
+    said = [bench.ratio(2.0, value) for value in (2.0, 0.5, 3.0, 3040.0, 1999.0, 2e-4)]
+    assert said == ["1×", "4× faster", "1.5× slower", "1,520× slower", "1,000× slower", "10,000× faster"]
 
 
 # Pictures of blocks
@@ -458,7 +458,7 @@ class OneWord:
 
     class tokenizer:
         chat_template = None
-        encode = staticmethod(lambda text: [1, 2])
+        encode = staticmethod(lambda text, special: [1, 2])
         decode_stream = staticmethod(lambda ids: ("ha <b>" for _ in ids))
 
     def generate(self, ids, max_tokens, sampler):

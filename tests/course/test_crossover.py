@@ -72,6 +72,10 @@ def test_a_kernel_that_takes_over_within_the_margin_crosses_at_a_measured_distan
     assert 1 <= M <= 2
 
 
+def test_a_crossing_that_is_none_is_said():
+    assert (crossover.place(17.6), crossover.place(np.inf)) == ("at M = 18", "at no M")
+
+
 def test_wins_are_intervals_of_measured_rows():
     assert TWO.wins("simd_dot", "integer_gemm") == "1-8"
     assert TWO.wins("integer_gemm", "simd_dot") == "16-64"

@@ -59,6 +59,19 @@ def test_the_picture_has_both_roofs_and_every_kernel():
     plt.close("all")
 
 
+def test_ceilings_say_of_what_they_are():
+    several, one = str(roofline.Ceilings(4, 350.4, 800.0, 30.04)), str(roofline.Ceilings(1, 90.0, None, 10.0))
+    assert (
+        several.startswith("4 cores: 30.0 GB/s") and "350 GFLOP/s" in several and "1,536 × 1,536" in several
+    )
+    assert several.endswith("800 GOP/s in 8-bit integers, from the nearest cache, one core's times 4")
+    assert one.startswith("1 core:") and one.endswith("no vector code for integers here")
+
+
+def test_a_point_is_work_for_each_byte_and_work_in_a_second():
+    assert roofline.point(1, 1000, 1000, FORMATS["F32"], 1e-3) == pytest.approx((0.5, 2), rel=1e-2)
+
+
 def test_a_share_is_of_the_roof_that_the_kernel_is_under():
     limits = roofline.Ceilings(1, 100.0, 400.0, 20.0)
     assert roofline.share(limits, 1, 10) == roofline.share(limits, 1, 10, True) == 0.5

@@ -18,6 +18,7 @@ from blocks2tokens.course.synthetic import Shape, parameters
 
 SMALL = Shape("small", "llama", 256, 8, 4, 2, 64, 512, 1024, 256)
 QWEN = replace(SMALL, name="small-qwen", architecture="qwen2", rope_theta=1e6, norm_eps=1e-6)
+MIXTURE = replace(SMALL, name="small-mixture", architecture="qwen3moe", n_layers=2, n_experts=8, n_used=2)
 Disk = namedtuple("Disk", "total used free")
 
 
@@ -45,6 +46,24 @@ def test_parameters_are_the_published_ones(name, weights, gigabytes, kv_bytes):
 def test_a_token_reads_all_but_the_embedding():
     found, embedding = parameters(SMALL, "F32"), 4 * SMALL.vocab_size * SMALL.dim
     assert found.bytes_per_token == found.nbytes - embedding + 4 * SMALL.dim
+
+
+def test_of_a_mixture_a_token_reads_the_experts_in_use():
+    found, s = parameters(MIXTURE, "F32"), MIXTURE
+    expert, embedding = 3 * 4 * s.ffn_dim * s.dim, 4 * s.vocab_size * s.dim
+    unread = s.n_layers * (s.n_experts - s.n_used) * expert
+    assert found.bytes_per_token == found.nbytes - embedding + 4 * s.dim - unread
+
+
+def test_a_mixture_runs_here_and_in_llama_cpp(tmp_path, xllamacpp):
+    path = synthetic.write_model(tmp_path / "mixture.gguf", MIXTURE)
+    assert synthetic.is_complete(path, MIXTURE) and not synthetic.is_complete(path, SMALL)
+    model, ids = b2t.load(path), [5, 80, 300, 7, 12]
+    with llama_cpp(xllamacpp, path, 256, n_threads=1) as oracle:
+        (step,) = oracle.greedy(ids, 1)
+    row = model.logits(ids)[-1].astype(np.float64)
+    ours = row - row.max() - np.log(np.exp(row - row.max()).sum())
+    assert np.mean([abs(ours[i] - theirs) for i, theirs in step.top.items()]) < 0.1
 
 
 def test_the_cache_counts_tokens_and_bits():

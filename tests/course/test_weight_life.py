@@ -18,7 +18,7 @@ def test_a_weight_is_unpacked_as_often_as_the_kernel_counts(name, M, simd, monke
     legs = weight_life.life(name, M, FMT)
     unpacked = sum(leg.times for leg in legs if leg.there.startswith("unpack"))
     assert "multiply" in legs[-1].there and legs[-1].to == weight_life.REGISTERS
-    if name not in ("phase3a_block_cache", "phase3b_column_major"):
+    if name != "phase3b_column_major":  # which unpacks 256 weights for one, each time
         assert unpacked == weight_life.times_unpacked(name, M, FMT)
 
 

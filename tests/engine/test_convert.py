@@ -3,9 +3,11 @@
 import errno
 import os
 import stat
+import subprocess
 import sys
 import tracemalloc
 from math import prod
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -247,8 +249,8 @@ def test_quantizing_what_is_quantized_is_said(source, tmp_path):
 
 def test_a_type_without_a_format_is_refused(tmp_path):
     small = small_model(dim=256, ffn_dim=256)
-    small.tensors["blk.0.ffn_up.weight"] = "TQ1_0", np.zeros((256, 54), np.uint8)
-    with pytest.raises(UnsupportedError, match=r"tensor 'blk\.0\.ffn_up\.weight' has type TQ1_0"):
+    small.tensors["blk.0.ffn_up.weight"] = "Q1_0", np.zeros((256, 36), np.uint8)
+    with pytest.raises(UnsupportedError, match=r"tensor 'blk\.0\.ffn_up\.weight' has type Q1_0"):
         b2t.convert(small.write(tmp_path / "model.gguf"), tmp_path / "new.gguf", "Q8_0")
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -505,6 +507,29 @@ def test_an_interruption_leaves_everything_as_it_was(source, old, monkeypatch, b
         b2t.convert(source, old.with_name(name), "Q8_0")
     assert list(old.parent.iterdir()) == [old]
     assert old.read_bytes() == b"what was there before"
+
+
+TERMINATED = """
+import os, runpy, signal, sys
+from blocks2tokens.formats import Format
+
+def quantize(self, x, **how):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return usual(self, x, **how)
+
+usual, Format.quantize = Format.quantize, quantize
+sys.argv = ["blocks2tokens", "convert", *sys.argv[1:], "Q8_0", "--force"]
+runpy.run_module("blocks2tokens", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_a_command_that_is_told_to_end_leaves_everything_as_it_was(source, old):
+    environ = os.environ | {"PYTHONPATH": str(Path(b2t.__file__).parents[1])}
+    command = [sys.executable, "-c", TERMINATED, source, old]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert done.returncode == 143 and "Traceback" not in done.stderr, done.stderr
+    assert list(old.parent.iterdir()) == [old] and old.read_bytes() == b"what was there before"
 
 
 def test_the_old_file_is_there_until_the_new_one_is_complete(source, old, monkeypatch):

@@ -4,6 +4,7 @@ import importlib
 import os
 import pickle
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,6 +347,39 @@ if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(pool.map(work, [model]) == [here])
 """
+
+
+POOLS = """
+import multiprocessing, sys
+import blocks2tokens as b2t
+
+def work(model):
+    return list((model or ours).generate([3, 1, 4], 5))
+
+ours = b2t.load(sys.argv[1])
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    for model in (None, ours):  # as it was at the fork, and as it is sent
+        try:
+            print(pool.map_async(work, [model]).get(100))
+        except RuntimeError as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_pool_of_forked_processes_gives_an_error_and_does_not_wait_for_ever(path):
+    done = run_python(POOLS, path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all(line.startswith("this process was forked") for line in lines)
+
+
+def test_a_model_whose_file_is_gone_says_so_when_it_is_used(path, tmp_path):
+    model = b2t.load(shutil.copy(path, tmp_path / "gone.gguf"))
+    pickled = pickle.dumps(model)
+    (tmp_path / "gone.gguf").unlink()
+    with pytest.raises(FileNotFoundError, match=r"gone\.gguf"):
+        pickle.loads(pickled).logits([1])
 
 
 def test_a_model_travels_to_other_processes_by_its_path(path, tmp_path, monkeypatch):

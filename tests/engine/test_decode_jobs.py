@@ -21,7 +21,7 @@ from blocks2tokens.model.decode import (
 )
 
 ROWS = {Q: 128, K: 32, V: 32, O: 2048, GATE: 5632, FFN_DOWN: 2048}
-SIZES = Sizes(2, 8, 2, 16, False, np.float32(1e-5), np.float32(1), 1.0)
+SIZES = Sizes(2, 8, 2, 16, 128, False, False, False, 0, *[np.float32(1)] * 5, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,11 @@ def parameters():
     matrices = np.zeros((SIZES.n_layers, MATRICES), MATRIX)
     for i, m in enumerate(matrices.reshape(-1)):
         m["rows"], m["row_bytes"], m["address"] = ROWS.get(i % MATRICES, 5632), 1152, 10**9 * (i + 1)
+        m["parallel"] = 1
     output = matrices[0, :1].copy()
     output["address"], output["rows"] = 5, 32000
     nothing = np.zeros((0, 0), np.float32)
-    return Parameters(matrices, output, nothing, nothing, nothing, nothing, nothing)
+    return Parameters(matrices, output, *[nothing] * 6)
 
 
 def taken(m, worker):

@@ -21,6 +21,8 @@ LAYERS = {
     "tokenizer": {"errors", "gguf_file"},
     "model": {"errors", "jit", "formats", "gguf_file", "matrix", "kernels"},
     "sampler": {"errors", "model"},
+    "session_file": {"errors", "gguf_file"},
+    "session": {"errors", "gguf_file", "model", "tokenizer", "sampler", "stops", "session_file"},
 }
 LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}

@@ -6,6 +6,7 @@ from small_model import plain, random_tensor, small_model, vocabulary
 
 import blocks2tokens as b2t
 from blocks2tokens import GGUFError, UnsupportedError
+from blocks2tokens.model.architectures import ALWAYS, ARCHITECTURES, FFN, NEVER, QKV
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +39,10 @@ YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 16}
 LLAMA3 = {"type": "llama3", "original_context_length": 16}
 
 
-ARCHITECTURES = ["llama", "qwen2", "qwen3"]
+WITHOUT_WINDOWS = [name for name, family in ARCHITECTURES.items() if not family.windows]
+WITHOUT_EXPERTS = [name for name, family in ARCHITECTURES.items() if family.experts == NEVER]
+WITH_EXPERTS = [name for name, family in ARCHITECTURES.items() if family.experts == ALWAYS]
+WITH_PERIODS = [name for name, family in ARCHITECTURES.items() if family.period]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -61,12 +65,14 @@ NO_NUMBERS = [0.0, -1.0, 0, -1, float("nan"), float("inf"), "0.1", True, [0.1]]
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_setting_is_named(path, key, architecture):
+    if key == "feed_forward_length" and architecture in WITH_EXPERTS:
+        key = "expert_count"  # the width of an expert may be said in two ways
     small = small_model(architecture)
     del small.metadata[f"{architecture}.{key}"]
     refused(small, path, GGUFError, f"{architecture}.{key}", "missing")
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in WITH_EXPERTS])
 @pytest.mark.parametrize("key", [*WHOLE, *NUMBERS])
 def test_impossible_settings_of_other_architectures_are_named(path, key, architecture):
     for value in (0, -2, "2", float("nan")):
@@ -106,7 +112,7 @@ def test_an_architecture_that_is_no_string_is_named(path, value):
     refused(small, path, GGUFError, "general.architecture", "expected a string")
 
 
-@pytest.mark.parametrize("value", ["", "LLAMA", "mamba", "qwen", "qwen2moe", "qwen35", "llama4"])
+@pytest.mark.parametrize("value", ["", "LLAMA", "mamba", "qwen", "qwen2moe", "qwen35", "llama4", "gemma"])
 def test_an_unknown_architecture_is_named(path, value):
     small = small_model()
     small.metadata["general.architecture"] = value
@@ -132,6 +138,14 @@ def test_heads_that_cannot_be_are_named(path, case, architecture):
 UNSUPPORTED = {
     "attention.value_length": [8, 17, "16", [16, 16]],
     "attention.scale": [0.5],
+    "final_logit_softcapping": [30.0, "30"],
+    "attn_logit_softcapping": [50.0],
+    "expert_shared_count": [1],
+    "expert_group_count": [2],
+    "expert_gating_func": [2, 0],
+    "expert_weights_norm": [False],
+    "expert_weights_scale": [2.5, "1"],
+    "rope.freq_base_swa": [5e5],
     "attention.sliding_window": [64],
     "attention.causal": [False],
     "rope.dimension_count": [8, 0, "16", [16, 16]],
@@ -145,12 +159,28 @@ UNSUPPORTED = {
 }
 
 
+SPARED = {  # the families that do not have what such a key says
+    "attention.sliding_window": WITHOUT_WINDOWS,
+    "rope.freq_base_swa": WITHOUT_WINDOWS,
+    "expert_count": WITHOUT_EXPERTS,
+    "attn_logit_softcapping": [name for name, family in ARCHITECTURES.items() if family.attn_softcap is None],
+    "final_logit_softcapping": [
+        name for name, family in ARCHITECTURES.items() if family.logit_softcap is None
+    ],
+}
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key in UNSUPPORTED for value in UNSUPPORTED[key]]
+    ("architecture", "key", "value"),
+    [
+        (architecture, key, value)
+        for key, values in UNSUPPORTED.items()
+        for value in values
+        for architecture in SPARED.get(key, ARCHITECTURES)
+    ],
 )
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_variant_that_would_come_out_wrong_is_named(path, key, value, architecture):
-    small = small_model(architecture, head_dim=16, rope_scaling=YARN)
+    small = small_model(architecture, head_dim=16, rope_scaling={} if architecture == "gemma3" else YARN)
     small.metadata[f"{architecture}.{key}"] = value
     wanted = "supported" if key == "rope.scaling.type" else "expected"
     refused(small, path, UnsupportedError, f"{architecture}.{key}", wanted, str(value)[:4])
@@ -171,6 +201,102 @@ def test_settings_that_change_nothing_are_taken(path):
     }
     small.metadata |= {f"llama.{key}": value for key, value in neutral.items()}
     assert np.array_equal(logits(small, path), logits(small_model(head_dim=16), path))
+
+
+# --- Windows, caps, experts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=str)
+@pytest.mark.parametrize("architecture", WITH_PERIODS)
+def test_what_is_no_window_is_named(path, architecture, value):
+    small = small_model(architecture, settings={"attention.sliding_window": value})
+    refused(small, path, GGUFError, f"{architecture}.attention.sliding_window", "positive", str(value)[:3])
+
+
+@pytest.mark.parametrize("value", [-1, 2.0, "8", True, [8, 8], 2**31], ids=str)
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_what_is_no_window_is_named_where_0_stands_for_none(path, architecture, value):
+    small = small_model(architecture, settings={"attention.sliding_window": value})
+    refused(small, path, GGUFError, f"{architecture}.attention.sliding_window", "positive", str(value)[:3])
+
+
+def test_a_window_that_must_be_stated_is_named(path):
+    small = small_model("gpt-oss")
+    del small.metadata["gpt-oss.attention.sliding_window"]
+    refused(small, path, GGUFError, "gpt-oss.attention.sliding_window", "missing")
+
+
+NO_PATTERNS = [-1, 2.0, "2", True, [True], [True] * 3, [1, 0], ["a", "b"], 2**31]
+
+
+@pytest.mark.parametrize("value", NO_PATTERNS, ids=str)
+@pytest.mark.parametrize("architecture", [*WITH_PERIODS, "llama"])
+def test_what_is_no_pattern_of_windows_is_named(path, architecture, value):
+    key = "attention.sliding_window_pattern"
+    small = small_model(architecture, settings={"attention.sliding_window": 8, key: value})
+    refused(small, path, GGUFError, f"{architecture}.{key}", "expected")
+
+
+@pytest.mark.parametrize("value", [-1.0, -1, float("nan"), float("inf"), "30", True, [30.0]], ids=str)
+@pytest.mark.parametrize("key", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_what_is_no_cap_is_named(path, key, value):
+    small = small_model("gemma2", settings={key: value})
+    refused(small, path, GGUFError, f"gemma2.{key}", "positive number", str(value)[:3])
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
+def test_what_is_no_base_of_windows_is_named(path, value):
+    small = small_model("gemma3", settings={"rope.freq_base_swa": value})
+    refused(small, path, GGUFError, "gemma3.rope.freq_base_swa", "positive number", str(value)[:3])
+
+
+def test_yarn_beside_layers_with_another_base_is_named(path):
+    refused(
+        small_model("gemma3", rope_scaling=YARN), path, UnsupportedError, "gemma3.rope.scaling.type", "'yarn'"
+    )
+
+
+@pytest.mark.parametrize("key", ["expert_count", "expert_used_count"])
+@pytest.mark.parametrize("value", NO_COUNTS, ids=str)
+@pytest.mark.parametrize("architecture", WITH_EXPERTS)
+def test_what_is_no_count_of_experts_is_named(path, architecture, key, value):
+    small = small_model(architecture, settings={key: value})
+    refused(small, path, GGUFError, f"{architecture}.{key}", "positive whole number", str(value)[:3])
+
+
+@pytest.mark.parametrize("architecture", [*WITH_EXPERTS, "llama"])
+def test_experts_that_cannot_be_are_named(path, architecture):
+    def spoiled(**settings):
+        return small_model(architecture, n_experts=8, settings=settings)
+
+    used, count = f"{architecture}.expert_used_count", f"{architecture}.expert_count"
+    refused(spoiled(expert_used_count=9), path, GGUFError, used, "9 of 8 experts")
+    many = {"expert_used_count": 600, "expert_count": 2**31 - 1}
+    refused(spoiled(**many), path, UnsupportedError, used, "600", "512")
+    few = spoiled(expert_count=2**31 - 1)
+    refused(few, path, GGUFError, "blk.0.ffn_gate_exps.weight", "expected shape", "(8, 96, 64)")
+    few = spoiled()
+    del few.metadata[used]
+    refused(few, path, GGUFError, used, "missing")
+    del few.metadata[count]
+    if architecture == "llama":  # no mixture, then: but the file has no other feed-forward part
+        refused(few, path, GGUFError, "blk.0.ffn_gate.weight", "missing")
+    else:
+        refused(few, path, GGUFError, count, "missing")
+
+
+@pytest.mark.parametrize("architecture", WITH_EXPERTS)
+def test_a_width_that_experts_do_not_share_is_named(path, architecture):
+    small = small_model(architecture, n_used=3, settings={"feed_forward_length": 100})
+    del small.metadata[f"{architecture}.expert_feed_forward_length"]
+    refused(small, path, GGUFError, f"{architecture}.feed_forward_length", "3 experts", "100")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_more_heads_than_a_stage_has_jobs_are_named(path, architecture):
+    settings = {"attention.head_count": 480, "attention.head_count_kv": 40}
+    small = small_model(architecture, head_dim=16, settings=settings)
+    refused(small, path, UnsupportedError, f"{architecture}.attention.head_count", "480", "512")
 
 
 # --- RoPE scaling -----------------------------------------------------------------------------------------
@@ -194,7 +320,7 @@ def test_what_is_no_original_context_is_named(path, value):
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.5])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gemma3"])
 def test_yarn_needs_frequencies_that_fall(path, architecture, theta):
     small = small_model(architecture, rope_scaling=YARN, rope_theta=theta)
     refused(small, path, GGUFError, f"{architecture}.rope.freq_base", "yarn")
@@ -216,7 +342,7 @@ EQUAL_SCALINGS = {
 
 
 @pytest.mark.parametrize("case", EQUAL_SCALINGS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gemma3"])
 def test_a_scaling_said_in_another_way_is_the_same(path, architecture, case):
     scaling, keys = EQUAL_SCALINGS[case]
     small = small_model(architecture)
@@ -224,6 +350,15 @@ def test_a_scaling_said_in_another_way_is_the_same(path, architecture, case):
     expected = logits(small_model(architecture, rope_scaling=scaling), path)
     assert np.allclose(logits(small, path), expected, rtol=0, atol=1e-4)
     assert scaling is None or not np.allclose(expected, logits(small_model(architecture), path), atol=0.1)
+
+
+def test_layers_with_another_base_are_not_scaled(path):
+    def of(n_layers, scaling):
+        return logits(small_model("gemma3", n_layers=n_layers, rope_scaling=scaling), path)
+
+    linear = {"type": "linear", "factor": 4.0}
+    assert np.array_equal(of(5, linear), of(5, None))  # all have windows
+    assert not np.allclose(of(6, linear), of(6, None), atol=0.1)
 
 
 def test_factors_of_frequencies_must_be_numbers_above_zero(path):
@@ -242,7 +377,7 @@ def test_factors_of_frequencies_are_one_for_each_pair(path, shape):
     refused(small, path, GGUFError, "tensor rope_freqs.weight", "expected shape (8,)", str(shape))
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "llama"])
 def test_factors_of_frequencies_belong_to_llama(path, architecture):
     small = small_model(architecture, rope_scaling=LLAMA3)
     refused(small, path, UnsupportedError, "tensor rope_freqs.weight", "no place")
@@ -308,15 +443,17 @@ def test_a_tensor_of_an_unknown_type_is_named(path, name, kind):
     refused(small, path, UnsupportedError, name, kind)
 
 
-WITHOUT_PLACE = ["blk.0.attn_output.bias", "blk.0.ffn_down.bias", "output.bias", "blk.0.attn_qkv.weight"]
+WITHOUT_PLACE = ["output.bias", "blk.0.attn_qkv.bias", "blk.0.ffn_gate_shexp.weight", "blk.0.attn_norm.bias"]
 WITHOUT_PLACE += ["blk.2.attn_q.weight", "blk.2.attn_q.bias", "attn_q.bias", "extra"]
+WITHOUT_BIASES = [name for name in ARCHITECTURES if name not in ("llama", "gpt-oss")]
 HEAD_NORMS = ["blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"]
 
 
 @pytest.mark.parametrize(
     ("architecture", "name"),
     [(architecture, name) for architecture in ARCHITECTURES for name in WITHOUT_PLACE]
-    + [(architecture, name) for architecture in ("llama", "qwen2") for name in HEAD_NORMS],
+    + [(architecture, name) for architecture in ("llama", "qwen2", "gemma2") for name in HEAD_NORMS]
+    + [(name, f"blk.0.{part}.bias") for name in WITHOUT_BIASES for part in ("attn_output", "ffn_down")],
 )
 def test_a_tensor_without_a_place_is_named(path, architecture, name):
     small = small_model(architecture, n_layers=2)
@@ -324,12 +461,25 @@ def test_a_tensor_without_a_place_is_named(path, architecture, name):
     refused(small, path, UnsupportedError, f"tensor {name}", "no place")
 
 
-@pytest.mark.parametrize("part", "qkv")
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_a_bias_that_may_be_there_must_fit(path, architecture, part):
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        (name, part)
+        for name, family in ARCHITECTURES.items()
+        for part in family.optional_biases
+        if name != "gpt-oss"
+    ],
+)
+def test_a_bias_that_may_be_there_must_fit(path, architecture, name):
     small = small_model(architecture)
-    put_tensor(small, f"blk.0.attn_{part}.bias", 65)
-    refused(small, path, GGUFError, f"tensor blk.0.attn_{part}.bias", "expected shape", "(65,)")
+    put_tensor(small, f"blk.0.{name}.bias", 65)
+    refused(small, path, GGUFError, f"tensor blk.0.{name}.bias", "expected shape", "(65,)")
+
+
+def test_what_the_table_names_are_matrices_of_a_layer():
+    names = {*QKV, "attn_output", *FFN, "ffn_gate_inp", *(f"{name}_exps" for name in FFN)}
+    for family in ARCHITECTURES.values():
+        assert {*family.biases, *family.optional_biases} <= names
 
 
 def test_a_norm_may_be_stored_in_blocks(path):

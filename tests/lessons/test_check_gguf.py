@@ -1,13 +1,15 @@
 """The checks of lesson 07: untouched, right, and each known mistake as a learner would make it."""
 
+import math
 import struct
 
 import numpy as np
 import pytest
 
-from blocks2tokens.course import check
+import blocks2tokens as b2t
+from blocks2tokens.course import check, models
 
-NAMES = ["read_string", "read_value", "shape_and_bytes", "align", "six_bit_layers"]
+NAMES = ["read_string", "read_value", "shape_and_bytes", "align", "six_bit_layers", "perplexity"]
 LETTERS = dict(zip([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12], "BbHhIif?Qqd", strict=True))
 
 
@@ -49,7 +51,57 @@ def six_bit_layers(n_layers):
     return sorted(layers)
 
 
-RIGHT = {f.__name__: f for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers)}
+def surprises(logits, ids, shift=1):
+    """Return -log p of each id that a row predicts, one after the other, with log-sum-exp in two steps."""
+    out = []
+    for row, i in zip(logits[:-1] if shift else logits, ids[shift:], strict=True):
+        top = float(row.max())
+        out.append(top + math.log(sum(math.exp(float(v) - top) for v in row)) - float(row[i]))
+    return out
+
+
+def perplexity(logits, ids):
+    return math.prod(math.exp(s) for s in surprises(logits, ids)) ** (1 / (len(ids) - 1))
+
+
+RIGHT = {f.__name__: f for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers, perplexity)}
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def without_a_shift(logits, ids):
+    return math.exp(mean(surprises(logits, ids, shift=0)))
+
+
+def shifted_backwards(logits, ids):
+    return math.exp(mean(surprises(logits[::-1], ids[::-1])))
+
+
+def softmaxed(subtract, axis=1):
+    def perplexity(logits, ids):
+        e = np.exp(logits[:-1].astype(np.float64) - subtract(logits[:-1]))
+        p = e / e.sum(axis=axis, keepdims=True)
+        return np.exp(-np.log([row[i] for row, i in zip(p, ids[1:], strict=True)]).mean())
+
+    return perplexity
+
+
+def log_sum_exp(subtract):
+    def perplexity(logits, ids):
+        x = logits[:-1] - np.float32(subtract(logits[:-1]))
+        return np.exp(np.mean(np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(x)), ids[1:]]))
+
+    return perplexity
+
+
+def with_the_end(end):
+    return lambda logits, ids: end(surprises(logits, ids))
+
+
+def rows_largest(logits):
+    return logits.max(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("collect", [set, tuple, np.array])
@@ -207,6 +259,20 @@ WRONG = [
         lambda n: in_sixths(n, lambda i, e: i < e or i > 7 * n // 8 or (i - e) % 3 == 2),
         "begins one layer late",
     ),
+    ("perplexity", without_a_shift, "row t has read id t already"),
+    ("perplexity", shifted_backwards, "your shift runs backwards"),
+    ("perplexity", softmaxed(lambda logits: 0), "your exp overflows"),
+    ("perplexity", softmaxed(np.max), "you subtract one number from all rows"),
+    ("perplexity", log_sum_exp(lambda logits: 0), "your exp overflows"),
+    ("perplexity", log_sum_exp(np.max), "you subtract one number from all rows"),
+    ("perplexity", softmaxed(rows_largest, axis=0), "over the vocabulary, axis 1"),
+    ("perplexity", with_the_end(lambda s: math.exp(sum(s) / (len(s) + 1))), "predicted by nobody"),
+    ("perplexity", with_the_end(mean), "that is the mean surprise"),
+    ("perplexity", with_the_end(lambda s: 2 ** mean(s)), "one base"),
+    ("perplexity", with_the_end(lambda s: math.exp(-mean(s))), "your sign is lost"),
+    ("perplexity", with_the_end(lambda s: 1 / mean([math.exp(-v) for v in s])), "average probabilities"),
+    ("perplexity", with_the_end(lambda s: mean([math.exp(v) for v in s])), "perplexities of single tokens"),
+    ("perplexity", with_the_end(lambda s: math.exp(sum(s))), "you add the surprise"),
 ]
 
 
@@ -260,3 +326,13 @@ def test_a_wrong_number_of_values_and_a_wrong_shape():
 def test_the_solution_is_the_engines_source(name):
     shown = check.EXERCISES[name].judge(lambda *_: ...)._repr_html_()
     assert "def " in shown and shown.count("<details>") == 3
+
+
+def test_perplexity_of_the_right_answer_is_the_engines():
+    """The key itself, against the engine's own perplexity of a model."""
+    model = b2t.load(models.austen())
+    ids = np.array(model.tokenizer.encode("It is a truth universally acknowledged, that a single man"))
+    logits = model.logits(ids)
+    assert check.perplexity.engine(logits, ids) == pytest.approx(
+        b2t.perplexity(model, ids).perplexity, rel=1e-4
+    )

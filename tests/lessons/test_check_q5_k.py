@@ -128,6 +128,12 @@ BOTH = [  # mistakes that can be made on blocks and on a row
     (decode(join=lambda low, high: low), "the fifth bit is missing"),
     (decode(join=lambda low, high: low + high), "the fifth bit counts 1"),
     (decode(join=lambda low, high: 2 * low + high), "taken for the lowest one"),
+    (
+        decode(
+            bits=plane(right_place, lambda byte, bit: byte & (1 << bit)), join=lambda low, high: low + high
+        ),
+        "what the mask leaves is added as it is",
+    ),
     (decode(bits=in_sequence), "the wrong bytes: you read qh in sequence, weight i from byte i // 8"),
     (decode(bits=in_sequence_high_first), "in sequence, the highest bit of each byte first"),
     (decode(bits=from_the_top), "bit 0 of qh, not bit 7"),

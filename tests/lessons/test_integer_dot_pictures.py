@@ -1,6 +1,7 @@
 """The pictures of lesson 16 say what they are given."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from blocks2tokens.course.lessons.integer_dot import pictures
@@ -35,6 +36,18 @@ def test_the_waterfall_begins_with_phase_1():
     assert said[0].endswith("Phase 1") and said[1].endswith("2× faster") and said[3].endswith("the same")
     assert "200× faster" in said[2] and "205 times" in axes.get_title()
     assert pictures.says(0.5) == "2× slower"
+
+
+def test_the_waterfall_writes_no_exponents():
+    texts = [text.get_text() for text in pictures.waterfall({"phase1_naive_fused": 2720.0, "a": 1.0}).texts]
+    assert texts[0] == "2,720 ns   Phase 1"
+
+
+def test_rounding_says_how_far_the_others_are_off():
+    x = np.array([1.0, 10.0, -1.0, 0.5], np.float32)
+    axes = pictures.draw_rounding(x, np.array([2, 20, -2, 2]), np.array([0.5], np.float32), outlier=1)
+    assert "One value of 10, blocks of 4" in axes.get_title() and "33.33%" in axes.get_title()
+    assert list(axes.lines[0].get_xdata()) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("tool", [None, "llvm-mca"])

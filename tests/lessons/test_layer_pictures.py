@@ -92,3 +92,35 @@ def test_each_part_of_a_layer_is_measured():
     assert list(seconds) == ["RMSNorm, twice", "RoPE", "SwiGLU", "seven products"]
     assert min(seconds.values()) > 0
     assert seen == {"norm": (3, 256), "rotate": (3, 3, 128), "gated": (3, 512)}
+
+
+def test_damage_draws_what_is_a_number_and_prints_the_rest(capsys):
+    axes = pictures.draw_damage(3.0, {"RoPE": 5.0, "norms": float("nan")}, blind=7.6)
+    assert [bar.get_width() for bar in axes.patches] == [3, 5, 7.6]
+    assert capsys.readouterr().out == "without norms: nan\n"
+
+
+def test_a_scaled_hand_keeps_its_speed_if_it_is_fast():
+    axes = pictures.draw_scaling()
+    llama, linear, yarn = (line.get_ydata() for line in axes.lines)
+    assert np.allclose(linear, 1 / 8)
+    for kept in (llama, yarn):
+        assert kept[0] == 1 and np.isclose(kept[-1], 1 / 8) and np.all(np.diff(kept) <= 1e-9)
+
+
+def test_gates_that_are_nearly_shut_are_counted():
+    axes = pictures.draw_gates(np.array([0.0, 0.1, 0.2, 5.0]), shut=0.3)
+    titles = axes.get_title("left") + axes.get_title()
+    assert titles.startswith("75%") and sum(bar.get_height() for bar in axes.patches[:-1]) == 100
+
+
+def test_the_panel_has_a_slider_for_each_setting_of_the_hands():
+    row, _ = pictures.hands_panel().children
+    assert [slider.description for slider in row.children] == ["position", "head_dim", "theta"]
+
+
+def test_shares_are_of_the_products(monkeypatch):
+    seconds = {"RMSNorm, twice": 1.0, "RoPE": 2.0, "SwiGLU": 3.0, "seven products": 4.0}
+    monkeypatch.setattr(costs, "measure", lambda shape, M, *functions: dict(seconds))
+    found = costs.shares("a shape", {"NumPy": (), "compiled": ()})
+    assert list(found.values()) == [25, 50, 75] * 2 and list(found)[3] == "RMSNorm, twice, compiled"

@@ -11,7 +11,7 @@ import pytest
 from small_model import random_tensor, small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.course.lessons.where_the_time_goes import profiler, slow_engine
+from blocks2tokens.course.lessons.where_the_time_goes import pictures, profiler, slow_engine
 from blocks2tokens.course.lessons.where_the_time_goes.slow_engine import (
     CULPRITS,
     FIXES,
@@ -342,7 +342,7 @@ def test_measure_and_steps(small):
         steps = slow_engine.steps(times, order)
         assert prod(factor for _, factor in steps) == pytest.approx(times[frozenset()] / times["ours"])
         assert {label for label, _ in steps} >= {"six suspects", "transpose", "dequantize", "dot products"}
-    figure = slow_engine.waterfalls(times, "title")
+    figure = pictures.waterfalls(times, "title")
     assert [len(axes.patches) for axes in figure.axes] == [5, 5]
     plt.close(figure)
 
@@ -359,32 +359,31 @@ def test_bytes_moved():
     assert slow_engine.bytes_moved(1000, 4.5) - slow_engine.bytes_moved(1000, 0) == 562.5
 
 
-# Pictures
+def test_each_token_has_its_profile(small):
+    tokens = slow_engine.profile(small, [5, 9, 300], repeats=3)
+    assert [one.calls for one in tokens] == [1, 1, 1]
+    whole = profiler.added(tokens)
+    assert whole.seconds == pytest.approx(sum(one.seconds for one in tokens)) and whole.calls == 3
+    assert profiler.self_times(whole).keys() == profiler.self_times(tokens[0]).keys()
+    assert sum(profiler.self_times(whole).values()) == pytest.approx(whole.seconds)
 
 
-def test_what_if_takes_parts_out():
-    token = profiler.Stage("token", 10.0, stages={"transpose": profiler.Stage("transpose", 8.0)})
-    axes = slow_engine.what_if(token, ["transpose"])
-    titles = axes.get_title("left") + axes.get_title()  # where it is depends on the style
-    assert titles == "Without transpose: 5 times faster" and len(axes.patches) == 1
-    plt.close(axes.figure)
-    panel = slow_engine.what_if_panel(token)
-    assert panel.children[0].value == ("transpose",)
-    assert {value for _, value in panel.children[0].options} == set(FIXES)
+def test_in_a_token_s_order_a_small_cache_never_hits(austen):
+    """One matrix again and again stays in the cache; all of them in turn drive each other out."""
+    engine = SlowEngine(austen.model, {"transpose"})
+    in_order = slow_engine.in_order(engine.matrices, engine.matmul)
+    in_order()
+    in_order()
+    assert engine.work.cache_hits == 0 and engine.work.cache_misses == 2 * len(engine.matrices)
+    one = slow_engine.in_order({"0.attn_q": engine.matrices["0.attn_q"]}, engine.matmul)
+    one()
+    one()
+    assert engine.work.cache_hits > 0
 
 
-def test_gains_show_bound_and_measurement():
-    axes = slow_engine.draw_gains(
-        {"RoPE": 1.01, "all six": 1.1}, {"RoPE": (0.9, 1, 1.2), "all six": (1, 1.1, 1.2)}, "t"
-    )
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["RoPE", "all six"]
-    assert len(axes.lines) == 7
-    plt.close(axes.figure)
-
-
-def test_hit_rates_are_drawn_for_both_policies():
-    axes = slow_engine.draw_hit_rates(dict.fromkeys("abcdefghij", 1), 10, 0.3, "title")
-    keeps, lru = (line.get_ydata() for line in axes.lines[:2])
-    assert np.all(keeps >= lru) and lru[0] == 0 and lru[-1] == keeps[-1] == pytest.approx(0.9)
-    assert sorted(set(lru)) == [0, pytest.approx(0.9)]
-    plt.close(axes.figure)
+def test_the_steps_are_those_of_the_product(small):
+    w = SlowEngine(small).matrices["0.ffn_gate"]
+    steps = slow_engine.product_steps(w)
+    assert set(steps) == {"allocations", *CULPRITS}
+    for step in steps.values():
+        step()

@@ -320,6 +320,97 @@ def test_unchanged_new_version_beside_is_replaced_by_a_newer_one(folders):
         assert (folders.source(), folders.source(BESIDE)) == ("mine", version)
 
 
+def test_a_link_stays_a_link_and_its_file_is_updated(folders, tmp_path):
+    folders.sync()
+    elsewhere = tmp_path / "elsewhere.ipynb"
+    (folders.work / NAME).rename(elsewhere)
+    (folders.work / NAME).symlink_to(elsewhere)
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(updated=[NAME])
+    assert (folders.work / NAME).is_symlink() and notebooks.read(elsewhere).cells[1].source == "version 2"
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_dead_link(path):
+    path.symlink_to("nowhere/at/all.ipynb")
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_folder, make_dead_link])
+def test_what_is_no_notebook_is_left_alone(folders, make):
+    folders.sync()
+    (folders.work / NAME).unlink()
+    make(folders.work / NAME)
+    assert folders.sync() == workspace.Summary(kept=[NAME])
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(kept=[NAME], beside=[BESIDE])
+    assert not (folders.work / NAME).is_file() and folders.source(BESIDE) == "version 2"
+
+
+def run_workspace(folders, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folders.course)
+    monkeypatch.setattr(workspace, "WORK", folders.work)
+    code = workspace.main()
+    return code, capsys.readouterr().out
+
+
+def make_file(path):
+    path.write_text("mine")
+
+
+IN_THE_WAY = [(make_file, place) for place in ("", "1_formats")]
+IN_THE_WAY += [
+    (make, place)
+    for make in (make_pipe, make_dead_link)
+    for place in ("", "1_formats", ".copied.json", "glossary.md")
+]
+
+
+@pytest.mark.parametrize(("make", "place"), IN_THE_WAY)
+def test_what_is_in_the_way_is_named_in_one_line(folders, monkeypatch, capsys, make, place):
+    (folders.course / "glossary.md").write_text("# Glossary\n")
+    if place:
+        folders.work.mkdir()
+    make(folders.work / place)
+    code, out = run_workspace(folders, monkeypatch, capsys)
+    assert (
+        code == 1 and out.count("\n") == 1 and out.startswith("Your copy of the lessons is not up to date. ")
+    )
+    assert str(folders.work / place) in out or "nowhere/at" in out
+    assert not (folders.work / place).is_file() or (folders.work / place).read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(folders, monkeypatch, capsys):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(folders.work / NAME))
+
+    monkeypatch.setattr(nbformat, "write", refused)
+    code, out = run_workspace(folders, monkeypatch, capsys)
+    assert code == 1 and out.endswith(f"{folders.work / NAME}: Permission denied\n") and out.count("\n") == 1
+
+
+def test_two_at_once_do_not_write_to_one_name(folders, monkeypatch):
+    """Another sync begins while this one writes, and both come to their end."""
+    usual, depth = nbformat.write, []
+
+    def write(notebook, path):
+        usual(notebook, path)
+        if not depth:
+            depth.append(1)
+            folders.sync()
+
+    monkeypatch.setattr(nbformat, "write", write)
+    folders.sync()
+    assert folders.source() == "version 1" and folders.sync() == workspace.Summary()
+    assert not list(folders.work.rglob("*.partial"))
+
+
 def test_changed_new_version_beside_is_kept_too(folders):
     folders.sync()
     folders.edit("mine")

@@ -4,8 +4,8 @@
     start    seconds from the start of a new process to its first token
     memory   what a new process holds while it generates: its own, and mapped
 
-Names: SmolLM2, Austen, and the synthetic 1B, 7B (4 GB, written to data/models/ once) and 14B (9 GB, only
-if it is named). Without the peer (`make peer`) the tables show ours alone.
+Names: SmolLM2, Austen, and the synthetic 1B, 7B (4 GB, written to data/models/ once), and, only if they are
+named, 8x1B, a mixture of experts, and 14B (9 GB). Without the peer (`make peer`) the tables show ours alone.
 
 Both engines take their threads from one libgomp, and so llama.cpp's wait as long as ours before they sleep:
 see GOMP_SPINCOUNT in the package. libgomp's own default is a longer wait.
@@ -30,7 +30,14 @@ from blocks2tokens.benchmarks import llama_cpp, llama_cpp_model
 from blocks2tokens.benchmarks.llama_cpp_model import LlamaCppModel
 from blocks2tokens.course import bench, hardware, models, synthetic
 
-DECODED = {"SmolLM2": 64, "Austen": 64, "1B": 16, "7B": 8, "14B": 4}  # tokens; its keys are all names
+DECODED = {
+    "SmolLM2": 64,
+    "Austen": 64,
+    "1B": 16,
+    "8x1B": 16,
+    "7B": 8,
+    "14B": 4,
+}  # tokens; its keys are all names
 DEFAULT = ("SmolLM2", "Austen", "1B", "7B")
 PROMPT, PREFILLS = 16, (128, 512)  # tokens
 REPEATS, STARTS = 5, 3
@@ -114,10 +121,15 @@ def compared(rates: Rates, task: str | int) -> str:
 def bytes_per_token(path: Path) -> int:
     """Return the bytes of weights that decoding one token reads.
 
-    All tensors; of the embedding one row only, unless it is the output matrix too.
+    All tensors; of the embedding one row only, unless it is the output matrix too, and of experts those in
+    use.
     """
-    tensors = b2t.GGUFFile(path).tensors
-    total, embedding = sum(info.nbytes for info in tensors.values()), tensors["token_embd.weight"]
+    file = b2t.GGUFFile(path)
+    config, tensors = b2t.model.ModelConfig.from_gguf(file), file.tensors
+    unused = sum(info.nbytes for name, info in tensors.items() if "_exps." in name)
+    unused -= unused * config.n_used // max(1, config.n_experts)
+    total = sum(info.nbytes for info in tensors.values()) - unused
+    embedding = tensors["token_embd.weight"]
     tied = "output.weight" not in tensors
     return total if tied else total - embedding.nbytes + embedding.nbytes // embedding.shape[0]
 

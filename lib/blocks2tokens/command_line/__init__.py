@@ -11,6 +11,7 @@ text_file   text as editors and shells write it
 """
 
 import os
+import signal
 import sys
 import warnings
 
@@ -26,6 +27,7 @@ def program() -> int:
     """Run the command that the shell has given, as `b2t` and `python -m blocks2tokens` do."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a model may say what the terminal's encoding cannot
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end that leaves nothing half-done
     return main()
 
 

@@ -1,71 +1,105 @@
 """chat: a conversation at a prompt.
 
-[system] user assistant user assistant ... user
-    --chat template--> text --encode--> ids --generate--> the assistant's next message
+> a message     --session.say-->  the answer, as it comes
+> /undo         --session.rewind-->  the last message is taken back
+> /save FILE    --session.save-->  FILE  --b2t.load_session-->  /load FILE
 
-Each turn reads the whole conversation anew. When it outgrows the model's context, the oldest question goes,
-with its answer, then the next; the system message stays.
+The session keeps what it has read: the tenth answer begins as soon as the first. When the conversation
+outgrows the model's context, the session forgets its oldest turns, and a line says so.
 """
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line.answer import Answer, counted, load, sampler
-from blocks2tokens.command_line.notice import faint, say
+from blocks2tokens.command_line.answer import counted, load, sampler, summary
+from blocks2tokens.command_line.notice import Notice, faint, printable, reason, say
 from blocks2tokens.command_line.text_file import without_mark
+from blocks2tokens.session_file import is_session
 
 HELP = """\
-/reset   forget what was said and begin anew
-/quit    end; so does Ctrl-D, or Ctrl-C at the prompt
-/help    this
-Ctrl-C during an answer stops the answer. Anything else that you type is a message to the model."""
+/undo        take the last message back, and its answer
+/reset       forget what was said and begin anew
+/save FILE   keep the conversation in a file
+/load FILE   go on with one that was kept
+/quit        end; so does Ctrl-D, or Ctrl-C twice
+/help        this
+Ctrl-C during an answer stops the answer, at the prompt it clears the line. Anything else that you type is a
+message to the model."""
+
+NO_ANSWER = "no answer, so the question is forgotten too"
 
 
-class Conversation:
-    """What was said, `turns`: dicts with role and content, a user's and an assistant's by turns."""
+class Chat:
+    """A session, and what may be typed at its prompt."""
 
-    def __init__(self, model: b2t.Model, system: str | None, variables: dict | None = None):
-        """`variables` are more that the model's template may look at.
+    def __init__(self, session: b2t.Session, max_tokens: int, sampler: b2t.Sampler):
+        self.session, self.max_tokens, self.sampler = session, max_tokens, sampler
+        self.commands = {"/undo": self.undo, "/reset": self.reset, "/help": lambda: say(HELP)}
+        self.commands_with_file = {"/save": self.save, "/load": self.load}
 
-        Raises ValueError if the model has no chat template, or one that takes no system message.
-        """
-        self.model, self.variables = model, variables or {}
-        self.system = [{"role": "system", "content": system}] if system else []
-        self.turns: list[dict[str, str]] = []
-        self._ids([{"role": "user", "content": "Hello"}])
+    def obey_or_answer(self, line: str) -> None:
+        """Do what a line asks for: it is a command, or a message to the model, or empty."""
+        name, _, rest = line.partition(" ")
+        if line in self.commands:
+            self.commands[line]()
+        elif name in self.commands_with_file and rest:
+            self.commands_with_file[name](Path(rest.strip()).expanduser())
+        elif name in self.commands_with_file:
+            say(f"{name} needs a file's name")
+        elif line.startswith("/") and line[1:].isalpha():
+            say(f"there is no command {line}; /help lists them")
+        elif line:
+            self.answer(line)
 
-    def ask(self, question: str) -> tuple[list[int], int]:
-        """Add a question; return the ids to continue, and how many older questions had to go.
+    def answer(self, message: str) -> None:
+        """Print the answer to a message. What was said before Ctrl-C stays in the conversation."""
+        pieces, turn = self.session.say(message, self.max_tokens, self.sampler), self.session.turn
+        if turn.forgotten:
+            say(faint(f"the conversation outgrew the context: {oldest(turn.forgotten)} forgotten"))
+        first = last = None
+        try:
+            with Notice(f"reading {counted(turn.prompt_tokens - turn.cached_tokens)}") as notice:
+                for text in pieces:
+                    notice.beat()
+                    last = perf_counter()
+                    first = first or last
+                    print(text, end="", flush=True)
+        finally:
+            print(flush=True)
+            if sys.stderr.isatty():
+                told = summary(turn.answer_tokens, last - first, turn.ended) if first else NO_ANSWER
+                say(faint(told))
 
-        A quarter of the context is kept free for the answer as long as there is an older question to drop.
-        Raises ValueError, and adds nothing, for one that does not fit even alone.
-        """
-        context = self.model.config.context_length
-        turns = [*self.turns, {"role": "user", "content": question}]
-        before = len(turns)
-        ids = self._ids(turns)
-        while len(ids) > context - context // 4 and len(turns) > 1:
-            turns = turns[2:]
-            ids = self._ids(turns)
-        if len(ids) >= context:
-            raise ValueError(
-                f"this message is too long: with what goes around it, it has {counted(len(ids))}, "
-                f"and the model's context is {context:,}"
-            )
-        self.turns = turns
-        return ids, (before - len(turns)) // 2
+    def undo(self) -> None:
+        """Take the last message back."""
+        message = self.session.rewind()
+        say(
+            faint("there is nothing to take back" if message is None else f"taken back: {printable(message)}")
+        )
 
-    def answered(self, text: str) -> None:
-        """Add the answer to the question asked last; without an answer the question goes too."""
-        if text:
-            self.turns.append({"role": "assistant", "content": text})
-        else:
-            self.turns.pop()
+    def reset(self) -> None:
+        """Begin a new conversation, with the same system message."""
+        self.session = self.session.model.session(self.session.system, self.session.template_variables)
+        say(faint("a new conversation"))
 
-    def _ids(self, turns):
-        return self.model.tokenizer.encode_chat([*self.system, *turns], **self.variables)
+    def save(self, path: Path) -> None:
+        """Keep the conversation in a file; it may replace another conversation, and nothing else."""
+        if path.exists() and not is_session(path):
+            raise FileExistsError(f"{path} is there already, and it is no conversation")
+        self.session.save(path)
+        say(faint(f"saved, {path.stat().st_size:,} bytes"))
+
+    def load(self, path: Path) -> None:
+        """Go on with a conversation from a file, in the place of this one."""
+        self.session = b2t.load_session(path, self.session.model)
+        turns = [message for message in self.session.messages if message["role"] != "system"]
+        say(faint(f"a conversation of {counted(len(turns) // 2, 'question')}"))
+        for message in turns[-2:]:
+            text = "\n".join(printable(line) for line in message["content"].split("\n"))
+            print(f"> {text}" if message["role"] == "user" else text)
 
 
 def run(args) -> None:
@@ -76,7 +110,7 @@ def run(args) -> None:
         raise ValueError(
             f"{args.model} has no chat template, so it does not chat; the command generate continues a text"
         )
-    conversation = Conversation(model, args.system, args.template_variable)
+    chat = Chat(model.session(args.system, args.template_variable), args.max_tokens, chosen)
     interactive = sys.stdin.isatty()
     if interactive:
         edit_lines()
@@ -85,12 +119,12 @@ def run(args) -> None:
         if line == "/quit":
             break
         try:
-            obey_or_answer(conversation, line, args.max_tokens, chosen)
-        except (ValueError, KeyboardInterrupt) as error:  # at a prompt, there is another turn
-            if not interactive:
+            chat.obey_or_answer(line)
+        except (ValueError, OSError, KeyboardInterrupt) as error:  # at a prompt, there is another turn
+            if not interactive or isinstance(error, BrokenPipeError):
                 raise
-            if isinstance(error, ValueError):
-                say(str(error))
+            if not isinstance(error, KeyboardInterrupt):
+                say(printable(reason(error)))
 
 
 def greeting(path: str, model: b2t.Model) -> str:
@@ -109,48 +143,30 @@ def edit_lines() -> None:
 
 
 def lines(interactive: bool) -> Iterator[str]:
-    """Yield what is typed or piped in, line by line, without the space around it."""
+    """Yield what is typed or piped in, line by line, without the space around it.
+
+    Ctrl-C at a prompt clears the line, as a shell does; twice in a row it ends, as Ctrl-D does.
+    """
+    interrupted = False
     while True:
         if interactive:
             print()
         try:
-            yield without_mark(input("> " if interactive else "")).strip()
+            line = without_mark(input("> " if interactive else "")).strip()
         except EOFError:
             break
         except KeyboardInterrupt:
             if not interactive:
                 raise
-            break
+            if interrupted:
+                break
+            interrupted = True
+            say(faint("\nCtrl-C again ends the conversation"))
+            continue
+        interrupted = False
+        yield line
     if interactive:
         print()
-
-
-def obey_or_answer(conversation: Conversation, line: str, max_tokens: int, sampler: b2t.Sampler) -> None:
-    """Do what a line asks for: it is a command, or a question to the model, or empty."""
-    if line == "/reset":
-        conversation.turns.clear()
-        say(faint("a new conversation"))
-    elif line == "/help":
-        say(HELP)
-    elif line.startswith("/") and line[1:].isalpha():
-        say(f"there is no command {line}; /help lists them")
-    elif line:
-        turn(conversation, line, max_tokens, sampler)
-
-
-def turn(conversation: Conversation, question: str, max_tokens: int, sampler: b2t.Sampler) -> None:
-    """Print the answer to a question. What was said before Ctrl-C stays in the conversation."""
-    ids, forgotten = conversation.ask(question)
-    if forgotten:
-        say(faint(f"the conversation outgrew the context: {oldest(forgotten)} forgotten"))
-    answer = Answer(conversation.model, ids, max_tokens, sampler)
-    try:
-        answer.speak()
-    finally:
-        print(flush=True)
-        conversation.answered(answer.text)
-        if sys.stderr.isatty():
-            say(faint(answer.summary() if answer.text else "no answer, so the question is forgotten too"))
 
 
 def oldest(n: int) -> str:

@@ -219,7 +219,9 @@ def ratio(reference: float, value: float) -> str:
     """Say how a time compares with a reference: "3.2× faster", "1.5× slower"."""
     if value == reference:
         return "1×"
-    return f"{reference / value:.3g}× faster" if value < reference else f"{value / reference:.3g}× slower"
+    times = max(reference / value, value / reference)
+    number = f"{times:,.0f}" if times >= 999.5 else f"{times:.3g}"  # no exponent
+    return f"{number}× {'faster' if value < reference else 'slower'}"
 
 
 def seconds(value: float) -> str:

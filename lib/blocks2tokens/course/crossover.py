@@ -120,6 +120,11 @@ class Curves:
         return self.best(M) * weights / self.weights
 
 
+def place(M: float) -> str:
+    """Say where lines cross: "at M = 18", or "at no M" for infinity."""
+    return f"at M = {M:.0f}" if np.isfinite(M) else "at no M"
+
+
 def ordered(kernels: Iterable[str]) -> list[str]:
     """Return kernels in the order of LINES, the others behind."""
     names = list(kernels)

@@ -49,7 +49,8 @@ def speak(
 def _speak(model, prompt, max_tokens, sampler, chat, show, stop=lambda: False) -> str:
     """Generate, calling show(page of HTML) some ten times a second, until the end or until stop()."""
     tokenizer = model.tokenizer
-    ids = tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": prompt}]) if chat else prompt)
+    said = [{"role": "user", "content": prompt}]
+    ids = tokenizer.encode_chat(said) if chat else tokenizer.encode(prompt, special=False)
     room = max(0, min(max_tokens, model.config.context_length - len(ids)))
     page = _Page(prompt, "\n" if chat else "", room, show)
     try:

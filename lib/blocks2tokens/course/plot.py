@@ -3,6 +3,7 @@
 plot.use_style()          once, in a lesson's first cell
 plot.BLUE, plot.ORANGE    what is ours, what it is compared with
 plot.bars(...)            horizontal bars with their figures written beside them
+plot.dots(...)            points on a logarithmic axis, with their figures and ratios: for what lies far apart
 
 A figure's titles say its point; in a notebook they are its alternative text, for who cannot see it.
 """
@@ -96,6 +97,32 @@ def bars(
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.16)
     return axes
+
+
+def dots(values: dict[str, float], unit: str, title: str, against: str, colours=None) -> Axes:
+    """Draw {name: value} as points on a logarithmic axis, first on top, with their ratio to `against`.
+
+    Where values lie far apart: a bar's length would say nothing on such an axis, and too little on a linear
+    one.
+    """
+    axes = plt.subplots(figsize=(8, 0.9 + 0.42 * len(values)))[1]
+    places, texts = range(len(values)), []
+    axes.scatter(values.values(), places, s=70, c=colours or BLUE, edgecolor="0.2", zorder=3)
+    for place, (name, value) in enumerate(values.items()):
+        ratio = "" if name == against else f"  ({_ratio(value / values[against])})"
+        texts.append(f"{_number(value, None)} {unit}{ratio}")
+        axes.annotate(texts[-1], (value, place), (9, 0), textcoords="offset points", va="center")
+    axes.set_yticks(places, list(values))
+    axes.set(xscale="log", xlabel=unit, title=title, ylim=(len(values) - 0.5, -0.5))
+    low, high = min(values.values()), max(values.values())
+    wide = min(0.7, 0.05 + 0.014 * max(map(len, texts)))  # of the axis, for the longest text
+    axes.set_xlim(low / 1.5, high * max(high / low, 10) ** (wide / (1 - wide)))
+    return axes
+
+
+def _ratio(value: float) -> str:
+    """Write how many times, or the part it is."""
+    return f"{_number(value, None)}×" if value >= 0.995 else f"1/{_number(1 / value, None)}"
 
 
 def _number(value: float, label: str | None) -> str:

@@ -37,6 +37,11 @@ def product_intensity(M: int, K: int, N: int, fmt: Format) -> float:
     return operations / (weights + 4 * M * K + 4 * M * N)
 
 
+def point(M: int, K: int, N: int, fmt: Format, seconds: float) -> tuple[float, float]:
+    """Return a product's place under the roof: operations for each byte that must move, and its GFLOP/s."""
+    return product_intensity(M, K, N, fmt), 2 * M * K * N / seconds / 1e9
+
+
 def attainable(intensity: float, peak: float, bandwidth: float) -> float:
     """Return the GFLOP/s that a machine allows: as many as it can do, and no more than its bytes feed."""
     return min(peak, bandwidth * intensity)
@@ -90,6 +95,16 @@ class Ceilings(NamedTuple):
     peak: float
     integer_peak: float | None
     bandwidth: float
+
+    def __str__(self):
+        """Say each ceiling, and of how many cores and what size it was measured."""
+        size = f"{hardware.GEMM_SIZE:,}"
+        text = f"{self.cores} core{'s' * (self.cores > 1)}: {self.bandwidth:.1f} GB/s, read from memory; "
+        text += f"{self.peak:.0f} GFLOP/s in float32, BLAS, {size} × {size}; "
+        if not self.integer_peak:
+            return text + "no vector code for integers here"
+        times = f", one core's times {self.cores}" if self.cores > 1 else ""
+        return text + f"{self.integer_peak:.0f} GOP/s in 8-bit integers, from the nearest cache{times}"
 
 
 def ceilings(cores: int | None = None) -> Ceilings:
@@ -174,6 +189,14 @@ def draw(axes: Axes, peak: float, bandwidth: float, label: str, colour: str = "k
     axes.set(xscale="log", yscale="log", xlabel="operations / byte", ylabel="GFLOP/s")
 
 
+def draw_both(axes: Axes, limits: Ceilings) -> None:
+    """Draw the roof of float32, and that of 8-bit integers where it was measured."""
+    cores = f"{limits.cores} core{'s' * (limits.cores > 1)}"
+    draw(axes, limits.peak, limits.bandwidth, f"roof, float32, {cores}")
+    if limits.integer_peak:
+        draw(axes, limits.integer_peak, limits.bandwidth, "roof, 8-bit integers", plot.PURPLE, "--")
+
+
 MARKS = {
     "phase1_naive_fused": (plot.GREY, "<"),
     "phase2_optimized_fused": (plot.GREY, ">"),
@@ -204,10 +227,7 @@ def picture(
 ) -> Axes:
     """Draw the roofs of so many cores, and kernels under them; `hollow` are those with many rows of x."""
     axes = plt.subplots(figsize=(9.5, 4.8))[1]
-    cores = f"{limits.cores} core{'s' * (limits.cores > 1)}"
-    draw(axes, limits.peak, limits.bandwidth, f"roof, float32, {cores}")
-    if limits.integer_peak:
-        draw(axes, limits.integer_peak, limits.bandwidth, "roof, 8-bit integers", plot.PURPLE, "--")
+    draw_both(axes, limits)
     draw_points(axes, points)
     draw_points(axes, hollow or {}, "none")
     axes.set_title(title)

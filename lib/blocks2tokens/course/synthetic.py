@@ -3,6 +3,7 @@
     shape "1B"    llama    16 layers of 2048     a size that every machine has memory for
     shape "7B"    llama    32 layers of 4096     that of Llama 2 7B
     shape "14B"   qwen2    48 layers of 5120     that of Qwen2.5 14B
+    shape "8x1B"  qwen3moe 16 layers of 1024     a mixture of 8 experts, 2 in use, 1B in all
 
 A shape is enough for arithmetic: `parameters` counts weights, bytes and the bytes that a token reads.
 `ensure` writes the model to data/models/. Such a model has valid blocks and a valid vocabulary, and
@@ -42,7 +43,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Shape:
-    """The hyperparameters of a model; see ModelConfig. Input and output embeddings are two matrices."""
+    """The hyperparameters of a model; see ModelConfig. Input and output embeddings are two matrices.
+
+    In a mixture ffn_dim is an expert's.
+    """
 
     name: str
     architecture: str
@@ -56,6 +60,8 @@ class Shape:
     context_length: int
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    n_experts: int = 0
+    n_used: int = 0
 
 
 SHAPES = {
@@ -64,6 +70,7 @@ SHAPES = {
         Shape("1B", "llama", 2048, 16, 32, 8, 64, 5632, 32_000, 4096),
         Shape("7B", "llama", 4096, 32, 32, 32, 128, 11_008, 32_000, 4096),
         Shape("14B", "qwen2", 5120, 48, 40, 8, 128, 13_824, 152_064, 32_768, 1e6, 1e-6),
+        Shape("8x1B", "qwen3moe", 1024, 16, 16, 4, 64, 2048, 32_000, 4096, n_experts=8, n_used=2),
     )
 }
 
@@ -110,16 +117,19 @@ def parameters(shape: str | Shape, target: str = "Q4_K_M") -> Parameters:
     formats = _formats(shape, target)
     nbytes = {name: _nbytes(formats[name], size) for name, size in sizes.items()}
     embedding = "token_embd.weight"
+    read = {
+        name: n * shape.n_used // shape.n_experts if "_exps." in name else n for name, n in nbytes.items()
+    }
     return Parameters(
         weights=sum(map(prod, sizes.values())),
         nbytes=sum(nbytes.values()),
-        bytes_per_token=sum(nbytes.values()) - nbytes[embedding] + nbytes[embedding] // shape.vocab_size,
+        bytes_per_token=sum(read.values()) - nbytes[embedding] + nbytes[embedding] // shape.vocab_size,
         kv_values=2 * shape.n_layers * shape.n_kv_heads * shape.head_dim,
     )
 
 
 def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Return {name: (N, K), or (K,) for norms and biases} of all tensors, in the order of the file."""
+    """Return {name: (N, K), (n_experts, N, K), or (K,) for a vector} of all tensors, in the file's order."""
     s = shape
     q_dim, kv_dim = s.n_heads * s.head_dim, s.n_kv_heads * s.head_dim
     layer = {
@@ -129,12 +139,21 @@ def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
         "attn_v.weight": (kv_dim, s.dim),
         "attn_output.weight": (s.dim, q_dim),
         "ffn_norm.weight": (s.dim,),
-        "ffn_gate.weight": (s.ffn_dim, s.dim),
-        "ffn_up.weight": (s.ffn_dim, s.dim),
-        "ffn_down.weight": (s.dim, s.ffn_dim),
     }
+    feed_forward = {
+        "ffn_gate": (s.ffn_dim, s.dim),
+        "ffn_up": (s.ffn_dim, s.dim),
+        "ffn_down": (s.dim, s.ffn_dim),
+    }
+    if s.n_experts:
+        layer["ffn_gate_inp.weight"] = s.n_experts, s.dim
+        layer |= {f"{name}_exps.weight": (s.n_experts, *size) for name, size in feed_forward.items()}
+    else:
+        layer |= {f"{name}.weight": size for name, size in feed_forward.items()}
     if s.architecture == "qwen2":
         layer |= {"attn_q.bias": (q_dim,), "attn_k.bias": (kv_dim,), "attn_v.bias": (kv_dim,)}
+    if s.architecture == "qwen3moe":
+        layer |= {"attn_q_norm.weight": (s.head_dim,), "attn_k_norm.weight": (s.head_dim,)}
     layers = {f"blk.{i}.{name}": size for i in range(s.n_layers) for name, size in layer.items()}
     embeddings = {"token_embd.weight": (s.vocab_size, s.dim), "output.weight": (s.vocab_size, s.dim)}
     return embeddings | layers | {"output_norm.weight": (s.dim,)}
@@ -155,7 +174,8 @@ def _formats(shape: Shape, target: str) -> dict[str, Format]:
     found = {}
     for name, size in tensors(shape).items():
         meant = mixed_format(name, shape.n_layers, tied=False) if target == "Q4_K_M" else target
-        found[name] = FORMATS[fitting_format(meant, size[-1]) if len(size) > 1 else "F32"]
+        plain = len(size) == 1 or name.endswith("ffn_gate_inp.weight")
+        found[name] = FORMATS["F32" if plain else fitting_format(meant, size[-1])]
     return found
 
 
@@ -262,6 +282,10 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, target: str) -> None:
     writer.add_context_length(shape.context_length)
     writer.add_embedding_length(shape.dim)
     writer.add_feed_forward_length(shape.ffn_dim)
+    if shape.n_experts:
+        writer.add_expert_count(shape.n_experts)
+        writer.add_expert_used_count(shape.n_used)
+        writer.add_expert_feed_forward_length(shape.ffn_dim)
     writer.add_head_count(shape.n_heads)
     writer.add_head_count_kv(shape.n_kv_heads)
     writer.add_key_length(shape.head_dim)
@@ -296,7 +320,7 @@ def _weights(shape: Shape, formats: dict[str, Format]) -> Iterator[np.ndarray]:
             near = 1 if name.endswith("norm.weight") else 0
             yield rng.normal(near, USUAL_WEIGHT, size).astype(np.float32).view(np.uint8)
         else:
-            yield _encoded_rows(formats[name].name, size[1])[rng.integers(0, ENCODED_ROWS, size[0])]
+            yield _encoded_rows(formats[name].name, size[-1])[rng.integers(0, ENCODED_ROWS, size[:-1])]
 
 
 @cache

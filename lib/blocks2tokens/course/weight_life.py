@@ -52,7 +52,7 @@ def life(name: str, M: int, fmt: Format) -> list[Leg]:
     if name == "phase0_baseline":
         turned = [*copy, Leg(REGISTERS, FLOAT, 1, "turn"), *copy]
         return [*unpack, *turned, Leg(REGISTERS, FLOAT, M, use)]
-    if name == "dequantize_then_blas":
+    if name in ("dequantize_then_blas", "phase3a_block_cache"):  # a map of all weights is a copy, too
         return [*unpack, *copy, Leg(REGISTERS, FLOAT, M, use)]
     if name == "fused_rows":
         return [*unpack, Leg(CACHE, FLOAT), Leg(REGISTERS, FLOAT, M, use)]
@@ -103,7 +103,8 @@ def draw_life(name: str, M: int, fmt: Format, axes: Axes, n_legs: int) -> None:
         middle = (x + 0.5, (at + leg.to) / 2)
         left = up and not came_down  # where no other arrow is
         style = {"size": 9, "ha": "right" if left else "left", "va": "center", "textcoords": "offset points"}
-        axes.annotate(f"{leg.n_bytes:.3g} B{times}", middle, (-7 if left else 7, 2 if left else -3), **style)
+        place = (-7, 2) if left else (7, -3 if up else 5)  # a way down leaves room above it
+        axes.annotate(f"{leg.n_bytes:.3g} B{times}", middle, place, **style)
         if leg.there:
             axes.text(x + 1, leg.to + 0.22, leg.there, ha="center", size=9)
         at, came_down = leg.to, not up

@@ -8,6 +8,9 @@
         out    [R, dim]  += exp(scores - largest) . v
     at the end: out / total
 
+With a window, tiles that lie before it for all of them are left out. A sink is a score that is there before
+the first tile: `total` begins with it.
+
 Both products are the same loop, `multiply_tile`: 4 rows by 2 vectors, sums in registers.
 Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
 "FlashAttention", 2022.
@@ -30,7 +33,7 @@ from blocks2tokens.jit.vectors import (
     store,
     transpose_words,
 )
-from blocks2tokens.model.compiled_layers import IN_ANY_ORDER, as_float, exp
+from blocks2tokens.model.compiled_layers import IN_ANY_ORDER, INFINITE, as_float, exp, soften
 
 BLOCK, TILE = 16, 64  # queries, keys
 LANES, FLOAT = 16, 4  # numbers in a vector, bytes of one
@@ -132,31 +135,42 @@ def add_tile(room, n):
             multiply_tile(a, FLOAT * TILE, values + i, row, VECTOR, n, c, row)
 
 
+class Rule(NamedTuple):
+    """How scores become weights."""
+
+    scale: np.float32
+    softcap: np.float32  # 0: none
+    window: int  # tokens that a query sees, itself among them; 0: all
+
+
 @njit(cache=True, fastmath=IN_ANY_ORDER)
-def weigh(scores, seen, scale, before):
-    """Turn the scores of a row, of which it sees the first `seen`, into exp(scaled score - largest).
+def weigh(scores, unseen, seen, rule, before):
+    """Turn the scores of a row, which sees those from `unseen` to `seen`, into exp(score - largest).
 
     Returns the largest so far, of these and `before`, and the sum of the new weights.
     """
     largest = before
-    for s in range(seen):
-        scores[s] *= scale
+    for s in range(unseen, seen):
+        scores[s] *= rule.scale
+    if rule.softcap:
+        soften(scores[unseen:seen], rule.softcap)
+    for s in range(unseen, seen):
         largest = max(largest, scores[s])
     total = np.float32(0)
-    for s in range(seen):
+    for s in range(unseen, seen):
         scores[s] = exp(scores[s] - largest)
         total += scores[s]
-    for s in range(seen, scores.size):
-        scores[s] = 0
+    scores[:unseen] = 0
+    scores[seen:] = 0
     return largest, total
 
 
 @njit(cache=True)
-def softmax_tile(room, seen, scale):
-    """Turn the scores of a tile into weights, and shrink what was added before; seen, int64 [R]."""
+def softmax_tile(room, unseen, seen, rule):
+    """Turn the scores of a tile into weights, and shrink what was added before; unseen, seen int64 [R]."""
     for r in range(seen.size):
         before = room.largest[r]
-        largest, total = weigh(room.scores[r], seen[r], scale, before)
+        largest, total = weigh(room.scores[r], unseen[r], seen[r], rule, before)
         if largest > before:
             shrink = np.float32(np.exp(before - largest))  # 0 at first, when `before` is -infinity
             room.total[r] *= shrink
@@ -167,26 +181,44 @@ def softmax_tile(room, seen, scale):
 
 
 @njit(cache=True)
-def attend_block(q, keys, values, position, first, group, head, scale, out, room, seen):
+def begin_block(q, sinks, first, head, room):
+    """Copy the queries of a block, and begin with the sinks; see `attend_block`."""
+    for r in range(room.q.shape[0]):
+        t = min(first + r % BLOCK, q.shape[0] - 1)  # a block that is not full repeats its last query
+        room.largest[r] = sinks[head + r // BLOCK]
+        room.total[r] = 1 if room.largest[r] > -INFINITE else 0
+        for i in range(q.shape[2]):
+            room.q[r, i] = q[t, head + r // BLOCK, i]
+    room.out[:] = 0
+
+
+@njit(cache=True)
+def limits(position, first, start, in_tile, rule, unseen, seen):
+    """Fill unseen and seen, int64 [R]: which keys of the tile at `start` each query sees."""
+    for r in range(seen.size):
+        end = position + first + r % BLOCK + 1  # of what a query sees
+        seen[r] = max(0, min(in_tile, end - start))
+        unseen[r] = max(0, min(seen[r], end - rule.window - start)) if rule.window else 0
+
+
+@njit(cache=True)
+def attend_block(q, keys, values, sinks, position, first, group, head, rule, out, room, unseen, seen):
     """Attend for queries `first` to first + BLOCK - 1 of `group` heads, which all use these keys and values.
 
-    q and out float32 [T, n_heads, head_dim]; query t sees `position` + t + 1 keys; `head` is the first head.
+    q and out float32 [T, n_heads, head_dim]; query t sees the last of `position` + t + 1 keys, all or a
+    window; `head` is the first head; sinks float32 [n_heads], -infinity where there is none.
     """
     n, size = min(BLOCK, q.shape[0] - first), q.shape[2]
-    for r in range(group * BLOCK):
-        t = min(first + r % BLOCK, q.shape[0] - 1)  # a block that is not full repeats its last query
-        for i in range(size):
-            room.q[r, i] = q[t, head + r // BLOCK, i]
-    room.out[:], room.total[:], room.largest[:] = 0, 0, -np.inf
+    begin_block(q, sinks, first, head, room)
     n_keys = position + first + n
-    for start in range(0, n_keys, TILE):
+    oldest = max(0, position + first + 1 - rule.window) if rule.window else 0
+    for start in range(oldest // TILE * TILE, n_keys, TILE):
         in_tile = min(TILE, n_keys - start)
         load_tile(keys, start, in_tile, room.keys)
         load_tile(values, start, in_tile, room.values)
-        for r in range(seen.size):
-            seen[r] = max(0, min(in_tile, position + first + r % BLOCK + 1 - start))
+        limits(position, first, start, in_tile, rule, unseen, seen)
         score_tile(room)
-        softmax_tile(room, seen, scale)
+        softmax_tile(room, unseen, seen, rule)
         add_tile(room, in_tile)
     for r in range(group * BLOCK):
         if r % BLOCK < n:
@@ -195,33 +227,46 @@ def attend_block(q, keys, values, position, first, group, head, scale, out, room
 
 
 @njit(cache=True)
-def work(q, keys, values, position, scale, jobs, out):
+def work(q, keys, values, sinks, position, rule, jobs, out):
     """Take blocks, the longest first, until none are left."""
     n_kv_heads, n_blocks = keys.shape[0], (q.shape[0] + BLOCK - 1) // BLOCK
     group = q.shape[1] // n_kv_heads
     padded = (q.shape[2] + 2 * LANES - 1) // (2 * LANES) * 2 * LANES
-    room, seen = new_room(group * BLOCK, padded), np.empty(group * BLOCK, np.int64)
+    room, n_rows = new_room(group * BLOCK, padded), group * BLOCK
+    unseen, seen = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
     job = take_job(jobs, 0)
     while job < n_kv_heads * n_blocks:
         h, first = job % n_kv_heads, BLOCK * (n_blocks - 1 - job // n_kv_heads)
-        attend_block(q, keys[h], values[h], position, first, group, h * group, scale, out, room, seen)
+        attend_block(
+            q, keys[h], values[h], sinks, position, first, group, h * group, rule, out, room, unseen, seen
+        )
         job = take_job(jobs, 0)
 
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def share(q, keys, values, position, scale, jobs, n_workers, out):
+def share(q, keys, values, sinks, position, rule, jobs, n_workers, out):
     for _ in prange(n_workers):
-        work(q, keys, values, position, scale, jobs, out)
+        work(q, keys, values, sinks, position, rule, jobs, out)
 
 
-def attend_batch(q: np.ndarray, keys: np.ndarray, values: np.ndarray, position: int) -> np.ndarray:
+def attend_batch(
+    q: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    position: int,
+    window: int = 0,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the attended values, float32 [T, n_heads, head_dim]; q likewise, behind `position` others.
 
     keys, values: [n_kv_heads, capacity, head_dim], float32 or the bits of float16, of which the first
     `position` + T tokens are there. What `attention.attend` defines.
     """
-    out = np.empty_like(q)
-    scale = np.float32(q.shape[2] ** -0.5)
-    share(q, keys, values, position, scale, new_counters(1), get_num_threads(), out)
+    out, n_heads = np.empty_like(q), q.shape[1]
+    rule = Rule(np.float32(scale or q.shape[2] ** -0.5), np.float32(softcap), window)
+    sinks = np.full(n_heads, -INFINITE) if sinks is None else sinks
+    share(q, keys, values, sinks, position, rule, new_counters(1), get_num_threads(), out)
     return out

@@ -2,7 +2,8 @@
 
 normalize       x / rms(x) * weight
 rotate          pairs by their angles; adjacent or halves
-silu_times      gate = silu(gate) * up
+silu_times      gate = silu(gate) * up, and the gates of other families: `gate_times` knows them all
+top_experts     the experts with the highest scores, and their shares
 attend_head     one query of one head over its keys and values: scores, softmax, weighted sum
 
 Keys and values may be float32, or float16 kept as uint16: `as_float` and `store` know both.
@@ -14,9 +15,14 @@ from numba import njit, types
 from numba.extending import overload
 
 from blocks2tokens.formats.compiled import bits_to_float, float_to_half, half_to_float
+from blocks2tokens.model.layers import CLAMPED_LIMIT, CLAMPED_SLOPE
 
 IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
 LOG2_E = np.float32(1.442695041)
+GATE_KINDS = ("silu", "gelu", "clamped")
+SILU, GELU, CLAMPED = range(3)
+TWICE_ROOT, CUBIC = np.float32(2 * (2 / np.pi) ** 0.5), np.float32(0.044715)  # of gelu
+UNCAPPED, INFINITE = np.float32(0), np.float32(np.inf)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2
 
 
@@ -90,6 +96,74 @@ def silu_times(gate, up):
         gate[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]
 
 
+@njit(cache=True, error_model="numpy")
+def gelu_times(gate, up):
+    """gate = gelu(gate) * up, float32 [n]; (1 + tanh(z)) / 2 is 1 / (1 + exp(-2 z))."""
+    for i in range(gate.size):
+        z = TWICE_ROOT * (gate[i] + CUBIC * gate[i] * gate[i] * gate[i])
+        gate[i] = gate[i] / (np.float32(1) + exp(-z)) * up[i]
+
+
+@njit(cache=True, error_model="numpy")
+def clamped_silu_times(gate, up):
+    """gate = clamped_swiglu(gate, up), float32 [n]."""
+    for i in range(gate.size):
+        g, u = min(gate[i], CLAMPED_LIMIT), min(max(up[i], -CLAMPED_LIMIT), CLAMPED_LIMIT)
+        gate[i] = g / (np.float32(1) + exp(-CLAMPED_SLOPE * g)) * (u + np.float32(1))
+
+
+@njit(cache=True)
+def gate_times(kind, gate, up):
+    """gate = gated(gate, up), float32 [n]; `kind` is the place of the family's gate in GATE_KINDS."""
+    if kind == SILU:
+        silu_times(gate, up)
+    elif kind == GELU:
+        gelu_times(gate, up)
+    else:
+        clamped_silu_times(gate, up)
+
+
+@njit(cache=True)
+def add_times(x, delta, factor):
+    """x += factor * delta, float32 [n]."""
+    for i in range(x.size):
+        x[i] += factor * delta[i]
+
+
+@njit(cache=True, error_model="numpy")
+def soften(x, cap):
+    """x = softcap(x, cap), float32 [n], in place."""
+    for i in range(x.size):
+        z = np.float32(2) * x[i] / cap
+        x[i] = cap - np.float32(2) * cap / (exp(z) + np.float32(1))
+
+
+@njit(cache=True)
+def top_experts(scores, chosen, shares):
+    """Fill chosen, int64 [n_used], with the experts of the highest scores, and shares, float32 likewise.
+
+    Of equals the first comes first. Scores that are no numbers choose some expert, but one that is there.
+    """
+    for place in range(chosen.size):
+        best, largest = 0, -INFINITE
+        for expert in range(scores.size):
+            if scores[expert] > largest and not taken(chosen, place, expert):
+                best, largest = expert, scores[expert]
+        chosen[place], shares[place] = best, scores[best]
+    total = softmax_parts(shares)
+    for place in range(shares.size):
+        shares[place] /= total
+
+
+@njit(cache=True)
+def taken(chosen, n, expert):
+    """Is an expert among the first n chosen?"""
+    found = False
+    for place in range(n):
+        found |= chosen[place] == expert
+    return found
+
+
 # --- Numbers in a cache -----------------------------------------------------------------------------------
 
 
@@ -142,12 +216,12 @@ def dot_key(q, key):
 
 
 @njit(cache=True, fastmath=IN_ANY_ORDER)
-def softmax_parts(scores):
-    """Turn scores, float32 [n], into exp(score - largest); return the sum of these."""
-    largest = scores[0]
-    for s in range(1, scores.size):
+def softmax_parts(scores, sink=-INFINITE):
+    """Turn scores, float32 [n], into exp(score - largest); return the sum of these and of the sink's."""
+    largest = sink
+    for s in range(scores.size):
         largest = max(largest, scores[s])
-    total = np.float32(0)
+    total = exp(sink - largest)
     for s in range(scores.size):
         scores[s] = exp(scores[s] - largest)
         total += scores[s]
@@ -171,16 +245,20 @@ def add_values(weights, values, out):
 
 
 @njit(cache=True)
-def attend_head(q, keys, values, scale, scores, out):
+def attend_head(q, keys, values, scale, scores, out, softcap=UNCAPPED, sink=-INFINITE):
     """Fill out, float32 [head_dim], with the attended values of one query.
 
     q float32 [head_dim]; keys and values [n, head_dim], all of which the query sees; scores: room for n.
+    softcap 0: scores stay as they are. The sink is one score more, without a value.
     """
-    for s in range(keys.shape[0]):
+    n = keys.shape[0]
+    for s in range(n):
         scores[s] = dot_key(q, keys[s]) * scale
-    total = softmax_parts(scores[: keys.shape[0]])
+    if softcap:
+        soften(scores[:n], softcap)
+    total = softmax_parts(scores[:n], sink)
     for i in range(out.size):
         out[i] = 0
-    add_values(scores[: keys.shape[0]], values, out)
+    add_values(scores[:n], values, out)
     for i in range(out.size):
         out[i] /= total

@@ -13,9 +13,10 @@ from functools import lru_cache
 import numpy as np
 
 from blocks2tokens.jit.cores import one_blas_thread
-from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.model import attention, rope
-from blocks2tokens.model.layers import rms_norm, swiglu
+from blocks2tokens.model.layers import GATES, rms_norm, softcap, top_experts
+
+FFN = [f"{name}{part}" for name in ("ffn_gate", "ffn_up", "ffn_down") for part in ("", "_bias")]
 
 
 def forward(
@@ -23,24 +24,25 @@ def forward(
     ids: Sequence[int],
     norm: Callable = rms_norm,
     rotate: Callable | None = None,
-    gated: Callable = swiglu,
+    gated: Callable | None = None,
     attend: Callable = attention.attend,
 ) -> np.ndarray:
     """Return the logits after each of ids, float32 [T, vocab], of what `b2t.load` returns.
 
     norm(x, weight, eps), rotate(x, cos, sin), gated(gate, up) and attend(q, k, v) take and return what the
-    engine's do; without `rotate`, the pairs are those of the model's architecture. More ids than the model's
+    engine's do; without `rotate` and `gated`, those of the model's architecture. More ids than the model's
     context are allowed. Raises ValueError for an id outside the vocabulary.
     """
     c, t = model.config, model.transformer
     ids, eps = t.check_ids(ids), c.norm_eps
-    cos, sin = rope.angles(np.arange(len(ids)), t.weights.rope_frequencies)  # [T, head_dim / 2]
-    cos, sin = (np.float32(rope.attention_factor(c.rope_scaling)) * z for z in (cos, sin))
-    turn = rotate or rope.ROTATE[c.family.rope_pairs]
+    turn, gated = rotate or rope.ROTATE[c.family.rope_pairs], gated or GATES[c.family.gate]
+    everywhere = angles(t.weights.rope_frequencies, len(ids), c)  # cos and sin, [T, head_dim / 2] each
+    local = angles(t.weights.local_rope_frequencies, len(ids), c)
     layers, output = decoded(model)
     with one_blas_thread():
-        x = t.token_embd.rows(ids)  # [T, dim]
-        for w in layers:
+        x = t.token_embd.rows(ids) * np.float32(c.embedding_scale)  # [T, dim]
+        for i, w in enumerate(layers):
+            cos, sin = local if c.window_of(i) else everywhere
             h = norm(x, w["attn_norm"], eps)  # [T, dim]
             q = plus(h @ w["attn_q"].T, w["attn_q_bias"])  # [T, n_heads * head_dim]
             k = plus(h @ w["attn_k"].T, w["attn_k_bias"])  # [T, n_kv_heads * head_dim]
@@ -50,12 +52,44 @@ def forward(
                 q, k = norm(q, w["attn_q_norm"], eps), norm(k, w["attn_k_norm"], eps)
             q, k = turn(q, cos, sin), turn(k, cos, sin)
             k, v = (z.swapaxes(0, 1).copy() for z in (k, v))  # [n_kv_heads, T, head_dim]
-            found = attend(q, k, v)  # [T, n_heads, head_dim]
-            x = x + found.reshape(len(ids), -1) @ w["attn_output"].T  # [T, dim]
+            found = attend(q, k, v, **special(c, i, w))  # [T, n_heads, head_dim]
+            h = plus(found.reshape(len(ids), -1) @ w["attn_output"].T, w["attn_output_bias"])  # [T, dim]
+            x = x + (norm(h, w["post_attention_norm"], eps) if c.family.post_norms else h)  # [T, dim]
             h = norm(x, w["ffn_norm"], eps)  # [T, dim]
-            gate, up = h @ w["ffn_gate"].T, h @ w["ffn_up"].T  # [T, ffn_dim]
-            x = x + gated(gate, up) @ w["ffn_down"].T  # [T, dim]
-        return norm(x, t.output_norm, eps) @ output.T  # [T, vocab]
+            h = mixture(h, w, gated, c.n_used) if c.n_experts else feed_forward(h, w, gated)  # [T, dim]
+            x = x + (norm(h, w["post_ffw_norm"], eps) if c.family.post_norms else h)  # [T, dim]
+        return softcap(norm(x, t.output_norm, eps) @ output.T, c.logit_softcap)  # [T, vocab]
+
+
+def feed_forward(h, w, gated):
+    """Return what the feed-forward part, or one expert, makes of h, float32 [T, dim]."""
+    gate, up = plus(h @ w["ffn_gate"].T, w["ffn_gate_bias"]), plus(h @ w["ffn_up"].T, w["ffn_up_bias"])
+    return plus(gated(gate, up) @ w["ffn_down"].T, w["ffn_down_bias"])
+
+
+def mixture(h, w, gated, n_used):
+    """Return the sum of what each token's experts make of it, by their shares; h float32 [T, dim]."""
+    scores = plus(h @ w["ffn_gate_inp"].T, w["ffn_gate_inp_bias"])  # [T, n_experts]
+    chosen, shares = top_experts(scores, n_used)  # [T, n_used] each
+    out = np.zeros_like(h)
+    for expert in np.unique(chosen):
+        t, place = np.nonzero(chosen == expert)  # the tokens that go through it
+        own = {name: None if w[name] is None else w[name][expert] for name in FFN}
+        out[t] += shares[t, place, None] * feed_forward(h[t], own, gated)
+    return out
+
+
+def special(c, layer, w):
+    """Return what attention in this layer has that most models' has not, by `attend`'s names."""
+    parts = {"window": c.window_of(layer), "softcap": c.attn_softcap, "sinks": w["attn_sinks"]}
+    parts["scale"] = c.score_scale if c.score_scale != c.head_dim**-0.5 else None
+    return {name: part for name, part in parts.items() if part is not None and np.any(part)}
+
+
+def angles(frequencies, n_tokens, c):
+    """Return cos and sin for positions 0 and on, scaled as the file asks for, float32 [T, head_dim / 2]."""
+    factor = np.float32(rope.attention_factor(c.rope_scaling))
+    return [factor * part for part in rope.angles(np.arange(n_tokens), frequencies)]
 
 
 def plus(product, bias):
@@ -74,5 +108,5 @@ def decoded(model) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
 
 
 def floats(weights):
-    """Return a matrix as float32; vectors are that already."""
-    return weights.dequantize() if isinstance(weights, QuantizedMatrix) else weights
+    """Return matrices as float32; vectors are that already."""
+    return weights.dequantize() if hasattr(weights, "dequantize") else weights

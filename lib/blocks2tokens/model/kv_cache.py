@@ -51,6 +51,33 @@ class KVCache:
         """Return views of keys and values, [n_kv_heads, n_tokens, head_dim]."""
         return self.keys[layer, :, :n_tokens], self.values[layer, :, :n_tokens]
 
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return views of what it holds: keys and values, [n_layers, n_kv_heads, length, head_dim]."""
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def fill(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Hold these keys and values, as `used` gives them, in the place of all that there is.
+
+        Raises ValueError for another dtype or shape, or for more tokens than there is room for.
+        """
+        n_layers, n_kv_heads, _, head_dim = self.keys.shape
+        n_tokens = keys.shape[2] if keys.ndim == 4 else 0
+        for part, name in ((keys, "keys"), (values, "values")):
+            expected = (n_layers, n_kv_heads, min(n_tokens, self.capacity), head_dim)
+            if part.shape != expected or part.dtype != self.keys.dtype:
+                raise ValueError(
+                    f"{name}: expected {self.keys.dtype} {expected}, got {part.dtype} {part.shape}"
+                )
+        self.length = n_tokens
+        for own, part in zip(self.used(), (keys, values), strict=True):
+            own[...] = part
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens; ValueError if there are fewer."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length: expected 0 to {self.length}, got {length}")
+        self.length = length
+
     def for_numba(self) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and values as compiled code takes them: float16 as its bits, uint16."""
         parts = self.keys, self.values

@@ -3,7 +3,8 @@
     x float32 [T, dim]     T tokens behind those in the cache
 
 The products are `kernels.matmul`'s, which takes the kernel that suits T rows. What lies between them is
-compiled and shared by the cores: norms, rotations and gates by rows, attention by heads.
+compiled and shared by the cores: norms, rotations and gates by rows, attention by heads. In a mixture each
+expert gets the tokens that go through it, in one batch.
 """
 
 from collections.abc import Callable
@@ -15,15 +16,17 @@ from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul
 from blocks2tokens.model.batch_attention import attend_batch
 from blocks2tokens.model.compiled_layers import (
+    GATE_KINDS,
     add,
     fill_angles,
+    gate_times,
     normalize,
     rotate,
-    silu_times,
     store_all,
 )
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.kv_cache import KVCache
+from blocks2tokens.model.layers import top_experts
 from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.weights import Layer, Weights
 
@@ -48,10 +51,10 @@ def add_rows(x, delta):
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def silu_times_rows(gate, up):
-    """gate = silu(gate) * up, float32 [T, ffn_dim]."""
+def gate_times_rows(kind, gate, up):
+    """gate = gated(gate, up), float32 [T, ffn_dim]."""
     for t in prange(gate.shape[0]):
-        silu_times(gate[t], up[t])
+        gate_times(kind, gate[t], up[t])
 
 
 @takes_turns
@@ -96,20 +99,35 @@ def run_batch(
 
     `between_layers` is called before each layer; what it raises leaves the cache as it was.
     """
-    angles = tuple(np.empty((len(ids), c.head_dim // 2), np.float32) for _ in range(2))
-    all_angles(cache.length, weights.rope_frequencies, attention_factor(c.rope_scaling), *angles)
+    everywhere = _angles(weights.rope_frequencies, c, cache.length, len(ids))
+    local = _angles(weights.local_rope_frequencies, c, cache.length, len(ids))
     x = weights.token_embd.rows(ids)
+    if c.embedding_scale != 1:
+        x *= np.float32(c.embedding_scale)
     h, eps = np.empty_like(x), np.float32(c.norm_eps)
     for i, layer in enumerate(weights.layers):
         between_layers()
         normalize_rows(x, layer.attn_norm, eps, h)
-        add_rows(x, _attention(layer, c, i, h, angles, cache))
+        found = _attention(layer, c, i, h, local if c.window_of(i) else everywhere, cache)
+        _add(x, found, layer.post_attention_norm, eps)
         normalize_rows(x, layer.ffn_norm, eps, h)
-        gate = matmul(h, layer.ffn_gate)
-        silu_times_rows(gate, matmul(h, layer.ffn_up))
-        add_rows(x, matmul(gate, layer.ffn_down))
+        made = _mixture(layer, c, h) if c.n_experts else _feed_forward(layer, c, h)
+        _add(x, made, layer.post_ffw_norm, eps)
     cache.advance(len(ids))
     return x
+
+
+def _angles(frequencies, c: ModelConfig, first: int, T: int) -> tuple[np.ndarray, np.ndarray]:
+    angles = tuple(np.empty((T, len(frequencies)), np.float32) for _ in range(2))
+    all_angles(first, frequencies, attention_factor(c.rope_scaling), *angles)
+    return angles
+
+
+def _add(x, made, norm, eps) -> None:
+    """x += made, normalized first where the family does that; float32 [T, dim]."""
+    if norm is not None:
+        normalize_rows(made, norm, eps, made)
+    add_rows(x, made)
 
 
 def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) -> np.ndarray:
@@ -127,5 +145,31 @@ def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) 
     q = heads("attn_q", c.n_heads, *angles)
     store_rows(heads("attn_k", c.n_kv_heads, *angles), keys, cache.length)
     store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)
-    out = attend_batch(q, keys, values, cache.length)
-    return matmul(out.reshape(T, -1), layer.attn_output)
+    rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
+    out = attend_batch(q, keys, values, cache.length, *rule)
+    return _product(out.reshape(T, -1), layer.attn_output, layer.attn_output_bias)
+
+
+def _feed_forward(layer: Layer, c: ModelConfig, h) -> np.ndarray:
+    """Return what the feed-forward part makes of h, float32 [T, dim]."""
+    gate = _product(h, layer.ffn_gate, layer.ffn_gate_bias)
+    gate_times_rows(GATE_KINDS.index(c.family.gate), gate, _product(h, layer.ffn_up, layer.ffn_up_bias))
+    return _product(gate, layer.ffn_down, layer.ffn_down_bias)
+
+
+def _mixture(layer: Layer, c: ModelConfig, h) -> np.ndarray:
+    """Return the sum of what each token's experts make of it, by their shares; h float32 [T, dim]."""
+    chosen, shares = top_experts(_product(h, layer.ffn_gate_inp, layer.ffn_gate_inp_bias), c.n_used)
+    out = np.zeros_like(h)
+    for expert in np.unique(chosen):
+        t, place = np.nonzero(chosen == expert)
+        out[t] += shares[t, place, None] * _feed_forward(layer.expert(expert), c, h[t])
+    return out
+
+
+def _product(x, w, bias) -> np.ndarray:
+    """Return x @ w.T + bias, float32 [T, rows]."""
+    out = matmul(x, w)
+    if bias is not None:
+        out += bias
+    return out

@@ -4,7 +4,7 @@ frequencies   float64 [head_dim / 2]      theta ** (-2i / head_dim): pair 0 turn
 angles        position * frequency        -> cos, sin float32 [T, head_dim / 2]
 
 adjacent      pairs (2i, 2i + 1)                 llama: GGUF files store the rows of Q and K for it
-halves        pairs (i, i + head_dim / 2)        qwen2, qwen3
+halves        pairs (i, i + head_dim / 2)        the others
 
 For contexts longer than those of the training the frequencies are lowered:
 

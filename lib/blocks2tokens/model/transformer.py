@@ -9,6 +9,7 @@
         h = rms_norm(x, ffn_norm)
         x = x + swiglu(h @ ffn_gate.T, h @ ffn_up.T) @ ffn_down.T
     logits = rms_norm(x, output_norm) @ output.T                                [T, vocab]
+    other families add to this: see `architectures`, and `forward` for all of it
 
 Several tokens go through it in batches, `prefill`; a single one in one parallel region, `decode`. Both
 compute the same; weights are views of the mapped file, and nothing is decoded before a kernel needs it.
@@ -28,7 +29,7 @@ from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.decode import Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
 from blocks2tokens.model.kv_cache import DTYPES, KVCache
-from blocks2tokens.model.layers import rms_norm
+from blocks2tokens.model.layers import rms_norm, softcap
 from blocks2tokens.model.prefill import run_batch
 from blocks2tokens.model.weights import Weights
 
@@ -124,8 +125,9 @@ class Transformer:
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
+        c = self.config
         with interrupts_wait(), cores.one_blas_thread(), cores.using(self.threads):
-            return matmul(rms_norm(x, self.output_norm, self.config.norm_eps), self.output)
+            return softcap(matmul(rms_norm(x, self.output_norm, c.norm_eps), self.output), c.logit_softcap)
 
     def check_ids(self, ids) -> np.ndarray:
         """Return ids as int64 [T]; ValueError unless all are whole numbers in the vocabulary."""

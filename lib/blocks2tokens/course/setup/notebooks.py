@@ -12,9 +12,13 @@ A lesson is written only when all its cells have run. The fixed form:
 """
 
 import argparse
+import errno
 import os
+import secrets
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -46,14 +50,29 @@ def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def write(notebook: NotebookNode, path: Path) -> None:
-    """Write `notebook` so that at each moment `path` holds either all of the old one or all of the new."""
-    partial = path.with_name(path.name + ".partial")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield another name to write to; at the end, the file takes the place of that at `path`.
+
+    At each moment there is either all of the old one or all of the new. Where `path` is a link, the file
+    changes that it names. Names are random, and short: others may be writing too. Raises FileExistsError
+    where there is something that is no file, such as a pipe or a folder.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise FileExistsError(errno.EEXIST, "there is something that is no file", str(path))
+    partial = place.with_name(f"{secrets.token_hex(8)}.partial")
     try:
-        nbformat.write(notebook, partial)
-        os.replace(partial, path)
+        yield partial
+        os.replace(partial, place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write `notebook` to `path`, whole or not at all."""
+    with replacing(path) as partial:
+        nbformat.write(notebook, partial)
 
 
 def normalize(notebook: NotebookNode) -> NotebookNode:

@@ -19,6 +19,7 @@ What was copied is remembered in work/.copied.json, {name: SHA-256 of types and 
 lost, a notebook counts as changed unless it equals the course's.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -54,15 +55,16 @@ def fingerprint(notebook) -> str:
 def fingerprint_of(path: Path) -> str | None:
     """Return the fingerprint of the notebook at `path`, or None where it cannot be read as one."""
     try:
-        return fingerprint(notebooks.read(path))
+        return fingerprint(notebooks.read(path)) if path.is_file() else None  # of a pipe, one would wait
     except Exception:  # a learner's file may hold anything
         return None
 
 
 def load_manifest(folder: Path) -> dict[str, str]:
     """Return what was copied into `folder`, {name: fingerprint}; empty where that is not known."""
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError):
         return {}
     if not isinstance(manifest, dict):
@@ -71,9 +73,8 @@ def load_manifest(folder: Path) -> dict[str, str]:
 
 
 def save_manifest(folder: Path, manifest: dict[str, str]) -> None:
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    with notebooks.replacing(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def names_beside(name: str) -> Iterator[str]:
@@ -90,7 +91,12 @@ def names_beside(name: str) -> Iterator[str]:
 
 
 def sync(source: Path, target: Path) -> Summary:
-    """Bring the learner's folder `target` up to the course's `source`; keep all that the learner changed."""
+    """Bring the learner's folder `target` up to the course's `source`; keep all that the learner changed.
+
+    Raises OSError where something cannot be written, and for what is there and should be a folder or a file.
+    """
+    if os.path.lexists(target) and not target.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "this is no folder, rename it", str(target))
     target.mkdir(parents=True, exist_ok=True)
     manifest = load_manifest(target)
     summary = Summary()
@@ -106,7 +112,7 @@ def sync(source: Path, target: Path) -> Summary:
             if manifest.get(other) == new:  # was put there before, whatever the learner did with it since
                 return
             path = target / other
-            if not path.exists() or fingerprint_of(path) in (new, manifest.get(other, new)):
+            if not os.path.lexists(path) or fingerprint_of(path) in (new, manifest.get(other, new)):
                 put(notebook, new, other)
                 summary.beside.append(other)
                 return
@@ -115,7 +121,7 @@ def sync(source: Path, target: Path) -> Summary:
         name = path.relative_to(source).as_posix()
         notebook = notebooks.clear(notebooks.normalize(notebooks.read(path)))
         new, was = fingerprint(notebook), manifest.get(name)
-        if not (target / name).exists():
+        if not os.path.lexists(target / name):
             put(notebook, new, name)
             summary.copied.append(name)
             continue
@@ -130,7 +136,8 @@ def sync(source: Path, target: Path) -> Summary:
             if was != new:
                 put_beside(notebook, new, name)
     for page in source.glob("*.md"):  # to look things up in: the course's, whatever was done to it
-        shutil.copyfile(page, target / page.name)
+        with notebooks.replacing(target / page.name) as partial:
+            shutil.copyfile(page, partial)
     save_manifest(target, manifest)
     return summary
 
@@ -150,7 +157,11 @@ def main() -> int:
     if not notebooks.NOTEBOOKS.is_dir():
         print(f"No lessons in {notebooks.NOTEBOOKS}: install from a checkout of the course, pip install -e .")
         return 1
-    print(report(sync(notebooks.NOTEBOOKS, WORK)))
+    try:
+        print(report(sync(notebooks.NOTEBOOKS, WORK)))
+    except OSError as error:
+        print(f"Your copy of the lessons is not up to date. {error.filename}: {error.strerror}")
+        return 1
     return 0
 
 

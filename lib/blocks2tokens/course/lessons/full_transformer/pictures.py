@@ -2,8 +2,10 @@
 
 draw_pass           from ids to logits: every box with its shape, its format and its bytes
 draw_agreement      log-probabilities of two programs, one against the other
+draw_drift          how far a nudge moves the stream, layer by layer
 draw_lens           the most likely token at each layer and position
 draw_choices        a distribution over the next token, before and after it is cut and reshaped
+draw_settings       the same for several settings of a sampler
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,17 +109,30 @@ def _arrow(axes, x0, y0, x1, y1):
 
 def draw_agreement(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: tuple[str, str]) -> None:
     """Draw for each {title: (theirs, ours)} one against the other: on the line, they agree."""
-    row = plt.subplots(1, len(pairs), figsize=(4.6 * len(pairs), 4.4))[1]
+    figure, row = plt.subplots(1, len(pairs), figsize=(4.6 * len(pairs), 4.4))
     for axes, (title, (theirs, ours)) in zip(np.atleast_1d(row), pairs.items(), strict=True):
         low = min(theirs.min(), ours.min())
         axes.plot([low, 0], [low, 0], color="0.6", lw=1)
         axes.plot(theirs.ravel(), ours.ravel(), "o", ms=3, color=plot.BLUE, alpha=0.5, mew=0)
         axes.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
         axes.set_title(title, size="medium")
+    figure.suptitle("Float weights agree to a hair, quantized ones to a tenth", weight="bold")
 
 
-def draw_lens(axes: Axes, words: Sequence[str], tokens: Sequence[Sequence[str]], p: np.ndarray) -> None:
+def draw_drift(drift: Mapping[str, np.ndarray]) -> Axes:
+    """Draw the relative change of the stream behind each layer, {name: float [layers]}; 0 as 1e-9."""
+    axes = plt.subplots()[1]
+    for (name, values), style in zip(drift.items(), ("o-", "s--"), strict=True):
+        axes.plot(np.maximum(values, 1e-9), style, label=name)
+    axes.set(yscale="log", xlabel="behind layer", ylabel="change of the stream, relative")
+    axes.set_title("Rounding lifts a millionth to a percent; exact sums keep it small")
+    axes.legend(loc="center right")
+    return axes
+
+
+def draw_lens(words: Sequence[str], tokens: Sequence[Sequence[str]], p: np.ndarray) -> Axes:
     """Draw the most likely token, and how likely it is, float [layers, T], at each layer and position."""
+    axes = plt.subplots(figsize=(10, 5.6))[1]
     axes.imshow(p, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for (layer, t), value in np.ndenumerate(p):
         weight = "bold" if tokens[layer][t] == tokens[-1][t] else "normal"
@@ -127,6 +142,8 @@ def draw_lens(axes: Axes, words: Sequence[str], tokens: Sequence[Sequence[str]],
     axes.set_yticks(range(len(p)), ["embedding", *(f"layer {i}" for i in range(len(p) - 1))])
     axes.xaxis.tick_top()
     axes.grid(visible=False)
+    axes.set_title("Early layers know a token's habits, late ones the text (bold: the final answer)", size=12)
+    return axes
 
 
 def draw_choices(axes: Axes, words: Sequence[str], before: np.ndarray, after: np.ndarray) -> None:
@@ -138,6 +155,19 @@ def draw_choices(axes: Axes, words: Sequence[str], before: np.ndarray, after: np
     axes.set_xticks(places, [_visible(word) for word in words], **slanted)
     axes.set(ylabel="probability", xlim=(-0.7, len(words) - 0.3))
     axes.grid(axis="x", visible=False)
+
+
+def draw_settings(
+    words: Sequence[str], before: np.ndarray, after: Mapping[str, np.ndarray], likely: np.ndarray
+) -> None:
+    """Draw the `likely` tokens, called words, for each {setting: probabilities of the whole vocabulary}."""
+    size = (10, 0.9 + 2.4 * len(after))
+    figure, rows = plt.subplots(len(after), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axes, (setting, probabilities) in zip(rows[:, 0], after.items(), strict=True):
+        draw_choices(axes, words, before[likely], probabilities[likely])
+        axes.set_title(f"{setting}: {np.count_nonzero(probabilities):,} tokens left", size="medium")
+    rows[0, 0].legend()
+    figure.suptitle("What a sampler leaves of the model's distribution", weight="bold")
 
 
 def _visible(token: str) -> str:

@@ -1,20 +1,24 @@
-"""Exercises of lesson 07: the header of a GGUF file, the place of a tensor, and the mix Q4_K_M.
+"""Exercises of lesson 07: the header of a GGUF file, the place of a tensor, the mix Q4_K_M, perplexity.
 
 check.read_string(f)        f(buffer, at) -> text, after
 check.read_value(f)         f(buffer, value_type, at) -> value, after
 check.shape_and_bytes(f)    f(ne, format) -> shape, bytes
 check.align(f)              f(offset, alignment) -> offset
 check.six_bit_layers(f)     f(n_layers) -> layers
+check.perplexity(f)         f(logits, ids) -> perplexity
 """
 
 import struct
 from math import prod
+
+import numpy as np
 
 from blocks2tokens import gguf_file
 from blocks2tokens.convert import more_bits
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.gguf import solutions
 from blocks2tokens.formats import FORMATS
+from blocks2tokens.perplexity import perplexity as engine_perplexity
 
 
 def stored(text: str) -> bytes:
@@ -424,4 +428,123 @@ SIX_BIT_LAYERS = Exercise(
     ),
 )
 
-EXERCISES = [READ_STRING, READ_VALUE, SHAPE_AND_BYTES, ALIGN, SIX_BIT_LAYERS]
+# Perplexity
+
+
+def _predictions():
+    rng = np.random.default_rng(10)
+    even = np.zeros((6, 32), np.float32)
+    sure = np.zeros((4, 8), np.float32)
+    sure[[0, 1, 2], [3, 1, 4]] = 9
+    drawn = (3 * rng.standard_normal((12, 50))).astype(np.float32)
+    ids = rng.integers(0, 50, 12)
+    uneven = drawn + np.linspace(-2000, 2000, 12, dtype=np.float32)[:, None]
+    return {
+        "no idea, 32 tokens": (even, rng.integers(0, 32, 6)),
+        "nearly sure of each": (sure, np.array([0, 3, 1, 4])),
+        "two ids": (drawn[:2], ids[:2]),
+        "twelve ids": (drawn, ids),
+        "logits of 1,000 and more": (drawn + np.float32(1000), ids),
+        "rows of very different size": (uneven, ids),
+    }
+
+
+def _perplexity(
+    read=slice(None, -1),
+    aim=slice(1, None),
+    top=lambda logits: logits.max(axis=1, keepdims=True),
+    axis=1,
+    softmax=False,
+    mean=lambda surprise, T: surprise.mean(),
+    end=np.exp,
+):
+    """Return perplexity as a function of logits and ids, with what a learner may get wrong as parameters."""
+
+    def perplexity(logits, ids):
+        logits, targets = logits[read].astype(np.float64), ids[aim]
+        shifted = logits - top(logits)
+        e = np.exp(shifted)
+        total = e.sum(axis=axis, keepdims=True)
+        log_p = np.log(e / total) if softmax else shifted - np.log(total)
+        return float(end(mean(-log_p[np.arange(len(targets)), targets], len(targets))))
+
+    return perplexity
+
+
+right_perplexity = _perplexity()
+
+OVERFLOWS = (
+    "your exp overflows: e^1000 is more than any float. Subtract the largest logit of a row from the row "
+    "first; log p stays what it is"
+)
+ONE_FOR_ALL = (
+    "you subtract one number from all rows: in a row of much smaller logits every e^x becomes 0. Each row "
+    "has its own largest"
+)
+
+PERPLEXITY = Exercise(
+    name="perplexity",
+    engine=right_perplexity,
+    solution=solutions.perplexity,
+    twin=engine_perplexity,
+    tolerance=1e-4,
+    cases=_predictions,
+    mistakes=(
+        Mistake(
+            _perplexity(read=slice(None), aim=slice(None)),
+            "you ask each row for its own id: row t has read id t already, and predicts id t + 1",
+        ),
+        Mistake(
+            _perplexity(read=slice(1, None), aim=slice(None, -1)),
+            "your shift runs backwards: row t predicts id t + 1, not id t - 1",
+        ),
+        *(
+            Mistake(_perplexity(top=lambda logits: 0, softmax=softmax), OVERFLOWS)
+            for softmax in (False, True)
+        ),
+        *(Mistake(_perplexity(top=np.max, softmax=softmax), ONE_FOR_ALL) for softmax in (False, True)),
+        Mistake(
+            _perplexity(mean=lambda surprise, T: surprise.sum() / (T + 1)),
+            "you divide by the number of ids: the first one is predicted by nobody, so there are T - 1",
+        ),
+        Mistake(
+            _perplexity(end=lambda nats: nats),
+            "that is the mean surprise, in nats per token: perplexity is e to that",
+        ),
+        Mistake(
+            _perplexity(end=lambda nats: 2**nats),
+            "your surprise is in nats, and you raise 2 to it: log and exp must have one base",
+        ),
+        Mistake(
+            _perplexity(end=lambda nats: np.exp(-nats)),
+            "your sign is lost: the mean of log p is negative, its opposite is the surprise",
+        ),
+        Mistake(
+            _perplexity(mean=lambda surprise, T: -np.log(np.mean(np.exp(-surprise)))),
+            "you average probabilities: one token that was hard to foresee hardly counts. Average their "
+            "logarithms",
+        ),
+        Mistake(
+            _perplexity(mean=lambda surprise, T: np.log(np.mean(np.exp(surprise)))),
+            "you average the perplexities of single tokens: one that was hard to foresee drowns all others. "
+            "Average the surprise, then take exp",
+        ),
+        Mistake(
+            _perplexity(axis=0),
+            "your probabilities add up to 1 over the positions: they should over the vocabulary, axis 1",
+        ),
+        Mistake(
+            _perplexity(mean=lambda surprise, T: surprise.sum()),
+            "you add the surprise of all tokens: perplexity wants the mean",
+        ),
+    ),
+    hints=(
+        "Row t has read the ids up to t, so logits[:-1] predict ids[1:]. log p of a token is its logit less "
+        "the logarithm of the sum of exp(logit) over its row.",
+        "Subtract a row's largest logit from the row before exp: log p does not change, and nothing "
+        "overflows. Pick the log p of each id that came with log_p[np.arange(n), targets]. Then the mean, "
+        "its sign, and exp.",
+    ),
+)
+
+EXERCISES = [READ_STRING, READ_VALUE, SHAPE_AND_BYTES, ALIGN, SIX_BIT_LAYERS, PERPLEXITY]

@@ -2,6 +2,8 @@
 
 import struct
 
+import numpy as np
+
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
@@ -33,3 +35,11 @@ def align(offset, alignment):
 def six_bit_layers(n_layers):
     first, last = n_layers // 8, 7 * n_layers // 8
     return [i for i in range(n_layers) if i < first or i >= last or (i - first) % 3 == 2]
+
+
+def perplexity(logits, ids):
+    logits, targets = logits[:-1], ids[1:]  # row t predicts id t + 1
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    surprise = -log_p[np.arange(len(targets)), targets]
+    return float(np.exp(surprise.mean()))

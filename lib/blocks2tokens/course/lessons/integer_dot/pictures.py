@@ -1,8 +1,17 @@
-"""The pictures of lesson 16: whole numbers, a register's path, a load's order, the waterfall, other CPUs."""
+"""The pictures of lesson 16.
+
+draw_whole_numbers   sums of codes, and what is applied to them
+draw_path_of_64      64 codes and 64 activations on their way to 16 sums
+draw_order_of_load   the sub-blocks in a load, and in x
+waterfall            the story's kernels, from Phase 1 on
+draw_rounding        activations, one of them far out, and their codes
+draw_cpus            how many instructions the engine's code is on other CPUs
+"""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from blocks2tokens.course import cycles, plot
@@ -93,20 +102,41 @@ def says(factor: float) -> str:
 
 
 def waterfall(each: Mapping[str, float]) -> Axes:
-    """Draw ns for each multiply-add, Phase 1 on top, with the factor to it; red are the report's."""
+    """Draw ns for each multiply-add, Phase 1 on top, with the factor to it; squares are the report's."""
     report = sorted((name for name in each if name.startswith("phase")), key=lambda name: name[5] == "0")
     names = [*report, *(name for name in each if name not in report)]
     values = [each[name] for name in names]
     axes = plt.subplots(figsize=(9.5, 0.5 * len(names)))[1]
-    colours = [plot.RED if n in report else plot.BLUE if n == OWN else plot.SKY for n in names]
-    axes.barh(names, values, color=colours, edgecolor="0.3", height=0.66)
-    for y, value in enumerate(values):
-        text = says(values[0] / value) if y else "Phase 1"
-        axes.text(value * 1.15, y, f"{value:.3g} ns   {text}", va="center")
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
+    for y, (name, value) in enumerate(zip(names, values, strict=True)):
+        colour = plot.RED if name in report else plot.BLUE if name == OWN else plot.SKY
+        mark = "s" if name in report else "*" if name == OWN else "o"
+        axes.plot(value, y, mark, color=colour, mec="0.2", ms=13 if mark == "*" else 9)
+        time = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        text = f"{time} ns   {says(values[0] / value) if y else 'Phase 1'}"
+        axes.annotate(text, (value, y), (11, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xscale="log", xlabel="ns for each multiply-add", xlim=(min(values) / 2, max(values) * 100))
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(f"From the slowest to the fastest: {max(values) / min(values):,.0f} times")
+    return axes
+
+
+def draw_rounding(x: np.ndarray, codes: np.ndarray, d: np.ndarray, outlier: int) -> Axes:
+    """Draw activations, float32 [K], and what their codes stand for, all but number `outlier`.
+
+    The title says how far the others are off.
+    """
+    others = np.arange(x.size) != outlier
+    rounded = np.repeat(d, x.size // d.size) * codes
+    error = np.sqrt(np.mean((rounded - x)[others] ** 2) / np.mean(x[others] ** 2))
+    axes = plt.subplots(figsize=(8.5, 3))[1]
+    places = np.flatnonzero(others)
+    axes.plot(places, x[others], "o", ms=3, color="0.5", label="x")
+    axes.plot(places, rounded[others], "_", ms=7, color=plot.BLUE, label="d · code")
+    axes.set(xlabel="activation", ylabel="value", ylim=(-3.5, 3.5))
+    blocks = f"blocks of {x.size // d.size}"
+    axes.set_title(f"One value of {x[outlier]:g}, {blocks}: the others are off by {error:.2%}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return axes
 
 

@@ -9,7 +9,7 @@ A shape is anything with a ModelConfig's dim, n_heads, n_kv_heads, head_dim and 
 whose cost grows with the text, is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,19 @@ def measure(
         "seven products": lambda: [matmul(inputs[w.shape[1]], w) for w in weights],
     }
     return {part: timing.median for part, timing in bench.interleaved(runs, repeats, seconds).items()}
+
+
+def shares(shape, rungs: Mapping[str, tuple[Callable, Callable, Callable]]) -> dict[str, float]:
+    """Return {"part, rung": its time for one token in % of that of the seven products}.
+
+    rungs {name: (norm, rotate, gated)}, as `measure` takes them.
+    """
+    found = {}
+    for rung, functions in rungs.items():
+        seconds = measure(shape, 1, *functions)
+        whole = seconds.pop("seven products")
+        found |= {f"{part}, {rung}": 100 * t / whole for part, t in seconds.items()}
+    return found
 
 
 def _matrix(N, K, rng):

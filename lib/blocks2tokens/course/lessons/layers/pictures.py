@@ -1,11 +1,14 @@
 """The pictures of the lesson on layers.
 
+draw_damage         what a model loses without a part
 draw_norms          rows of two numbers, before and after RMSNorm and LayerNorm
 draw_stream         the size of the stream at each norm
-draw_hands          pairs of a head as hands on dials, at a position
+draw_hands          pairs of a head as hands on dials, at a position; hands_panel moves it
 draw_wavelengths    tokens for one turn, pair by pair
 draw_by_position    what a change costs, by the position in the text
+draw_scaling        which hands a scaled RoPE slows
 draw_gate           silu beside relu, and what the gate makes of up
+draw_gates          how far open a model's gates are
 side_by_side        texts in columns
 """
 
@@ -14,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
@@ -24,7 +28,25 @@ from blocks2tokens.model import rope
 from blocks2tokens.model.layers import swiglu
 
 DIALS = 8
+PROMPTS = {  # and how many tokens behind them
+    "Austen": ("It was the opinion of the whole family that", 40),
+    "SmolLM2": ("Once upon a time, in a small village by the sea, there lived an old fisherman who", 16),
+}
 TRAIL = 3  # earlier positions shown
+
+
+def draw_damage(intact: float, damage: Mapping[str, float], blind: float) -> Axes:
+    """Draw the loss, nats, of a model as it is, without parts, and of a blind guess.
+
+    What is no number is printed instead.
+    """
+    for name, loss in damage.items():
+        if not np.isfinite(loss):
+            print(f"without {name}: {loss}")
+    found = {f"without {name}": loss for name, loss in damage.items() if np.isfinite(loss)}
+    losses = {"all there": intact, **found, "a blind guess": blind}
+    colours = [plot.BLUE] + [plot.ORANGE] * len(found) + [plot.GREY]
+    return plot.bars(losses, "nats", "Small parts, large damage", colours)
 
 
 def draw_norms(points: np.ndarray) -> None:
@@ -76,6 +98,19 @@ def draw_hands(position: int = 3, head_dim: int = 64, theta: float = 10_000.0) -
     plt.show()
 
 
+def hands_panel() -> widgets.Widget:
+    """Return a panel over draw_hands: position, head_dim and theta."""
+    sliders = {
+        "position": widgets.IntSlider(100, 0, 2048, description="position", continuous_update=False),
+        "head_dim": widgets.SelectionSlider(options=[16, 32, 64, 128], value=64, description="head_dim"),
+        "theta": widgets.SelectionSlider(
+            options=[1e2, 1e3, 1e4, 1e5, 5e5, 1e6], value=1e4, description="theta"
+        ),
+    }
+    row = widgets.HBox(list(sliders.values()))
+    return widgets.VBox([row, widgets.interactive_output(draw_hands, sliders)])
+
+
 def draw_wavelengths(models: Mapping[str, tuple[int, float, int]]) -> Axes:
     """Draw the tokens for one turn of each pair, for {name: (head_dim, theta, context)}."""
     axes = plt.subplots(figsize=(8, 3.8))[1]
@@ -105,8 +140,38 @@ def draw_by_position(more: Mapping[str, np.ndarray]) -> Axes:
     labels = [f"{a}" if b - a == 1 else f"{a}–{b - 1}" for a, b in bins]
     axes.set_xticks(range(len(bins)), labels, rotation=30)
     axes.set(xlabel="position in the text", ylabel="more loss than right, nats")
+    axes.set_title("Little at first, much in a long text")
     axes.legend()
     return axes
+
+
+def draw_scaling(head_dim: int = 128, theta: float = 500_000.0, context: int = 8192) -> Axes:
+    """Draw the share of its speed that each hand keeps when a context grows eight times, in three ways."""
+    original = rope.frequencies(head_dim, theta)
+    scaled = {"Llama 3.1": llama3(original, context)}
+    for kind in ("linear", "yarn"):
+        scaling = rope.RopeScaling(kind, factor=8.0, original_context=context)
+        scaled[kind] = rope.scaled_frequencies(head_dim, theta, scaling)
+    axes = plt.subplots()[1]
+    for (name, frequencies), mark in zip(scaled.items(), ("o-", "s--", "^:"), strict=True):
+        turns = context * original / (2 * np.pi)
+        axes.plot(turns, frequencies / original, mark, ms=4, label=f"{name}, 8 times")
+    axes.set(xlabel="turns within the trained context", ylabel="share of its speed kept")
+    axes.set(xscale="log", ylim=(0, 1.05))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_title("Slow hands are slowed, fast ones keep their speed; linear slows all")
+    axes.legend()
+    return axes
+
+
+def llama3(frequencies: np.ndarray, context: int, factor=8, low=1, high=4) -> np.ndarray:
+    """Scale as Llama 3.1 does: fully below `low` turns within the context, not at all above `high`.
+
+    Source: llama.cpp's converter, `rope_freqs`.
+    """
+    turns = context * frequencies / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / factor
 
 
 def draw_gate() -> None:
@@ -121,6 +186,17 @@ def draw_gate() -> None:
     axes[1].set(title="Shut on the left, a factor on the right", xlabel="gate", ylabel="silu(gate) * up")
     for ax in axes:
         ax.legend()
+
+
+def draw_gates(opened: np.ndarray, shut: float) -> Axes:
+    """Draw how many gates, silu(gate), are how far open; within `shut` of 0 they count as nearly shut."""
+    axes = plt.subplots(figsize=(8, 3.2))[1]
+    share = np.full(opened.size, 100 / opened.size)
+    axes.hist(opened.ravel(), bins=np.arange(-0.5, 6.02, 0.1), weights=share, color=plot.BLUE)
+    axes.axvspan(-shut, shut, color=plot.YELLOW, alpha=0.3, lw=0)
+    axes.set(xlabel="silu(gate)", ylabel="% of the gates", xlim=(-0.5, 6))
+    axes.set_title(f"{np.mean(np.abs(opened) < shut):.0%} of the gates are nearly shut (shaded)")
+    return axes
 
 
 def side_by_side(prompt: str, texts: Mapping[str, str]) -> HTML:

@@ -4,12 +4,16 @@ runs_in_column             K, N, j, size           -> in how many runs of one bl
 one_block_product          a, decode, N, size      -> a @ B, and how many blocks were decoded
 block_decodes              M, K, N, size, workers  -> how many blocks Phase 3b decodes
 product_of_turned_blocks   a, decode, N, size      -> the same product, blocks along K, each decoded once
+each_block_once            a, decode, N, size      -> the same, blocks along N, in any order of loops
 """
+
+from collections import Counter
 
 import numpy as np
 
+from blocks2tokens.course import bench
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise, counted_calls
+from blocks2tokens.course.check.watched import WatchedExercise, counted_calls, look
 from blocks2tokens.kernels.ours import fused_rows
 from blocks2tokens.kernels.report import phase3b_column_major as phase3b
 
@@ -592,4 +596,143 @@ TURNED = WatchedExercise(
     ),
 )
 
-EXERCISES = [RUNS, PRODUCT, COUNT, TURNED]
+
+# each_block_once: a float32 [M, K], decode(block) -> float32 [size], N, size -> out float32 [M, N]
+
+
+def each_block_once(a, decode, N, size):
+    """Take the blocks in turn; add what each of its weights gives to the outputs of its column."""
+    (M, K), out = a.shape, np.zeros((len(a), N), np.float32)
+    for block in range(K * N // size):
+        weights = decode(block)
+        for place in range(size):
+            k, j = divmod(block * size + place, N)
+            for i in range(M):
+                out[i, j] += a[i, k] * weights[place]
+    return out
+
+
+def one_buffer(weights):
+    """Return decode(block), which decodes into the same buffer each time, as the kernels do."""
+    buffer = np.empty(weights.shape[1], np.float32)
+
+    def decode(block):
+        buffer[:] = weights[block]
+        return buffer
+
+    return decode
+
+
+def once_cases(*sizes):
+    sizes = sizes or ((3, 16, 4, 8), (2, 4, 8, 32), (1, 24, 4, 32), (2, 3, 64, 32))
+    cases = {}
+    for label, (a, decode, N, size) in small_matrices(*sizes).items():
+        weights = np.array([decode(block) for block in range(a.shape[1] * N // size)])
+        cases[label] = (a, one_buffer(weights), N, size)
+    return cases
+
+
+def only_case(*size):
+    return next(iter(once_cases(size).values()))
+
+
+@look
+def blocks_decoded(function):
+    """Return what is wrong with how often each block is decoded."""
+    a, decode, N, size = only_case(3, 16, 4, 8)
+    calls = Counter()
+
+    def counted(block):
+        calls[int(block)] += 1
+        return decode(block)
+
+    function(a, counted, N, size)
+    needed, done = a.shape[1] * N // size, calls.total()
+    if done in (0, needed):
+        return None
+    block, times = calls.most_common(1)[0]
+    return (
+        f"the product is right, and costs {done} decodes where the matrix has {needed} blocks "
+        f"(block {block}: {times} times). What must be the outermost loop if each block is to come up once?"
+    )
+
+
+@look
+def bytes_held(function):
+    """Return how much is held at once if it is as much as a decoded copy."""
+    case, copy = only_case(2, 256, 64, 256), 4 * 256 * 64
+    held = bench.allocations(lambda: function(*case)).peak
+    if held < copy:
+        return None
+    return (
+        f"the product is right, and each block is decoded once, but you hold {held:,} bytes at a time: "
+        f"a float32 copy of all of B has {copy:,}, and that is Phase 0. Use a block up before you decode the "
+        "next"
+    )
+
+
+def keeps_every_block(a, decode, N, size):
+    kept = [decode(block) for block in range(a.shape[1] * N // size)]
+    return a @ np.concatenate(kept).reshape(-1, N)
+
+
+def flat_index(f, stored=lambda out, i, j, product: out[i, j] + product):
+    """Return the product with a place for each mistake: the number of a weight, what is stored."""
+
+    def product(a, decode, N, size):
+        (M, K), out = a.shape, np.zeros((len(a), N), np.float32)
+        for block in range(K * N // size):
+            weights = decode(block)
+            for place in range(size):
+                k, j = f(block, place, K, N, size)
+                for i in range(M):
+                    out[i, j] = stored(out, i, j, a[i, k] * weights[place])
+        return out
+
+    return product
+
+
+def right_index(block, place, K, N, size):
+    return divmod(block * size + place, N)
+
+
+EACH_ONCE = WatchedExercise(
+    name="each_block_once",
+    looks=(blocks_decoded, bytes_held),
+    engine=each_block_once,
+    solution=each_block_once,
+    cases=once_cases,
+    mistakes=(
+        Mistake(
+            keeps_every_block,
+            "you keep what decode returned for a later time, and by then it holds another block: there is "
+            "one buffer, and each call of decode fills it anew. Use a block up before you decode the next",
+        ),
+        Mistake(
+            flat_index(lambda block, place, K, N, size: divmod(place, N)),
+            "each block's weights go where those of block 0 belong: weight `place` of a block is number "
+            "block * size + place of B",
+        ),
+        Mistake(
+            flat_index(lambda block, place, K, N, size: divmod(block * size + place, K)[::-1]),
+            "you take the blocks as if they ran down the columns: they lie along the rows, so weight f is "
+            "B[f // N, f % N]",
+        ),
+        Mistake(
+            flat_index(right_index, lambda out, i, j, product: product),
+            "only the last k is left: a block brings some of the K products of an output, so add them up",
+        ),
+        Mistake(
+            lambda *arguments: each_block_once(*arguments).T,
+            "your product is transposed: return out[i, j], shape [M, N]",
+        ),
+    ),
+    hints=(
+        "Any order will do in which a decoded block is used up before the next: for all its weights, for all "
+        "rows of a.",
+        "Weight `place` of a block is number f = block * size + place of B, so it stands in row f // N and "
+        "column f % N. Which outputs does B[k, j] go into?",
+    ),
+)
+
+EXERCISES = [RUNS, PRODUCT, COUNT, TURNED, EACH_ONCE]

@@ -193,6 +193,10 @@ DECODING = (
         "the bit of qh is taken for the lowest one: it is the highest, it counts 16",
     ),
     (
+        with_wrong(plane=bits_not_shifted, join=lambda low, high: low + high),
+        "what the mask leaves is added as it is, 1, 2, 4 ... 128: where it is not 0, add 16",
+    ),
+    (
         with_wrong(plane=bits_in_sequence),
         "the fifth bits come from the wrong bytes: you read qh in sequence, weight i from byte i // 8. In "
         "Q5_K it is byte i % 32, and the bit is the sub-block's number",
@@ -269,10 +273,11 @@ DEQUANTIZE = Exercise(
         ),
     ),
     hints=(
-        "Everything but the codes is as in Q4_K. Low four bits from split_nibbles, the fifth from "
-        "high_bits: both have shape [n, 8, 32].",
-        "The fifth bit counts 16: where must it be shifted? d and dmin become float32 [n, 1, 1], sc and m "
-        "[n, 8, 1], and the weights are reshaped to (-1, 256).",
+        "Everything but the codes is as in Q4_K. Eight masks, uint8 [8, 1], and qh as [n, 1, 32]: their & "
+        "has shape [n, 8, 32], as the nibbles have, and is 0 where the fifth bit is.",
+        "np.where makes 16 or 0 of it. Both should be np.uint8: a Python 16 becomes an int64, and an int64 "
+        "times a float32 a float64. d and dmin become float32 [n, 1, 1], sc and m [n, 8, 1], and the "
+        "weights are reshaped to (-1, 256).",
     ),
 )
 

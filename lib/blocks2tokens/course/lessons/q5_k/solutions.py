@@ -13,9 +13,10 @@ def high_bits(qh):
 
 def dequantize(blocks):
     sc, m = unpack_scales(blocks["scales"])
-    d = blocks["d"].astype(np.float32)[:, None]
-    dmin = blocks["dmin"].astype(np.float32)[:, None]
-    q = split_nibbles(blocks["qs"]) | high_bits(blocks["qh"]) << 4
+    d, dmin = (blocks[name].astype(np.float32)[:, None] for name in ("d", "dmin"))
+    masks = np.uint8(1) << np.arange(8, dtype=np.uint8)[:, None]  # [8, 1], one for each row of the plane
+    is_set = blocks["qh"][:, None, :] & masks != 0  # [n, 8, 32]
+    q = split_nibbles(blocks["qs"]) + np.where(is_set, np.uint8(16), np.uint8(0))
     return ((d * sc)[:, :, None] * q - (dmin * m)[:, :, None]).reshape(-1, 256)
 
 

@@ -619,13 +619,8 @@ def _draw_work(axes, costs, names):
 
 def _draw_time(axes, predicted, timed, names):
     places = [names.index(name) for name in predicted]
-    axes.barh(
-        places,
-        [seconds - TIME_LIMITS[0] for seconds in predicted.values()],
-        left=TIME_LIMITS[0],
-        height=0.5,
-        color=plot.SKY,
-        label="predicted",
+    axes.plot(
+        list(predicted.values()), places, "o", color=plot.BLUE, mfc="none", ms=11, mew=2, label="predicted"
     )
     shown = [name for name in names if name in timed]
     if shown:

@@ -1,6 +1,7 @@
-"""Lesson 13, the verdict: a rule for judging, factors that multiply, and three numbers that decide.
+"""Lesson 13, the verdict: rules for judging, factors that multiply, and three numbers that decide.
 
-judge_ratio               two factors           -> verdict
+judge_ratio               three factors         -> verdict
+judge_decoder             two runs, a reference -> verdict
 factors_along             times, an order       -> the factor of each change
 decoding_ratio            M, K, N               -> how much more Phase 1 decodes than Phase 0
 flop_per_byte             M, bits per weight    -> operations for each byte read
@@ -11,81 +12,62 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from blocks2tokens.course import ablation, ledger
+from blocks2tokens.course import ablation, claims, ledger
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import WatchedExercise
-from blocks2tokens.course.ledger import FAILS, HOLDS, IN_PART
+from blocks2tokens.course.claims import AT_1, AT_128, FAILS, HOLDS
 
-# judge_ratio: claimed, found, two factors > 0 -> "holds", "holds in part" or "does not hold"
+# judge_ratio: claimed, at_128, at_1, three factors > 0 -> one of four verdicts
 
 
 def ratio_cases():
     return {
-        "claimed 120, found 120": (120.0, 120.0),
-        "claimed 120, found 90": (120.0, 90.0),
-        "claimed 90, found 120": (90.0, 120.0),
-        "claimed 100, found 60": (100.0, 60.0),
-        "claimed 16, found 45": (16.0, 45.0),
-        "claimed 184, found 420": (184.0, 420.0),
-        "claimed 184, found 20": (184.0, 20.0),
-        "claimed 120, found 0.4": (120.0, 0.4),
-        "claimed 0.5, found 0.2": (0.5, 0.2),
-        "claimed 0.5, found 3": (0.5, 3.0),
-        "claimed 6, found 4, a factor of exactly 1.5": (6.0, 4.0),
-        "claimed 1.2, found 0.9, close but across 1": (1.2, 0.9),
+        "claimed 120, found 120 and 120": (120.0, 120.0, 120.0),
+        "claimed 120, found 105 and 1.9": (120.0, 105.0, 1.9),
+        "claimed 16, found 53 and 20": (16.0, 53.0, 20.0),
+        "claimed 184, found 377 and 9": (184.0, 377.0, 9.0),
+        "claimed 120, found 90 and 70": (120.0, 90.0, 70.0),
+        "claimed 90, found 120 and 100": (90.0, 120.0, 100.0),
+        "claimed 100, found 60 and 80": (100.0, 60.0, 80.0),
+        "claimed 100, found 140 and 160": (100.0, 140.0, 160.0),
+        "claimed 0.5, found 0.4 and 0.6": (0.5, 0.4, 0.6),
+        "claimed 0.5, found 0.2 and 1.4": (0.5, 0.2, 1.4),
+        "claimed 2, found 5 and 0.6": (2.0, 5.0, 0.6),
     }
-
-
-def judged(close, same_side=lambda claimed, found: (claimed > 1) == (found > 1)):
-    def judge(claimed, found):
-        if close(claimed, found):
-            return HOLDS
-        return IN_PART if same_side(claimed, found) else FAILS
-
-    return judge
 
 
 def within_a_factor(claimed, found):
     return max(claimed / found, found / claimed) <= 1.5
 
 
-def exact_limit_left_out(claimed, found):
-    return max(claimed / found, found / claimed) < 1.5
+def judged(near=within_a_factor, words=(HOLDS, AT_128, AT_1, FAILS)):
+    """Return a judge with these words for: both near, 128 rows only, one row only, neither."""
 
-
-def side_first(claimed, found):
-    if (claimed > 1) != (found > 1):
-        return FAILS
-    return HOLDS if within_a_factor(claimed, found) else IN_PART
-
-
-def judge_ratio(claimed, found):
-    """Judge a claimed factor by the one that was found, both greater than 0."""
-    # and in the engine: judge_ratio in course/ledger.py
-    if max(claimed / found, found / claimed) <= 1.5:
-        return ledger.HOLDS
-    return ledger.IN_PART if (claimed > 1) == (found > 1) else ledger.FAILS
-
-
-def either_way(function):
-    """Return a judge that lets a factor of exactly 1.5 hold as soon as it does in one direction.
-
-    With logarithms, or 1 / 1.5 in the place of division by 1.5, the limit is a rounding away in the other.
-    """
-
-    def judge(claimed, found):
-        answer = function(claimed, found)
-        at_the_limit = max(claimed, found) == 1.5 * min(claimed, found)
-        return function(found, claimed) if at_the_limit and answer != HOLDS else answer
+    def judge(claimed, at_128, at_1):
+        return words[2 * (not near(claimed, at_128)) + (not near(claimed, at_1))]
 
     return judge
 
 
-JUDGE = WatchedExercise(
+def mean_judged(claimed, at_128, at_1):
+    return HOLDS if within_a_factor(claimed, (at_128 + at_1) / 2) else FAILS
+
+
+def judge_ratio(claimed, at_128, at_1):
+    """Judge a claimed factor by the factors found for 128 rows and for one, all greater than 0."""
+    # and in the engine: judge_ratio in course/claims.py
+    many = max(claimed / at_128, at_128 / claimed) <= 1.5
+    one = max(claimed / at_1, at_1 / claimed) <= 1.5
+    if many and one:
+        return ledger.HOLDS
+    if many:
+        return ledger.AT_128
+    return ledger.AT_1 if one else ledger.FAILS
+
+
+JUDGE = Exercise(
     name="judge_ratio",
-    engine=ledger.judge_ratio,
+    engine=claims.judge_ratio,
     solution=judge_ratio,
-    other_form=either_way,
     cases=ratio_cases,
     mistakes=(
         Mistake(
@@ -109,32 +91,105 @@ JUDGE = WatchedExercise(
             "factor of 2. Compare quotients",
         ),
         Mistake(
-            judged(exact_limit_left_out),
-            "a factor of exactly 1.5 still holds: compare with <=",
+            judged(words=(HOLDS, HOLDS, FAILS, FAILS)),
+            "you judge by 128 rows alone: that is what the report did. A claim that holds there only gets "
+            "ledger.AT_128",
         ),
         Mistake(
-            side_first,
-            "you ask for the side of 1 first: a claim within a factor of 1.5 holds, even if the two lie on "
-            "either side of 1",
+            judged(words=(HOLDS, FAILS, FAILS, FAILS)),
+            "you let a claim fall that holds for one of the two: say for which, ledger.AT_128 or ledger.AT_1",
         ),
         Mistake(
-            judged(within_a_factor, lambda claimed, found: claimed > 1 and found > 1),
-            "two factors below 1 are on the same side too: both say faster",
+            judged(words=(HOLDS, AT_128, FAILS, FAILS)),
+            "you never say ledger.AT_1: a claim may hold for one row and not for 128",
         ),
         Mistake(
-            judged(within_a_factor, lambda claimed, found: True),
-            "you never say that a claim does not hold: it does not if one factor says slower, the other "
-            "faster",
+            judged(words=(HOLDS, AT_1, AT_128, FAILS)),
+            "you have the two cases the wrong way round: at_128 comes before at_1",
         ),
         Mistake(
-            judged(within_a_factor, lambda claimed, found: False),
-            'you never say "holds in part": it does if both factors are on the same side of 1',
+            mean_judged,
+            "you judge the mean of two cases: it is neither. Judge each, then say where the claim holds",
         ),
     ),
     hints=(
         "Two factors are within 1.5 of each other if neither quotient, claimed / found or found / claimed, "
         "is more than 1.5.",
-        "If they are not: (claimed > 1) == (found > 1) says whether both lie on the same side of 1.",
+        "Ask that twice, of at_128 and of at_1. Two answers, yes or no, are four verdicts.",
+    ),
+)
+
+
+# judge_decoder: first, second, reference, float32 -> "holds" or "does not hold"
+
+
+def decoder_cases():
+    rng = np.random.default_rng(13)
+    right = rng.standard_normal(1000).astype(np.float32)
+    few, many = right.copy(), right.copy()
+    few[::200] += 1
+    many[::40] += 1
+    out_of_order = right.reshape(-1, 2, 10).swapaxes(1, 2).reshape(-1)
+    return {
+        "right in both runs": (right, right, right),
+        "wrong in both, in the same way": (right + 1, right + 1, right),
+        "the right weights in another order": (out_of_order, out_of_order, right),
+        "5 of 1000 are wrong": (few, few, right),
+        "25 of 1000 are wrong": (many, many, right),
+        "the second run is wrong": (right, many, right),
+        "the first run is wrong": (many, right, right),
+    }
+
+
+def decoder_judged(holds):
+    return lambda first, second, reference: HOLDS if holds(first, second, reference) else FAILS
+
+
+def judge_decoder(first, second, reference):
+    """Judge "Correctness: All 19 tests passing" by two runs of a decoder and somebody else's."""
+    right = min(np.mean(first == reference), np.mean(second == reference))
+    return ledger.HOLDS if right >= 0.99 else ledger.FAILS
+
+
+DECODER = Exercise(
+    name="judge_decoder",
+    engine=judge_decoder,
+    cases=decoder_cases,
+    mistakes=(
+        Mistake(
+            decoder_judged(lambda first, second, _: np.mean(first == second) >= 0.99),
+            "you compare the decoder with itself, as the report's tests did: twice wrong in the same way is "
+            "no difference. Ask the reference",
+        ),
+        Mistake(
+            decoder_judged(lambda first, _, reference: np.mean(first == reference) >= 0.99),
+            "you look at the first run only: the second has to be right as well",
+        ),
+        Mistake(
+            decoder_judged(lambda _, second, reference: np.mean(second == reference) >= 0.99),
+            "you look at the second run only: the first has to be right as well",
+        ),
+        Mistake(
+            decoder_judged(
+                lambda first, second, reference: (
+                    np.array_equal(first, reference) and np.array_equal(second, reference)
+                )
+            ),
+            "you let no weight differ: 99 % was the rule, fixed before the result",
+        ),
+        Mistake(
+            decoder_judged(
+                lambda first, second, reference: (
+                    abs(first.mean() - reference.mean()) < 0.01
+                    and abs(second.mean() - reference.mean()) < 0.01
+                )
+            ),
+            "you compare means: weights in another order have the same mean. Compare weight by weight",
+        ),
+    ),
+    hints=(
+        "first == reference says for each weight whether it is right; np.mean of that is the share.",
+        "Both runs have to reach 0.99, each against the reference.",
     ),
 )
 
@@ -408,4 +463,4 @@ CEILING = Exercise(
     tolerance=1e-9,
 )
 
-EXERCISES = [JUDGE, FACTORS, DECODING, INTENSITY, CEILING]
+EXERCISES = [JUDGE, FACTORS, DECODING, INTENSITY, CEILING, DECODER]

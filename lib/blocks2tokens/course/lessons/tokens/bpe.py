@@ -10,6 +10,8 @@
         ▁low ▁ <0xC3> <0xA9>                                          what is no piece becomes bytes
 
 Plain and slow. The engine's tokenizer has faster means for the same ids; tests hold the two equal.
+
+Counting and Chain are what the lesson needs to count look-ups, and to spare them.
 """
 
 import codecs
@@ -85,3 +87,46 @@ def sentencepiece(text: str, scores: dict[str, float]) -> tuple[str, ...]:
 def byte_pieces(character: str) -> list[str]:
     """Return the pieces that spell a character's UTF-8 bytes, such as <0xC3> and <0xA9> for é."""
     return [f"<0x{byte:02X}>" for byte in character.encode()]
+
+
+class Counting(dict):
+    """A dict that counts how often it is asked whether it has a key."""
+
+    asked = 0
+
+    def __contains__(self, key) -> bool:
+        self.asked += 1
+        return super().__contains__(key)
+
+
+class Chain:
+    """Parts in a row, each of which knows its neighbours; joined ones leave a gap.
+
+    >>> chain = Chain("abc")
+    >>> chain.join(0)
+    >>> chain.pair(0), chain.pair(-1), chain.pair(2), chain.joined()
+    (('ab', 'c'), None, None, ('ab', 'c'))
+    """
+
+    def __init__(self, parts):
+        n = len(parts)
+        self.parts, self.end = [*parts], n
+        self.before, self.after = [*range(-1, n - 1)], [*range(1, n + 1)]
+
+    def pair(self, i: int) -> tuple[str, str] | None:
+        """Return part i and the one behind it; None if there is none, or i itself was joined away."""
+        if i < 0 or not self.parts[i] or self.after[i] == self.end:
+            return None
+        return self.parts[i], self.parts[self.after[i]]
+
+    def join(self, i: int) -> None:
+        """Join part i with the one behind it."""
+        gone = self.after[i]
+        self.parts[i], self.parts[gone] = self.parts[i] + self.parts[gone], ""
+        self.after[i] = self.after[gone]
+        if self.after[i] != self.end:
+            self.before[self.after[i]] = i
+
+    def joined(self) -> tuple[str, ...]:
+        """Return the parts that are left."""
+        return tuple(filter(None, self.parts))

@@ -11,13 +11,14 @@ stages in it; its self time is what is left without them, and self times add up 
     self_times(record["token"])           {name: seconds}
     draw(record["token"])                 an icicle: the whole on top, below each stage what it is made of
     table(record["token"])                the same as text
+    added(tokens)                         one stage from several runs of it
     without(record["token"], {"rope"})    what would be left if a stage took no time
     share(record["token"], "rope")        how much that is, of 1
 """
 
 import html
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
@@ -119,6 +120,16 @@ def without(stage: Stage, names: Collection[str]) -> Stage:
     parts = {name: without(part, names) for name, part in stage.stages.items() if name not in names}
     seconds = stage.self_seconds + sum(part.seconds for part in parts.values())
     return Stage(stage.name, seconds, stage.calls, stage.tensors, stage.nbytes, parts)
+
+
+def added(stages: Iterable[Stage]) -> Stage:
+    """Return one stage with the times and counts of all, which bear one name, added up part by part."""
+    stages = list(stages)
+    counts = (sum(getattr(s, what) for s in stages) for what in ("seconds", "calls", "tensors", "nbytes"))
+    whole = Stage(stages[0].name, *counts)
+    parts = dict.fromkeys(name for stage in stages for name in stage.stages)
+    whole.stages = {name: added(s.stages[name] for s in stages if name in s.stages) for name in parts}
+    return whole
 
 
 def share(stage: Stage, *names: str) -> float:

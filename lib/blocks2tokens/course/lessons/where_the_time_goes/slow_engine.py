@@ -33,15 +33,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
 
-import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numba import get_num_threads, njit, prange
 
-from blocks2tokens.course import ablation, bench, budget, plot
-from blocks2tokens.course.lessons.where_the_time_goes import profiler
+from blocks2tokens.course import bench, budget
 from blocks2tokens.course.lessons.where_the_time_goes.profiler import OFF, Recorder, Stage
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import Format
@@ -50,6 +45,7 @@ from blocks2tokens.generate import Model
 from blocks2tokens.kernels.ours import fused_rows
 from blocks2tokens.kernels.report import decoders, phase0_baseline
 from blocks2tokens.kernels.report.decoders import scalar
+from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.model import rope
 from blocks2tokens.sampler import Sampler
 
@@ -71,10 +67,6 @@ LABELS = {
     "transpose": "transpose",
     "dequantize": "dequantize",
     "dot": "dot products",
-}
-COLOURS = {  # dark, middle and light stay apart in grey: culprits, suspects, and what only holds others
-    **dict.fromkeys(CULPRITS, (plot.BLUE, "white")),
-    **dict.fromkeys(SUSPECTS, (plot.ORANGE, "black")),
 }
 
 
@@ -666,9 +658,8 @@ def _is_plain_llama(model):
         c.architecture == "llama"
         and rope.attention_factor(c.rope_scaling) == 1
         and np.array_equal(weights.rope_frequencies, rope.frequencies(c.head_dim, c.rope_theta))
-        and all(
-            bias is None for x in weights.layers for bias in (x.attn_q_bias, x.attn_k_bias, x.attn_v_bias)
-        )
+        and not (c.window or c.n_experts)
+        and all(w is None for x in weights.layers for name, w in vars(x).items() if name.endswith("_bias"))
     )
 
 
@@ -704,6 +695,49 @@ def count_token(engine: SlowEngine, ids: Sequence[int]) -> Work:
     return Work(*(getattr(engine.work, f.name) - getattr(before, f.name) for f in fields(Work)))
 
 
+def profile(model: Model, ids: Sequence[int], repeats: int, seconds: float = bench.BUDGET) -> list[Stage]:
+    """Return where SlowEngine's time goes for the last of ids behind the others, once for each repeat."""
+    record, tokens = Recorder(), []
+    run = one_token(SlowEngine(model, record=record), ids)
+    for n in budget.rounds(repeats, seconds):
+        record.clear()
+        run()
+        if n:  # the first one compiles
+            tokens.append(record["token"])
+    return tokens
+
+
+def in_order(
+    matrices: Mapping[str, QuantizedMatrix], multiply: Callable[[np.ndarray, str], object]
+) -> Callable[[], None]:
+    """Return a function that multiplies one row with each matrix, by name, in the order of a token.
+
+    One matrix called again and again would stay in every cache, SlowEngine's own among them.
+    """
+    rng = np.random.default_rng(0)
+    rows = {w.shape[1]: rng.standard_normal((1, w.shape[1]), np.float32) for w in matrices.values()}
+
+    def run() -> None:
+        for name, w in matrices.items():
+            multiply(rows[w.shape[1]], name)
+
+    return run
+
+
+def product_steps(w: QuantizedMatrix) -> dict[str, Callable]:
+    """Return the steps of the report's product with one row, {name: function}, each by itself."""
+    N, K = w.shape
+    x, out = np.ones((1, K), np.float32), np.empty((1, N), np.float32)
+    B, Bt = np.zeros(N * K, np.float32), np.zeros((N, K), np.float32)
+    fill = slow_decoder(w.format)
+    return {
+        "transpose": lambda: phase0_baseline.transpose(B.reshape(K, N), Bt),
+        "dequantize": lambda: fill(w.raw.reshape(-1), B),
+        "allocations": lambda: [np.empty(N * K, np.float32).fill(0) for _ in range(2)],
+        "dot": lambda: phase0_baseline.multiply_rows(x, B.reshape(N, K), 0, 1, out),
+    }
+
+
 def engine_tokens(model: Model, ids: Sequence[int], n_tokens: int) -> Callable[[], None]:
     """Return a function that lets Model.generate go on by n_tokens; the first call continues `ids`.
 
@@ -723,6 +757,12 @@ def engine_tokens(model: Model, ids: Sequence[int], n_tokens: int) -> Callable[[
             next(tokens)
 
     return run
+
+
+def rate(seconds: float) -> str:
+    """Return how many tokens a second that is, three digits or a whole number."""
+    per_second = 1 / seconds
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
 
 
 ORDERS = {  # groups of fixes, one after the other
@@ -792,87 +832,3 @@ def steps(times: Mapping[frozenset | str, float], order: Iterable[Iterable[str]]
     made = made_along(order)
     factors = [times[before] / times[after] for before, after in pairwise(made)]
     return [*zip(labels, factors, strict=True), ("blocks, no float32", times[made[-1]] / times["ours"])]
-
-
-# --- Pictures ---------------------------------------------------------------------------------------------
-
-
-def draw_gains(
-    bounds: Mapping[str, float], gains: Mapping[str, tuple[float, float, float]], title: str
-) -> Axes:
-    """Draw for each fix its bound and what was measured, (low, median, high), times faster than before."""
-    axes = plt.subplots(figsize=(8, 0.9 + 0.42 * len(bounds)))[1]
-    for row, name in enumerate(bounds):
-        low, median, high = gains[name]
-        axes.plot((low, high), (row, row), color=plot.SKY, lw=8, solid_capstyle="butt", zorder=1)
-        axes.plot(median, row, "o", color=plot.BLUE, ms=8, label=None if row else "measured, and quartiles")
-        axes.plot(
-            bounds[name], row, "|", color="black", ms=17, mew=2.5, label=None if row else "Amdahl's bound"
-        )
-    axes.axvline(1, color="0.4", lw=0.8)
-    axes.set(yticks=range(len(bounds)), yticklabels=list(bounds), ylim=(len(bounds) - 0.4, -0.6))
-    axes.set(xlabel="times faster than SlowEngine", title=title)
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return axes
-
-
-def draw_hit_rates(sizes: Mapping[str, int], tokens: int, share: float, title: str) -> Axes:
-    """Draw the hit rate over the capacity, in shares of the model, for matrices that are read in order."""
-    axes, capacities = plt.subplots()[1], np.linspace(0.02, 1.1, 55)
-    accesses, whole = list(sizes) * tokens, sum(sizes.values())
-    policies = {"keeps what came first": keep_first_hit_rate, "least recently used": lru_hit_rate}
-    for (label, policy), style in zip(
-        policies.items(), ({"ls": "--", "color": plot.ORANGE}, {}), strict=True
-    ):
-        rates = [policy(accesses, sizes, capacity * whole) for capacity in capacities]
-        axes.plot(capacities, rates, lw=2.5, label=label, **({"color": plot.BLUE} | style))
-    axes.axvline(share, color="black", lw=1, ls=":")
-    axes.annotate(" the report's 8 GB of 26.3", (share, 0.93))
-    axes.set(xlabel="capacity, in models in float32", ylabel=f"hit rate, {tokens} tokens", title=title)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return axes
-
-
-def rate(seconds: float) -> str:
-    """Return how many tokens a second that is, three digits or a whole number."""
-    per_second = 1 / seconds
-    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
-
-
-def waterfalls(times: Mapping[frozenset | str, float], title: str) -> Figure:
-    """Draw the way from SlowEngine to ours along both orders, tokens a second behind each step."""
-    figure, rows = plt.subplots(len(ORDERS), 1, figsize=(9, 3.3 * len(ORDERS)), sharex=True)
-    for axes, (name, order) in zip(rows, ORDERS.items(), strict=True):
-        after = [times[made] for made in made_along(order)[1:]] + [times["ours"]]
-        labelled = [
-            (f"{label}: {rate(seconds)}", factor)
-            for (label, factor), seconds in zip(steps(times, order), after, strict=True)
-        ]
-        ends = f"SlowEngine: {rate(times[frozenset()])} tokens/s", "ours"
-        ablation.waterfall(labelled, f"{title}, {name}", ends, axes)
-    rows[0].set_xlabel("")
-    return figure
-
-
-def what_if(token: Stage, vanished: Iterable[str] = ()) -> Axes:
-    """Draw the profile of a token, a Stage, as if the parts of these names took no time."""
-    vanished = tuple(vanished)
-    left = profiler.without(token, vanished)
-    gone = ", ".join(LABELS[part] for part in vanished) or "nothing"
-    title = f"Without {gone}: {token.seconds / left.seconds:.3g} times faster"
-    return profiler.draw(left, title, LABELS, COLOURS)
-
-
-def what_if_panel(token: Stage) -> widgets.Widget:
-    """Return a panel over what_if: choose the parts that take no time."""
-    options = [(LABELS[part], part) for part in FIXES]
-    parts = widgets.SelectMultiple(
-        options=options, value=("transpose",), rows=len(FIXES), description="without"
-    )
-
-    def show(parts):
-        what_if(token, parts)
-        plt.show()
-
-    return widgets.HBox([parts, widgets.interactive_output(show, {"parts": parts})])
