@@ -1,5 +1,7 @@
 """What holds for every exercise: a tick carries the lesson on, and no function breaks it."""
 
+import ast
+import html
 import re
 import sys
 
@@ -95,6 +97,8 @@ def test_an_answer_of_another_shape_is_described(exercise):
 
 @pytest.mark.parametrize("exercise", **names(EVERY))
 def test_each_known_mistake_is_told_from_the_others(exercise):
+    told_by_its_judge = exercise.name == "convict_q4_k_decoder"  # from the evidence, see its lesson's test
+    assert told_by_its_judge or len({mistake.message for mistake in exercise.mistakes}) >= 3
     for mistake in exercise.mistakes:
         verdict = exercise.judge(mistake.wrong)
         assert verdict.kind == "wrong" and mistake.message in verdict.message, (mistake.message, verdict)
@@ -107,6 +111,7 @@ def test_the_card_shows_two_hints_and_the_solution(exercise):
     assert "Stuck?" in card and card.count("<details>") == 3
     assert f"def {getattr(solution, 'py_func', solution).__name__}(" in card
     assert exercise.twin or "Solution, from the engine" in card
+    ast.parse(html.unescape(card.split("<pre>")[1].split("</pre>")[0]))
 
 
 # A tick that breaks a later cell
