@@ -1,7 +1,5 @@
 """The lessons' helpers: what they count, draw and judge. No timing decides anything here."""
 
-import ast
-import html
 import time
 from types import SimpleNamespace
 
@@ -15,7 +13,7 @@ from numba import njit
 
 import blocks2tokens as b2t
 from blocks2tokens.course import anatomy, bench, budget, explore, hardware, models, plot
-from blocks2tokens.course.check import EXERCISES, Exercise, Mistake
+from blocks2tokens.course.check import Exercise, Mistake
 from blocks2tokens.course.setup import environment
 
 matplotlib.use("Agg")
@@ -405,17 +403,6 @@ def test_a_function_that_writes_into_its_argument_is_refused():
     assert verdict.kind == "wrong" and "you wrote into x: 3 of its 4 numbers" in verdict.message
 
 
-@pytest.mark.parametrize("name", list(EXERCISES))
-def test_every_exercise_has_mistakes_with_messages_of_their_own(name):
-    exercise = EXERCISES[name]
-    messages = [mistake.message for mistake in exercise.mistakes]
-    assert len(set(messages)) >= 3
-    assert exercise.judge(exercise.engine).kind == "right"
-    for mistake in exercise.mistakes:
-        verdict = exercise.judge(mistake.wrong)
-        assert verdict.kind == "wrong" and mistake.message in verdict.message
-
-
 def test_an_unknown_exercise_lists_the_known_ones():
     from blocks2tokens.course import check
 
@@ -439,13 +426,6 @@ def test_a_body_of_three_dots_is_not_attempted(function):
 def test_an_overflowing_byte_gets_advice():
     verdict = EXERCISE.judge(lambda x: np.uint8(3) + 1023)
     assert "make it an int(...) first" in verdict.message
-
-
-@pytest.mark.parametrize("name", list(EXERCISES))
-def test_the_shown_solution_is_whole_python(name):
-    card = EXERCISES[name].judge(lambda *arguments: ...)._repr_html_()
-    source = html.unescape(card.split("<pre>")[1].split("</pre>")[0])
-    ast.parse(source)
 
 
 # Text that grows

@@ -1,9 +1,8 @@
-"""The checks of lesson 17: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 17, for test_check_learners.py, and what is the lesson's own."""
 
 import math
 
 import numpy as np
-import pytest
 
 from blocks2tokens.course.lessons.crossover import exercises as lesson
 
@@ -63,10 +62,6 @@ def panel(place):
         return flat.reshape(K // 4, 16, 4)
 
     return make
-
-
-def shaped(make, *shape):
-    return lambda codes: make(codes).reshape(shape)
 
 
 def look_up(choose):
@@ -145,7 +140,7 @@ def unpacked_in_the_innermost_loop(blocks, x, tile):
     return out, count
 
 
-MUTANTS = [
+WRONG = [
     ("crossing", meets_at_0_if_parallel, "with equal b you return 0"),
     ("tile_product", unpacked_in_the_innermost_loop, "you say 12 blocks unpacked, and called unpack 48"),
     ("crossing", any_sign(lambda a1, b1, a2, b2: (a2 - a1) / (b1 - b2)), "negative M"),
@@ -192,64 +187,19 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong" and phrase in verdict.message.split("\n")[0], verdict.message
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
 def test_a_division_by_the_difference_of_equal_slopes_is_explained():
     message = NAMES["crossing"].judge(divides_first).message
     assert "ZeroDivisionError" in message and "return np.inf before you divide" in message
 
 
 RIGHT = {
-    "crossing": meet(lambda a1, b1, a2, b2: (a1 - a2) / (b2 - b1)),
-    "tile_product": tiles(),
-    "make_panel": panel(lambda row, k, K: k // 4 * 64 + row * 4 + k % 4),
-    "pick": look_up(below),
-    "batch_throughput": both(lambda n, s: n * (1 / s), lambda n, s: s**-1),
+    "crossing": [meet(lambda a1, b1, a2, b2: (a1 - a2) / (b2 - b1))],
+    "tile_product": [tiles()],
+    "make_panel": [panel(lambda row, k, K: k // 4 * 64 + row * 4 + k % 4)],
+    "pick": [look_up(below)],
+    "batch_throughput": [both(lambda n, s: n * (1 / s), lambda n, s: s**-1)],
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("whose", ["engine", "a learner"])
-def test_right_answers_pass(name, whose):
-    verdict = NAMES[name].judge(NAMES[name].engine if whose == "engine" else RIGHT[name])
-    assert verdict.kind == "right", verdict.message
 
 
 def test_tiles_outermost_are_as_right():
     assert NAMES["tile_product"].judge(tiles(outer="m")).kind == "right"
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_raising_and_misshapen_answers(name):
-    exercise = NAMES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-    message = exercise.judge(lambda *arguments: np.zeros((2, 3, 5))).message
-    assert "expected" in message and ("(2, 3, 5)" in message or "shape" in message)

@@ -1,4 +1,4 @@
-"""The checks of lesson 07: untouched, right, and each known mistake as a learner would make it."""
+"""What learners write in lesson 07, for test_check_learners.py, and what is the lesson's own."""
 
 import math
 import struct
@@ -9,7 +9,6 @@ import pytest
 import blocks2tokens as b2t
 from blocks2tokens.course import check, models
 
-NAMES = ["read_string", "read_value", "shape_and_bytes", "align", "six_bit_layers", "perplexity"]
 LETTERS = dict(zip([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12], "BbHhIif?Qqd", strict=True))
 
 
@@ -64,7 +63,9 @@ def perplexity(logits, ids):
     return math.prod(math.exp(s) for s in surprises(logits, ids)) ** (1 / (len(ids) - 1))
 
 
-RIGHT = {f.__name__: f for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers, perplexity)}
+RIGHT = {
+    f.__name__: [f] for f in (read_string, read_value, shape_and_bytes, align, six_bit_layers, perplexity)
+}
 
 
 def mean(values):
@@ -276,56 +277,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched(name):
-    for stub in (lambda *_: ..., lambda *_: None):
-        verdict = check.EXERCISES[name].judge(stub)
-        assert verdict.kind == "untouched" and "not attempted yet" in verdict.message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_right(name):
-    exercise = check.EXERCISES[name]
-    for function in (exercise.engine, RIGHT[name]):
-        verdict = exercise.judge(function)
-        assert verdict.kind == "right", verdict
-    assert exercise(RIGHT[name]) is RIGHT[name]
-
-
-@pytest.mark.parametrize(("name", "function", "phrase"), WRONG)
-def test_wrong(name, function, phrase):
-    verdict = check.EXERCISES[name].judge(function)
-    assert verdict.kind == "wrong"
-    assert phrase in verdict.message.split("\n")[0], verdict
-
-
-def test_every_known_mistake_is_made_here():
-    for name in NAMES:
-        made = [phrase for exercise, _, phrase in WRONG if exercise == name]
-        for mistake in check.EXERCISES[name].mistakes:
-            assert any(phrase in mistake.message for phrase in made), mistake.message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_function_that_raises(name):
-    def stumbles(*_):
-        return {}["nothing"]
-
-    verdict = check.EXERCISES[name].judge(stumbles)
-    assert verdict.kind == "wrong" and "raised KeyError" in verdict.message
-
-
 def test_a_wrong_number_of_values_and_a_wrong_shape():
     assert "expected 2 values, got str" in check.read_string.judge(lambda b, at: "text").message
     message = check.six_bit_layers.judge(lambda n: [1, 2]).message
     assert "0, 3, 6, 7 not in your list; 1, 2 in your list and should not be" in message
     assert "expected 65952" in check.align.judge(lambda o, a: 7).message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_solution_is_the_engines_source(name):
-    shown = check.EXERCISES[name].judge(lambda *_: ...)._repr_html_()
-    assert "def " in shown and shown.count("<details>") == 3
 
 
 def test_perplexity_of_the_right_answer_is_the_engines():

@@ -1,4 +1,4 @@
-"""The checks of lesson 16: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 16, for test_check_learners.py, and what is the lesson's own."""
 
 import numpy as np
 import pytest
@@ -256,7 +256,7 @@ def test_registers_of_two_lengths_are_explained():
     assert "ValueError" in message and "products has 16 floats" in message
 
 
-MUTANTS = [
+WRONG = [
     ("quantize_activations", codes_clipped(-127), "over 128 steps and clip"),
     ("quantize_activations", codes_clipped(-128), "over 128 steps and clip"),
     ("quantize_activations", divides_zeros, "a block of zeros"),
@@ -315,66 +315,13 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong" and phrase in verdict.message
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
 RIGHT = {
-    "quantize_activations": codes_of(),
-    "group_sums": sums_of(),
-    "dot_integers": dot_of(),
-    "order_of_codes": order_of(),
-    "dot_q4_k_row": four_vectors,
+    "quantize_activations": [codes_of()],
+    "group_sums": [sums_of()],
+    "dot_integers": [dot_of()],
+    "order_of_codes": [order_of()],
+    "dot_q4_k_row": [four_vectors],
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("whose", ["engine", "a learner"])
-def test_right_answers_pass(name, whose):
-    verdict = NAMES[name].judge(NAMES[name].engine if whose == "engine" else RIGHT[name])
-    assert verdict.kind == "right", verdict.message
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_raising_and_misshapen_answers(name):
-    exercise = NAMES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-    message = exercise.judge(lambda *arguments: np.zeros((2, 3))).message
-    assert ("expected shape" in message or "expected 2 values" in message) and "got " in message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_a_solution(name):
-    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
-    solution = NAMES[name].solution or NAMES[name].engine
-    assert f"def {getattr(solution, 'py_func', solution).__name__}(" in card
 
 
 # Vector functions

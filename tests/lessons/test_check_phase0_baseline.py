@@ -1,4 +1,4 @@
-"""The checks of lesson 08: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 08, for test_check_learners.py, and what is the lesson's own."""
 
 import importlib.util
 
@@ -147,7 +147,7 @@ def temporaries(each=4, above=lambda M, K, N: M * K * N > 2**20, copies=(1, 2), 
     return count
 
 
-MUTANTS = [
+WRONG = [
     ("gflops", lambda M, K, N, s: M * K * N / s * 1e-9, "one operation for each multiply-add"),
     ("gflops", lambda M, K, N, s: 2 * M * K * N / s, "divide by 1e9"),
     ("gflops", lambda M, K, N, s: 2 * M * K * N / s / 10**6, "millions of operations"),
@@ -192,22 +192,6 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong" and phrase in verdict.message
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
 def with_dot(a, Bt, first, last, out):
     for i in range(first, last):
         for j in range(len(Bt)):
@@ -235,60 +219,17 @@ def test_a_function_that_is_compiled_already_comes_back_plain():
 
 
 RIGHT = {
-    "gflops": lambda M, K, N, s: M * K * N / s * 2e-9,
-    "block_and_place": place(),
-    "multiply_row_by_row": row_at_once,
-    "multiply_some_rows": some_rows(),
-    "baseline_temporaries": temporaries(),
+    "gflops": [lambda M, K, N, s: M * K * N / s * 2e-9],
+    "block_and_place": [place()],
+    "multiply_row_by_row": [row_at_once],
+    "multiply_some_rows": [some_rows()],
+    "baseline_temporaries": [temporaries()],
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("whose", ["engine", "a learner"])
-def test_right_answers_pass(name, whose):
-    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
-    verdict = NAMES[name].judge(function)
-    assert verdict.kind == "right", verdict.message
 
 
 @pytest.mark.parametrize("name", ["multiply_row_by_row", "multiply_some_rows"])
 def test_the_engine_s_version_compiles_as_the_lesson_needs_it(name):
     assert NAMES[name].judge(njit(NAMES[name].engine)).kind == "right"
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_raising_and_misshapen_answers(name):
-    exercise = NAMES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-
-    def misshapen(*arguments):
-        answer = exercise.engine(*arguments)
-        return answer[0] if isinstance(answer, tuple) else np.stack([answer, answer])
-
-    message = exercise.judge(misshapen).message
-    assert ("expected shape" in message or "expected 2 values" in message) and "got " in message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_a_solution(name):
-    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
-    solution = NAMES[name].solution or NAMES[name].engine
-    assert f"def {getattr(solution, 'py_func', solution).__name__}(" in card
 
 
 # Answers that no kernel has as a function of its own agree with what the kernels do

@@ -1,16 +1,12 @@
-"""The checks of lesson 10: untouched, right, and each known mistake as a learner would make it."""
+"""What learners write in lesson 10, for test_check_learners.py, and what is the lesson's own."""
 
 import math
 
 import numpy as np
-import pytest
 from numba import prange
 
 from blocks2tokens.course import check
 from blocks2tokens.kernels.report.phase2_optimized_fused import multiply_rows
-
-NAMES = ["row_range", "multiply_in_parts", "speedup_and_efficiency", "phase2_workers", "busiest_decodes"]
-
 
 # Right, in other words than the engine's
 
@@ -52,7 +48,7 @@ def busiest_decodes(M, K, N, cores):
 
 
 RIGHT = {
-    f.__name__: f
+    f.__name__: [f]
     for f in (row_range, multiply_in_parts, speedup_and_efficiency, phase2_workers, busiest_decodes)
 }
 
@@ -146,10 +142,9 @@ def filled(decode, a, raw, n_workers, out):
     return out
 
 
-MUTANTS = [
+WRONG = [
     ("multiply_in_parts", one_call, "of 3 workers one works"),
     ("multiply_in_parts", one_after_another, "Only the rounds of a prange"),
-    ("multiply_in_parts", filled, "Numba cannot compile your function"),
     ("multiply_in_parts", all_rows_each, "your 3 workers have computed 15 rows where there are 5"),
     ("multiply_in_parts", all_rows_in_loops_of_its_own, "workers do rows that are not theirs"),
     ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),
@@ -209,27 +204,9 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = check.EXERCISES[name].judge(mutant)
-    assert verdict.kind == "wrong" and phrase in verdict.message, verdict.message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_each_known_mistake_has_its_mutant(name):
-    """No message is left that no test expects."""
-    phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-    for mistake in check.EXERCISES[name].mistakes:
-        assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_right_answers_pass(name):
-    for function in (check.EXERCISES[name].engine, RIGHT[name]):
-        verdict = check.EXERCISES[name].judge(function)
-        assert verdict.kind == "right", verdict.message
+def test_what_the_lesson_will_compile_must_compile():
+    verdict = check.multiply_in_parts.judge(filled)
+    assert verdict.kind == "wrong" and "Numba cannot compile your function" in verdict.message
 
 
 def test_a_product_in_another_order_passes():
@@ -247,43 +224,3 @@ def test_a_product_in_another_order_passes():
         return out
 
     assert check.multiply_in_parts.judge(multiply).kind == "right"
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_nothing(*arguments):
-    pass
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_and_raising(name):
-    exercise = check.EXERCISES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_nothing).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-
-
-def test_a_forgotten_return_is_named():
-    def multiply(decode, a, raw, n_workers, out):
-        fill(decode, a, raw, range(len(a)), out)
-
-    assert "did you forget `return`?" in check.multiply_in_parts.judge(multiply).message
-
-
-def test_misshapen_answers_are_named():
-    transposed = check.multiply_in_parts.judge(lambda *arguments: multiply_in_parts(*arguments).T)
-    assert "expected shape (1, 8), got (8, 1)" in transposed.message
-    assert "expected 2 values" in check.row_range.judge(lambda w, n, M: w * M // n).message
-    assert "expected shape ()" in check.phase2_workers.judge(lambda M, cores: [1]).message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_the_engine_s_source(name):
-    card = check.EXERCISES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card and "def " in card

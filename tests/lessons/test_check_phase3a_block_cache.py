@@ -1,4 +1,4 @@
-"""The checks of lesson 11: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 11, for test_check_learners.py, and what is the lesson's own."""
 
 import numpy as np
 import pytest
@@ -161,7 +161,7 @@ def down_the_columns(a, fetch, N, block_size):
 
 
 FETCH, FEW = "fetch_block", "multiply_with_few_look_ups"
-MUTANTS = [
+WRONG = [
     ("cache_hit_rate", hit_rate(lambda M, K, N, size, w: w * (K * N // size)), "begin a fourth block"),
     ("cache_hit_rate", hit_rate(), "are not 3.75 blocks of 8"),
     (
@@ -204,22 +204,6 @@ MUTANTS = [
     (FEW, along_rows(add=False), "only the last k is left"),
     (FEW, along_rows(begin=lambda place: 0), "from the beginning of its block"),
 ]
-
-
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong" and phrase in verdict.message
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
 
 
 AGAINST_THE_RULES = [
@@ -267,69 +251,13 @@ def test_a_run_over_the_end_of_a_block_is_explained(function):
 
 
 RIGHT = {
-    "blocks_asked_for": asked(),
-    "cache_hit_rate": by_counting,
-    FETCH: fetch(),
-    "cache_bytes": held(),
-    FEW: along_rows(),
+    "blocks_asked_for": [asked()],
+    "cache_hit_rate": [by_counting],
+    FETCH: [fetch()],
+    "cache_bytes": [held()],
+    FEW: [along_rows()],
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_right_answers_pass(name):
-    for function in (NAMES[name].engine, RIGHT[name]):
-        verdict = NAMES[name].judge(function)
-        assert verdict.kind == "right", verdict.message
 
 
 def test_fewer_look_ups_than_the_engine_are_right():
     assert NAMES[FEW].judge(each_block_once).kind == "right"
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def documented_stub(*arguments):
-    """As in the notebook."""
-    return ...
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_raising_and_misshapen_answers(name):
-    exercise = NAMES[name]
-    for stub in (answers_ellipsis, answers_none, documented_stub):
-        assert exercise.judge(stub).kind == "untouched"
-    assert exercise.judge(3).kind == "wrong"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-    assert 'in the line "return 1 // 0"' in raised.message
-
-    def misshapen(*arguments):
-        return np.atleast_2d(exercise.engine(*arguments))[:, None]
-
-    message = exercise.judge(misshapen).message
-    assert "expected shape" in message and "got (" in message
-
-
-def test_a_forgotten_return_is_named():
-    def forgets(a, fetch, N, block_size):
-        a = a @ np.zeros((a.shape[1], N))
-
-    assert "forget `return`" in NAMES[FEW].judge(forgets).message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_the_engine_s_source(name):
-    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    solution = NAMES[name].solution or NAMES[name].engine
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
-    assert f"def {solution.__name__}(" in card

@@ -1,4 +1,4 @@
-"""The checks of lesson 12: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 12, for test_check_learners.py, and what is the lesson's own."""
 
 from types import SimpleNamespace
 
@@ -220,7 +220,7 @@ def as_phase_0_without_copies(a, decode, N, size):
     )
 
 
-MUTANTS = [
+WRONG = [
     ("each_block_once", lambda *a: product(*a)[0], "costs 96 decodes where the matrix has 8 blocks"),
     ("each_block_once", as_phase_0, "that is Phase 0"),
     ("each_block_once", as_phase_0_without_copies, "it holds another block"),
@@ -257,7 +257,6 @@ MUTANTS = [
     ("one_block_product", first_not_counted, "do not count the first block"),
     ("one_block_product", never_again, "and then go on with it"),
     ("one_block_product", product_with(flat=lambda k, j, K, N: j * K + k), "f = j * K + k"),
-    ("one_block_product", product_with(place=lambda k: k % 8), None),
     ("one_block_product", lambda a, d, N, s: product(a, d, N, s, place=lambda k: k % s), "not k % size"),
     ("one_block_product", flipped(product), "transposed"),
     ("block_decodes", with_mistake(lone=lambda M, workers: M), "decoded too often"),
@@ -287,41 +286,13 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong"
-    if phrase is None:  # an unknown one: only the place where it differs
-        assert verdict.message.split("\n")[1].startswith("the input of")
-    else:
-        assert phrase in verdict.message
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name and phrase]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
 RIGHT = {
-    "runs_in_column": runs,
-    "one_block_product": product,
-    "block_decodes": decodes,
-    "product_of_turned_blocks": turned,
-    "each_block_once": block_after_block,
+    "runs_in_column": [runs],
+    "one_block_product": [product],
+    "block_decodes": [decodes],
+    "product_of_turned_blocks": [turned],
+    "each_block_once": [block_after_block],
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("whose", ["engine", "a learner"])
-def test_right_answers_pass(name, whose):
-    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
-    verdict = NAMES[name].judge(function)
-    assert verdict.kind == "right", verdict.message
 
 
 def test_the_count_is_the_kernel_s_own():
@@ -340,43 +311,7 @@ def test_the_product_counts_what_the_formula_says():
         assert counted == lesson.block_decodes(*a.shape, N, size, 1)
 
 
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_raising_and_misshapen_answers(name):
-    exercise = NAMES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-
-    def misshapen(*arguments):
-        answer = exercise.engine(*arguments)
-        if isinstance(answer, tuple):
-            return answer[0][:, :-1], answer[1]
-        return answer[:, :-1] if isinstance(answer, np.ndarray) else np.full(3, answer)
-
-    message = exercise.judge(misshapen).message
-    assert "expected shape" in message and "got (" in message
-
-
 @pytest.mark.parametrize("name", ["one_block_product", "product_of_turned_blocks"])
 def test_a_product_without_its_count_is_told_so(name):
     message = NAMES[name].judge(lambda *arguments: NAMES[name].engine(*arguments)[0]).message
     assert "expected 2 values, got an array of shape" in message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_the_engine_s_source(name):
-    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
-    assert f"def {NAMES[name].solution.__name__}(" in card

@@ -1,8 +1,7 @@
-"""The checks of lesson 14: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 14, for test_check_learners.py, and what is the lesson's own."""
 
 import math
 
-import numpy as np
 import pytest
 
 from blocks2tokens import FORMATS, KERNELS
@@ -98,7 +97,7 @@ def needed(weight=lambda bits: bits / 8, giga=1e9, passes=lambda rate, M: rate /
     return bandwidth_needed
 
 
-MUTANTS = [
+WRONG = [
     ("product_intensity", intensity(each=1), "one operation for each multiply-add"),
     ("product_intensity", intensity(weight_bytes=lambda f: f.bits_per_weight), "as they have bits"),
     ("product_intensity", intensity(times_m=False), "M is missing"),
@@ -146,66 +145,13 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "mutant", "phrase"), MUTANTS, ids=[f"{name}-{phrase}" for name, _, phrase in MUTANTS]
-)
-def test_each_mistake_is_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong" and phrase in verdict.message
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
 RIGHT = {
-    "product_intensity": intensity(),
-    "attainable": roof(),
-    "ridge_rows": rows(),
-    "tokens_per_second": tokens(),
-    "bandwidth_needed": needed(),
+    "product_intensity": [intensity()],
+    "attainable": [roof()],
+    "ridge_rows": [rows()],
+    "tokens_per_second": [tokens()],
+    "bandwidth_needed": [needed()],
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("whose", ["engine", "a learner"])
-def test_right_answers_pass(name, whose):
-    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
-    verdict = NAMES[name].judge(function)
-    assert verdict.kind == "right", verdict.message
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_raising_and_misshapen_answers(name):
-    exercise = NAMES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-    two = exercise.judge(lambda *arguments: np.array([exercise.engine(*arguments)] * 2))
-    assert two.kind == "wrong" and "got " in two.message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_a_solution(name):
-    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
-    assert f"def {name}(" in card
 
 
 # The formulas agree with what the kernels count, and with one another

@@ -1,110 +1,98 @@
-"""The solution on a card is an answer: pasted into the lesson, it passes its own check."""
+"""The solution on a card is an answer: pasted into its cell in the place of the stub, it passes.
+
+Of the cells above, only those statements run on which the solution depends: a lesson's measurements take
+minutes, and a solution needs none of them.
+"""
 
 import ast
-import contextlib
-import inspect
 import re
-import textwrap
+from collections import Counter
+from pathlib import Path
 
 import pytest
+from pasting import code_cells, needed, paste, shown, used
 
 from blocks2tokens.course import check
 from blocks2tokens.course.setup import notebooks
 
-EXERCISES = list(check.EXERCISES.values())
-IN_THE_LESSONS_WORDS = [exercise for exercise in EXERCISES if exercise.twin is not None]
+LESSONS = [path for path in notebooks.find(notebooks.NOTEBOOKS) if path.stem != "00_start_here"]
+ASKED = re.compile(r"\bcheck\.(\w+)\(\s*(\w+)\s*\)")
+CELLS = {
+    exercise: (path, place, function)
+    for path in LESSONS
+    for place, source in enumerate(code_cells(path))
+    for exercise, function in ASKED.findall(source)
+    if exercise in check.EXERCISES
+}
+HAVE_A_TWIN = [exercise for exercise in check.EXERCISES.values() if exercise.twin is not None]
+HAVE_NONE = [exercise for exercise in check.EXERCISES.values() if exercise.twin is None]
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
-def test_the_solution_is_right(exercise):
-    solution = exercise.solution or exercise.engine
-    verdict = exercise.judge(getattr(solution, "py_func", solution))
-    assert verdict.kind == "right", verdict
-
-
-def test_each_exercise_has_a_name_of_its_own():
+def test_each_exercise_has_a_name_and_a_cell_of_its_own():
     """A lesson asks for its exercises by name; of two with one name it could get the other's."""
     names = [exercise.name for lesson in check.LESSONS for exercise in check.BY_LESSON[lesson]]
     assert len(names) == len(set(names)) == len(check.EXERCISES)
+    assert set(CELLS) == set(names)
 
 
 def test_lessons_are_named_as_their_notebooks():
-    stems = [path.stem for path in notebooks.find(notebooks.NOTEBOOKS)]
-    assert list(check.LESSONS) == [stem.split("_", 1)[1] for stem in stems if stem != "00_start_here"]
+    assert list(check.LESSONS) == [path.stem.split("_", 1)[1] for path in LESSONS]
 
 
-# Pasting
+def verdict_on_pasted(name, monkeypatch):
+    """Paste the solution of an exercise under the cells above it; return what its check says."""
+    path, place, function = CELLS[name]
+    cells = code_cells(path)
+    pasted = paste(cells[place], shown(check.EXERCISES[name]), function)
+    verdicts = []
+    monkeypatch.setattr("blocks2tokens.course.check.exercise.display", verdicts.append)
+    namespace = {}
+    for source in needed(cells[:place], used(pasted)):
+        exec(source, namespace)
+    exec(pasted, namespace)
+    return verdicts[-1]
 
 
-def shown(exercise):
-    """Return the text of the solution, as the card shows it."""
-    return textwrap.dedent(inspect.getsource(exercise.solution))
-
-
-def statements(cell):
-    """Return the statements of a code cell, without IPython's magics."""
-    lines = ["pass" if re.match(r"[%!]", line) else line for line in cell.source.splitlines()]
-    return ast.parse("\n".join(lines)).body
-
-
-def is_cheap(statement):
-    """Is it what gives names to a lesson and costs nothing: an import, a function, a constant?"""
-    if isinstance(statement, ast.Assign):
-        costly = ast.Call | ast.ListComp | ast.DictComp | ast.BinOp
-        return not any(isinstance(node, costly) for node in ast.walk(statement.value))
-    return isinstance(statement, ast.Import | ast.ImportFrom | ast.FunctionDef)
-
-
-def run(statement, names):
-    with contextlib.suppress(NameError):  # what it needs comes from a statement that costs something
-        exec(compile(ast.Module([statement], []), "<a cell>", "exec"), names)
-
-
-def exercises_of(path):
-    """Yield (exercise, name of its function, names that the cells above give) for each of a notebook."""
-    names = {}
-    for cell in (c for c in notebooks.read(path).cells if c.cell_type == "code"):
-        asked = re.search(r"^(\w+) = check\.(\w+)\(\1\)$", cell.source, re.MULTILINE)
-        for statement in statements(cell):
-            is_stub = asked and isinstance(statement, ast.FunctionDef) and statement.name == asked[1]
-            if is_cheap(statement) and not is_stub:
-                run(statement, names)
-        if asked:
-            exercise = check.EXERCISES[asked[2]]
-            yield exercise, asked[1], dict(names)
-            names[asked[1]] = exercise.engine  # the stub as it was
-
-
-def pasted():
-    for path in notebooks.find(notebooks.NOTEBOOKS):
-        for exercise, name, names in exercises_of(path):
-            if exercise.twin is not None:
-                yield pytest.param(exercise, name, names, id=exercise.name)
-
-
-PASTED = list(pasted())
-
-
-@pytest.mark.parametrize(("exercise", "name", "names"), PASTED)
-def test_the_solution_pasted_into_its_cell_passes(exercise, name, names):
-    exec(shown(exercise), names)
-    verdict = exercise.judge(names[name])
-    assert verdict.kind == "right", verdict
+@pytest.mark.parametrize("name", CELLS)
+def test_a_pasted_solution_is_right(name, monkeypatch):
+    verdict = verdict_on_pasted(name, monkeypatch)
+    assert verdict.name == name and verdict.kind == "right", verdict
     assert verdict.pattern is None, "its answers have other types than the engine's"
 
 
+def test_a_pasted_solution_that_needs_a_name_from_elsewhere_is_found(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.shown", lambda _: "def gflops(*sizes):\n    return roofline.of(sizes)\n")
+    assert verdict_on_pasted("gflops", monkeypatch).kind == "wrong"
+
+
+# What stands beside a solution
+
+
 def test_the_lessons_on_formats_have_solutions_in_their_own_words():
-    first = [e for lesson in check.LESSONS[:7] for e in check.BY_LESSON[lesson]]
-    assert {e.name for e in first} <= {p.values[0].name for p in PASTED}
+    assert all(exercise.twin for lesson in check.LESSONS[:7] for exercise in check.BY_LESSON[lesson])
 
 
-def squeezed(text):
-    return re.sub(r"[\s`]", "", text)
+@pytest.mark.parametrize("exercise", HAVE_A_TWIN, ids=lambda exercise: exercise.name)
+def test_the_card_says_where_the_engine_does_it(exercise):
+    card = exercise.judge(lambda *arguments: ...)._repr_html_()
+    module = exercise.twin.__module__
+    assert module.startswith("blocks2tokens.") and not module.startswith("blocks2tokens.course")
+    assert f"And in the engine: <code>{module}." in card
 
 
-@pytest.mark.parametrize("exercise", IN_THE_LESSONS_WORDS, ids=lambda exercise: exercise.name)
-def test_the_last_hint_leaves_something_to_do(exercise):
-    """No hint says what a solution returns."""
+def test_what_a_solution_says_of_the_engine_is_there():
+    package, told = Path(check.__file__).parents[2], 0
+    for name in CELLS:
+        for function, path in re.findall(
+            r"# and in the engine: (\w+) in ([\w/.]+\.py)", shown(check.EXERCISES[name])
+        ):
+            assert f"def {function}(" in (package / path).read_text(encoding="utf-8"), name
+            told += 1
+    assert told >= 20
+
+
+@pytest.mark.parametrize("exercise", HAVE_A_TWIN, ids=lambda exercise: exercise.name)
+def test_no_hint_says_what_the_solution_returns(exercise):
     returned = [
         squeezed(ast.unparse(node.value))
         for node in ast.walk(ast.parse(shown(exercise)))
@@ -114,9 +102,22 @@ def test_the_last_hint_leaves_something_to_do(exercise):
         assert not any(answer in squeezed(hint) for answer in returned)
 
 
-@pytest.mark.parametrize("exercise", IN_THE_LESSONS_WORDS, ids=lambda exercise: exercise.name)
-def test_the_card_says_where_the_engine_does_it(exercise):
-    card = exercise.judge(lambda *arguments: ...)._repr_html_()
-    module = exercise.twin.__module__
-    assert module.startswith("blocks2tokens.") and not module.startswith("blocks2tokens.course")
-    assert f"And in the engine: <code>{module}." in card
+def squeezed(text: str) -> str:
+    return re.sub(r"[\s`]", "", text)
+
+
+@pytest.mark.parametrize("exercise", HAVE_NONE, ids=lambda exercise: exercise.name)
+def test_the_last_hint_is_not_the_solution(exercise):
+    """A hint may hold a piece of a solution, not most of it: that is folded one step further in."""
+    body = [node for node in ast.parse(shown(exercise)).body[0].body if not is_docstring(node)]
+    solution, hint = words("\n".join(map(ast.unparse, body))), words(exercise.hints[-1])
+    assert (solution & hint).total() < 0.6 * solution.total(), exercise.hints[-1]
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def words(source: str) -> Counter:
+    """Return the names, numbers and operators of code, and how often each comes."""
+    return Counter(word for word in re.findall(r"\w+|[^\w\s(),.:;]+", source) if word != "return")

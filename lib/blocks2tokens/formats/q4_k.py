@@ -140,26 +140,38 @@ def magnitude_weights(x):
 
 
 @as_in_c
+def encode_scales(x, nmax, grid, out):
+    """Write the 16 bytes of a block before its codes, as Q5_K has them too; return codes, float32 [256]."""
+    scales, minimums, codes = asymmetric_scales(x, magnitude_weights(x), SIZE, nmax, grid, False)
+    d, sc = round_to_largest(scales, TOP)
+    dmin, m = round_to_largest(minimums, TOP)
+    write_scales(x, d, dmin, sc, m, nmax, codes, out)
+    return codes
+
+
+@as_in_c
+def encode_scales_weighted(x, importance, nmax, out):
+    """Do so with the importance of each weight, float32 [256]."""
+    weights = importance_weights(x, importance, np.float32(2) * mean_square(x))
+    scales, minimums, codes = asymmetric_scales(x, weights, SIZE, nmax, WEIGHTED_GRID, False)
+    d, sc = positive_search(scales, totals(weights, SIZE), TOP)
+    dmin, m = positive_search(minimums, totals(weights, SIZE), TOP)
+    write_scales(x, d, dmin, sc, m, nmax, codes, out)
+    return codes
+
+
+@as_in_c
 def encode_row(x, raw):
     for block in range(x.size // 256):
-        y, out = x[256 * block : 256 * block + 256], raw[144 * block : 144 * block + 144]
-        scales, minimums, codes = asymmetric_scales(y, magnitude_weights(y), SIZE, NMAX, GRID, False)
-        d, sc = round_to_largest(scales, TOP)
-        dmin, m = round_to_largest(minimums, TOP)
-        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
-        pack_nibbles(codes, out[16:])
+        out = raw[144 * block : 144 * block + 144]
+        pack_nibbles(encode_scales(x[256 * block : 256 * block + 256], NMAX, GRID, out), out[16:])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
     for block in range(x.size // 256):
         y, out = x[256 * block : 256 * block + 256], raw[144 * block : 144 * block + 144]
-        weights = importance_weights(y, importance[256 * block :], np.float32(2) * mean_square(y))
-        scales, minimums, codes = asymmetric_scales(y, weights, SIZE, NMAX, WEIGHTED_GRID, False)
-        d, sc = positive_search(scales, totals(weights, SIZE), TOP)
-        dmin, m = positive_search(minimums, totals(weights, SIZE), TOP)
-        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
-        pack_nibbles(codes, out[16:])
+        pack_nibbles(encode_scales_weighted(y, importance[256 * block :], NMAX, out), out[16:])
 
 
 @as_in_c

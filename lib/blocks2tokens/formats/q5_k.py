@@ -15,29 +15,20 @@ from numba import njit
 
 from blocks2tokens.formats.compiled import as_in_c, read_half
 from blocks2tokens.formats.q4_k import (
+    encode_scales,
+    encode_scales_weighted,
     improve_scales,
-    magnitude_weights,
     pack_nibbles,
     scale_min,
     split_nibbles,
     sub_block_scales,
-    write_scales,
-)
-from blocks2tokens.formats.search import (
-    WEIGHTED_GRID,
-    asymmetric_scales,
-    importance_weights,
-    mean_square,
-    positive_search,
-    round_to_largest,
-    totals,
 )
 
 GGML_TYPE = 13
 WEIGHTS = 256
 BLOCK = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)])
 
-SIZE, NMAX, TOP = np.int64(32), np.int64(31), np.int64(63)  # weights of a sub-block; largest code, scale
+NMAX = np.int64(31)  # largest code
 GRID = (-0.5, 0.1, np.int64(15))  # ggml's search, see `asymmetric_search`
 
 
@@ -90,24 +81,15 @@ def pack_codes(codes, out):
 @as_in_c
 def encode_row(x, raw):
     for block in range(x.size // 256):
-        y, out = x[256 * block : 256 * block + 256], raw[176 * block : 176 * block + 176]
-        scales, minimums, codes = asymmetric_scales(y, magnitude_weights(y), SIZE, NMAX, GRID, False)
-        d, sc = round_to_largest(scales, TOP)
-        dmin, m = round_to_largest(minimums, TOP)
-        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
-        pack_codes(codes, out[16:])
+        out = raw[176 * block : 176 * block + 176]
+        pack_codes(encode_scales(x[256 * block : 256 * block + 256], NMAX, GRID, out), out[16:])
 
 
 @as_in_c
 def encode_row_weighted(x, importance, raw):
     for block in range(x.size // 256):
         y, out = x[256 * block : 256 * block + 256], raw[176 * block : 176 * block + 176]
-        weights = importance_weights(y, importance[256 * block :], np.float32(2) * mean_square(y))
-        scales, minimums, codes = asymmetric_scales(y, weights, SIZE, NMAX, WEIGHTED_GRID, False)
-        d, sc = positive_search(scales, totals(weights, SIZE), TOP)
-        dmin, m = positive_search(minimums, totals(weights, SIZE), TOP)
-        write_scales(y, d, dmin, sc, m, NMAX, codes, out)
-        pack_codes(codes, out[16:])
+        pack_codes(encode_scales_weighted(y, importance[256 * block :], NMAX, out), out[16:])
 
 
 @as_in_c
