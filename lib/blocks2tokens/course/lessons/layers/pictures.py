@@ -74,8 +74,8 @@ def draw_stream(before: Sequence[float], after: Sequence[float]) -> Axes:
     axes.plot(places, after, "D-", color=plot.BLUE, label="after it: what the products see")
     axes.set(yscale="log", ylabel="root mean square", xlabel="norm of layer")
     first, later = before[2] / before[0], before[-1] / before[2]
-    growth = f"The stream grows {written(first)} × in layer 0, {written(later)} × in the others"
-    axes.set_title(f"{growth}; the products see about 1")
+    title = f"The stream grows {written(first)} × in layer 0, {written(later)} × in the others"
+    axes.set_title(title)
     axes.tick_params(axis="x", rotation=60)
     axes.legend()
     return axes
