@@ -51,6 +51,12 @@ def test_the_stream_has_a_place_for_each_norm():
     assert [label.get_text() for label in axes.get_xticklabels()] == places
 
 
+def test_the_growth_of_the_first_layer_is_told_apart():
+    axes = pictures.draw_stream([0.1, 8, 12, 20, 60], [1] * 5)
+    titles = axes.get_title("left") + axes.get_title()
+    assert titles == "The stream grows 120 × in layer 0, 5 × in the others"
+
+
 def test_norms_and_gate_can_be_drawn():
     pictures.draw_norms(np.random.default_rng(0).standard_normal((5, 2)))
     circle = plt.gcf().axes[0].lines[-1].get_xydata()

@@ -31,6 +31,14 @@ def test_scaling_stands_beside_the_report():
     assert title(axes) == "The same loops on 2 threads: 1.50 times faster"
 
 
+@pytest.mark.parametrize(
+    ("faster", "said"),
+    [({1: 1.0, 2: 0.96}, "2 threads: no faster (0.96 ×)"), ({1: 1.0}, "1 thread: no faster")],
+)
+def test_what_is_no_faster_is_called_so(faster, said):
+    assert said in title(pictures.draw_scaling(faster))
+
+
 def test_the_cliff_has_both_phases():
     axes = pictures.draw_cliff(
         {1: {"Phase 1": 1e-3, "Phase 2": 2e-3}, 32: {"Phase 1": 3e-3, "Phase 2": 1e-3}}

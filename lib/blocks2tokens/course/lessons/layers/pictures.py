@@ -24,6 +24,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 
 from blocks2tokens.course import plot
+from blocks2tokens.course.predict import written
 from blocks2tokens.model import rope
 from blocks2tokens.model.layers import swiglu
 
@@ -72,7 +73,9 @@ def draw_stream(before: Sequence[float], after: Sequence[float]) -> Axes:
     axes.plot(places, before, "o-", color=plot.ORANGE, label="the stream, before the norm")
     axes.plot(places, after, "D-", color=plot.BLUE, label="after it: what the products see")
     axes.set(yscale="log", ylabel="root mean square", xlabel="norm of layer")
-    axes.set_title("The stream grows from layer to layer, the products see about 1")
+    first, later = before[2] / before[0], before[-1] / before[2]
+    title = f"The stream grows {written(first)} × in layer 0, {written(later)} × in the others"
+    axes.set_title(title)
     axes.tick_params(axis="x", rotation=60)
     axes.legend()
     return axes

@@ -64,7 +64,9 @@ def draw_scaling(faster: Mapping[int, float]) -> Axes:
     ticks = [n for n in POWERS if n <= most]
     axes.set(xticks=ticks, xticklabels=ticks, yticks=ticks, yticklabels=ticks)
     n, gain = max(faster.items())
-    axes.set_title(f"The same loops on {n} threads: {gain:.2f} times faster")
+    threads = f"{n} thread" + "s" * (n > 1)
+    how = f"{gain:.2f} times faster" if gain >= 1.05 else f"no faster ({gain:.2f} ×)"
+    axes.set_title(f"The same loops on {threads}: {how}")
     axes.minorticks_off()
     axes.legend(loc="upper left")
     return axes
