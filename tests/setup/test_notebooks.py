@@ -576,3 +576,12 @@ def test_words_that_link_to_the_glossary_are_in_it():
         anchor for path in COURSE for anchor in ANCHOR.findall(path.read_text(encoding="utf-8")) if anchor
     }
     assert wanted <= known
+
+
+def test_the_readme_says_how_long_the_course_is():
+    heads = [MINUTES.search(prose(notebooks.read(path))) for path in COURSE[1:]]
+    read, do = (sum(int(head[part]) for head in heads) for part in (1, 2))
+    said = re.search(
+        r"about (\d+) hours of reading and (\d+) of doing", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
+    assert said and (int(said[1]), int(said[2])) == (round(read / 60), round(do / 60))
