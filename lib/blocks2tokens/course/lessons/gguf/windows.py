@@ -22,12 +22,12 @@ Result = TypeVar("Result")
 
 def measured(measure: Callable[[int], Result], most: int, seconds: float = SECONDS) -> list[Result]:
     """Measure window 0, then as many more as fit in the seconds, at most `most` in all; say how many."""
-    start, found, longest = budget.clock(), [], 0.0
+    start, found, last = budget.clock(), [], 0.0
     with budget.progress(most, "windows") as bar:
-        while len(found) < most and budget.clock() - start + longest <= seconds:
+        while len(found) < most and budget.clock() - start + last <= seconds:
             before = budget.clock()
             found.append(measure(len(found)))
-            longest = max(longest, budget.clock() - before)
+            last = budget.clock() - before
             bar.update()
     few = "" if len(found) >= FEWEST else f": too few for a verdict, which takes {FEWEST}"
     print(f"{len(found)} of {most} windows fit in {seconds:.0f} seconds{few}")
@@ -35,7 +35,7 @@ def measured(measure: Callable[[int], Result], most: int, seconds: float = SECON
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return the mean difference of two models in the same windows, and its standard error; NaN of one window."""
+    """Return the mean difference of two models in the same windows, and its standard error (NaN of one)."""
     each = one - other
     error = each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
     return float(each.mean()), float(error)
