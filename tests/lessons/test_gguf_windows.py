@@ -52,7 +52,7 @@ def test_a_verdict_takes_five_windows():
 def test_one_window_has_no_uncertainty():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert windows.verdict(np.array([3.2]), np.array([3.1])).startswith("10.00% ± ? worse: 1 windows")
+        assert windows.verdict(np.array([3.2]), np.array([3.1])).startswith("10.00% ± ? worse: 1 window is")
 
 
 def test_a_guess_is_judged_by_the_uncertainty(capsys):

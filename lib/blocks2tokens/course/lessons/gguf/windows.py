@@ -15,7 +15,7 @@ from blocks2tokens.course import budget
 from blocks2tokens.course.predict import near, written
 
 FEWEST = 5  # windows from which a verdict is given
-SECONDS = 30.0
+SECONDS = 45.0
 
 Result = TypeVar("Result")
 
@@ -47,7 +47,7 @@ def verdict(one: np.ndarray, other: np.ndarray) -> str:
     direction = "worse" if difference > 0 else "better"
     told = f"{abs(difference):.2%} ± {error:.2%} {direction}".replace("nan%", "?")
     if len(one) < FEWEST:
-        return f"{told}: {len(one)} windows are too few to say"
+        return f"{told}: {len(one)} {'window is' if len(one) == 1 else 'windows are'} too few to say"
     return f"{told}: {'it counts' if abs(difference) > 2 * error else 'it does not count'}"
 
 
