@@ -159,6 +159,45 @@ def uint8_code(raw, i, a, b):
     return d * scales[i // 16] * ((a + 16 * b - 32) % 256)
 
 
+def plain_element(raw, i, d=lambda raw: raw[208:210].view(np.float16).astype(np.float32)[0], wraps=True):
+    """Return weight i as a first attempt has it: bytes stay uint8."""
+    half, (quarter, l) = i // 128, divmod(i % 128, 32)
+    low = raw[64 * half + 32 * (quarter % 2) + l] >> 4 * (quarter // 2) & 15
+    code = low | (raw[128 + 32 * half + l] >> 2 * quarter & 3) << 4
+    return d(raw) * raw[192:208].view(np.int8)[i // 16] * ((code if wraps else int(code)) - 32)
+
+
+def half_d(raw):
+    return raw[208:210].view(np.float16)[0]
+
+
+def float16_element(raw, i):
+    return plain_element(raw, i, half_d, wraps=False)
+
+
+def no_low_mask(q):
+    q = q.reshape(2, 4, 32)
+    return np.concatenate([q[:, 0] | q[:, 2] << 4, q[:, 1] | q[:, 3] << 4], axis=1).reshape(-1)
+
+
+def no_high_mask(q):
+    q = q.reshape(2, 4, 32)
+    return (q[:, 0] >> 4 | q[:, 1] >> 2 | q[:, 2] & 48 | q[:, 3] << 2 & 192).reshape(-1)
+
+
+def uint8_scales(s):
+    low = np.concatenate([s[:, :8] & 15, s[:, :8] >> 4], axis=1)
+    return (low | np.concatenate([s[:, 8:] >> t & 3 for t in (0, 2, 4, 6)], axis=1) << 4) - 32
+
+
+def uint8_codes_of_q3_k(blocks):
+    top = np.concatenate([blocks["hmask"] >> s & 1 for s in range(8)], axis=1)
+    q = (quarters(blocks["qs"]) | top << 2) - 4
+    return (
+        blocks["d"].astype(np.float32)[:, None] * three_bit_scales()(blocks["scales"]).repeat(16, axis=1) * q
+    )
+
+
 Q6_K_LOW = {
     "two weights to a byte": lambda ql: in_order(ql, 2),
     "laid out as in Q4_K": lambda ql: (
@@ -210,6 +249,7 @@ MISTAKES = {
         ),
         "changes every 32": element(value=value(lambda scales, d, i, q: d * scales[i // 32] * (q - 32))),
         "left as they are": element(value=value(lambda scales, d, i, q: scales[i // 16] * (q - 32))),
+        "in float16": float16_element,
         "as a whole number": element(
             value=lambda raw, i, a, b: (
                 (int(raw[208]) + 256 * int(raw[209])) * read_block(raw)[2][i // 16] * (a + 16 * b - 32)
@@ -241,6 +281,8 @@ MISTAKES = {
         "run backwards": pack(first, second, shifts=(6, 4, 2, 0)),
         "qh is not cut": pack(first, second, high_of=lambda q, l, t: q[64 * t + l]),
         "the lowest two bits": pack(first, second, shift=0),
+        "spill into the other nibble": lambda q: (no_low_mask(q), pack(first, second)(q)[1]),
+        "spill into qh": lambda q: (pack(first, second)(q)[0], no_high_mask(q)),
     },
     "dequantize_q2_k": {
         "codes come in order": q2_k(q=lambda qs: in_order(qs, 4).reshape(-1, 256)),
@@ -255,11 +297,14 @@ MISTAKES = {
     },
     "q3_k_scales": {
         "32 is not subtracted": three_bit_scales(offset=0),
+        "scale wraps around": uint8_scales,
         "one stream": six_bit_stream,
         "low bits come in order": LOW_IN_ORDER,
         "high bits come in order": HIGH_IN_ORDER,
     },
     "dequantize_q3_k": {
+        "code wraps around": uint8_codes_of_q3_k,
+        "scale wraps around": q3_k(scales=uint8_scales),
         "inverted": q3_k(third=lambda m: 1 - np.concatenate([m >> s & 1 for s in range(8)], axis=1)),
         "third bit is missing": q3_k(third=lambda m: np.zeros((len(m), 256), int)),
         "eight weights to a byte": q3_k(third=lambda m: (m[:, :, None] >> np.arange(8) & 1).reshape(-1, 256)),
@@ -302,6 +347,24 @@ TOGETHER = {
         "q6_k_element",
         plain_order,
         ["two weights to a byte", "four weights to a byte", "read as unsigned"],
+    ),
+    "bytes and a float16": (
+        "q6_k_element",
+        lambda raw, i: plain_element(raw, i, half_d),
+        ["wraps around", "in float16"],
+    ),
+    "packed without any mask": (
+        "pack_q6_k",
+        lambda q: (
+            no_low_mask(q),
+            np.concatenate(
+                [
+                    q[n:][:32] >> 4 | q[n + 32 :][:32] >> 2 | q[n + 64 :][:32] | q[n + 96 :][:32] << 2
+                    for n in (0, 128)
+                ]
+            ),
+        ),
+        ["spill into the other nibble", "spill into qh"],
     ),
 }
 

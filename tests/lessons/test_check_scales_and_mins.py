@@ -191,6 +191,11 @@ def no_mask_in_uint8(blocks):
     return nibbles(blocks).astype(np.uint8) | high << 4
 
 
+def without_brackets(blocks):
+    low = np.hstack([blocks["qs"] & 15, blocks["qs"] >> 4])
+    return low | blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32) & 1 << 4
+
+
 def minus_16_in_uint32(blocks):
     return column(blocks["d"]) * (join_fifth_bit(blocks).astype(np.uint32) - np.uint32(16))
 
@@ -218,6 +223,12 @@ WRONG = [
     ("decode_q4_1", with_values(not_shifted, linear), "16 times too large"),
     ("decode_q4_1", with_values(not_masked, linear), "still carry the high ones"),
     ("decode_q4_1", in_float16(nibbles), "calculate in float16"),
+    *(
+        ("decode_q4_1", in_float16(codes), phrase)
+        for codes, first in ((taking_turns, "interleaved"), (swapped, "swapped"), (not_shifted, "16 times"))
+        for phrase in (first, "And you calculate in float16")
+    ),
+    ("decode_q4_1", with_values(taking_turns, lambda d, m, q: d * q), "And you leave the minimum out"),
     ("quantize_q4_1", from_range(16), "largest weight is cut off"),
     ("quantize_q4_1", sixteen_steps, "gets a code of 16"),
     ("quantize_q4_1", from_range(15, np.floor), "cut the fraction off"),
@@ -244,6 +255,7 @@ WRONG = [
     ("join_fifth_bit", lambda blocks: nibbles(blocks) | fifth(blocks) << 3, "the one worth 8"),
     ("join_fifth_bit", no_mask_in_uint8, "keep all the bits above"),
     ("join_fifth_bit", lowest_bit, "below the other four"),
+    ("join_fifth_bit", without_brackets, "binds tighter"),
     ("join_fifth_bit", no_mask, "keep all the bits above"),
     ("join_fifth_bit", lambda blocks: taking_turns(blocks) + 16 * fifth(blocks), "nibbles take turns"),
     ("join_fifth_bit", lambda blocks: swapped(blocks) + 16 * fifth(blocks), "halves of qs are swapped"),

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from blocks2tokens.course import plot
+from blocks2tokens.course.lessons.gguf.windows import apart
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.gguf_file import GGUFFile
 
@@ -77,8 +78,8 @@ def draw_prices(sizes: Mapping[str, float], nats: Mapping[str, np.ndarray]) -> N
     Both map the name of a format to its figures. A bar is one standard error of the difference.
     """
     plain = next(iter(nats.values()))
-    rise = {name: (each - plain).mean() for name, each in nats.items()}
-    error = {name: (each - plain).std(ddof=1) / np.sqrt(len(each)) for name, each in nats.items()}
+    found = {name: apart(each, plain) for name, each in nats.items()}
+    rise, error = ({name: each[i] for name, each in found.items()} for i in (0, 1))
     left, right = plt.subplots(1, 2, figsize=(11, 3.9), width_ratios=(4, 5))[1]
     small = [name for name in nats if name != next(iter(nats)) and rise[name] < HIGH_RISE]
     _draw_sizes(left, sizes, {name: np.exp(each.mean()) for name, each in nats.items()}, rise)
@@ -89,7 +90,10 @@ def draw_prices(sizes: Mapping[str, float], nats: Mapping[str, np.ndarray]) -> N
     right.axvline(0, color=plot.GREY, lw=1)
     right.invert_yaxis()
     most = max((rise[name] for name in small), default=0)
-    right.set(xlabel="perplexity above F16's (%)", title=f"{len(small)} formats cost at most {most:.1%}")
+    dear = [name for name in nats if rise[name] >= HIGH_RISE]
+    left_out = f"; left out, {HIGH_RISE:.0%} or more: {', '.join(dear)}" if dear else ""
+    right.set(xlabel=f"perplexity above F16's (%){left_out}")
+    right.set_title(f"{len(small)} formats cost at most {most:.1%}")
 
 
 def _draw_sizes(axes, sizes, perplexity, rise):

@@ -174,6 +174,47 @@ def wrong_pack(codes, low=LOW, high=HIGH, shift=4):
     return pack(codes, low), pack(codes >> shift, high)
 
 
+def pack_unmasked(codes, low_masked=True, high_masked=True, high_quarters=(1, 2, 3), join=np.bitwise_or):
+    """Pack with bits of one weight that spill into another's, where a mask was forgotten."""
+    q = codes.reshape(2, 4, 32)
+    low = q & 15 if low_masked else q
+    ql = [join(low[:, 0], low[:, 2] << 4), join(low[:, 1], low[:, 3] << 4)]
+    high = [q[:, 0] >> 4, q[:, 1] >> 2, q[:, 2], q[:, 3] << 2]  # straight to their places
+    for quarter in range(1, 4):
+        if high_masked or quarter not in high_quarters:
+            high[quarter] = high[quarter] & (3 << 2 * quarter)
+    qh = high[0]
+    for part in high[1:]:
+        qh = join(qh, part)
+    return np.concatenate(ql, axis=1).reshape(-1), qh.reshape(-1)
+
+
+LOW_SPILLS = (
+    "the high two bits of your codes spill into the other nibble of ql: mask the low four, & 15, before you "
+    "join them"
+)
+HIGH_SPILLS = (
+    "low bits of your codes spill into qh: code >> 2 moves the high two to bits 2 and 3 and leaves two low "
+    "ones below them. Mask, & 12, or take the high two alone first, (code >> 4) << 2"
+)
+JOINS = (np.bitwise_or, np.add)
+SPILLS = (
+    *(Mistake(partial(pack_unmasked, low_masked=False, join=join), LOW_SPILLS) for join in JOINS),
+    *(
+        Mistake(partial(pack_unmasked, high_masked=False, high_quarters=which, join=join), HIGH_SPILLS)
+        for which in ((1, 2, 3), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3))
+        for join in JOINS
+    ),
+    *(
+        Mistake(
+            partial(pack_unmasked, low_masked=False, high_masked=False, join=join),
+            f"{LOW_SPILLS}; and {HIGH_SPILLS}",
+        )
+        for join in JOINS
+    ),
+)
+
+
 PACK_MISTAKES = {
     "your nibbles come in order, weights 0 and 1 in ql[0]: weights 0 and 64 share it": {"low": LOW_IN_ORDER},
     "your ql is packed as Q4_K's qs: weights 0 and 64 share ql[0], not 0 and 32": {"low": LOW_AS_Q4_K},
@@ -299,20 +340,24 @@ Q2_K_MISTAKES = {
 }
 
 
-def q3_k_scales(scales, low_in_order=False, high_in_order=False, plain=False, offset=32):
+def q3_k_scales(scales, low_in_order=False, high_in_order=False, plain=False, offset=32, code_type=np.int64):
     """Return int64 [n, 16] of uint8 [n, 12], right unless told otherwise."""
     scales = scales.astype(np.int64)
     j = np.arange(16)
     if plain:
         bits = np.unpackbits(scales.astype(np.uint8), axis=1, bitorder="little").reshape(-1, 16, 6)
-        return bits @ (1 << np.arange(6)) - offset
+        return (bits @ (1 << np.arange(6))).astype(code_type) - code_type(offset)
     low = scales[:, j // 2] >> 4 * (j % 2) if low_in_order else scales[:, j % 8] >> 4 * (j // 8)
     high = scales[:, 8 + j // 4] >> 2 * (j % 4) if high_in_order else scales[:, 8 + j % 4] >> 2 * (j // 4)
-    return (low & 15 | (high & 3) << 4) - offset
+    return (low & 15 | (high & 3) << 4).astype(code_type) - code_type(offset)
 
 
-Q3_K_SCALE_MISTAKES = {
+Q3_K_SCALE_VALUES = {
     "the 32 is not subtracted: scales are stored as 0 to 63 and stand for -32 to 31": {"offset": 0},
+    "the scale wraps around below 32: it is still uint8 when you subtract, and 0 - 32 is 224; "
+    ".astype(np.int8) first": {"code_type": np.uint8},
+}
+Q3_K_SCALE_LAYOUTS = {
     "you read the 12 bytes as one stream of 6-bit numbers: the low four bits are in bytes 0 to 7, the high "
     "two in bytes 8 to 11": {"plain": True},
     "your low bits come in order: the high nibble of byte 0 belongs to scale 8, not scale 1": {
@@ -322,12 +367,19 @@ Q3_K_SCALE_MISTAKES = {
         "high_in_order": True
     },
 }
+Q3_K_SCALE_MISTAKES = {
+    **Q3_K_SCALE_VALUES,
+    **Q3_K_SCALE_LAYOUTS,
+    **both(Q3_K_SCALE_LAYOUTS, Q3_K_SCALE_VALUES),
+}
 
 
-def q3_k_weights(blocks, qs=HIGH, mask=MASK, third="right", q_offset=4, sub_block=16, **wrong_scales):
+def q3_k_weights(
+    blocks, qs=HIGH, mask=MASK, third="right", q_offset=4, q_type=np.int64, sub_block=16, **wrong_scales
+):
     high = unpack(blocks["hmask"], mask)
     high = {"right": high, "inverted": 1 - high, "missing": 0 * high}[third]
-    q = unpack(blocks["qs"], qs) + 4 * high - q_offset
+    q = (unpack(blocks["qs"], qs) + 4 * high).astype(q_type) - q_type(q_offset)
     scales = blocks["d"].astype(np.float32)[:, None] * q3_k_scales(blocks["scales"], **wrong_scales)
     return (scales[:, np.arange(256) // sub_block] * q).astype(np.float32)
 
@@ -344,6 +396,8 @@ Q3_K_MISTAKES = {
     },
     "your low two bits come in order: bits 2 and 3 of qs[0] belong to weight 32": {"qs": HIGH_IN_ORDER},
     "the 4 is not subtracted: codes are stored as 0 to 7 and stand for -4 to 3": {"q_offset": 0},
+    "the code wraps around below 4: it is still uint8 when you subtract, and 0 - 4 is 252; .astype(np.int8) "
+    "first": {"q_type": np.uint8},
     "your scales change every 32 weights: there are 16 sub-blocks of 16": {"sub_block": 32},
 }
 
@@ -359,7 +413,10 @@ EXERCISES = [
             SCALE_MISTAKES,
             D_MISTAKES,
             OVERFLOW_MISTAKES,
-            both(LAYOUT_MISTAKES, SCALE_MISTAKES),
+            TYPE_MISTAKES,
+            both(LAYOUT_MISTAKES | VALUE_MISTAKES, SCALE_MISTAKES),
+            both(CODE_MISTAKES, TYPE_MISTAKES),
+            both(both(VALUE_MISTAKES, SCALE_MISTAKES), TYPE_MISTAKES),
         ),
         hints=(
             "Find the half of the block, the quarter of that half, and the place l in the quarter: "
@@ -399,6 +456,7 @@ EXERCISES = [
             TYPE_MISTAKES,
             OVERFLOW_MISTAKES,
             both(LAYOUT_MISTAKES | VALUE_MISTAKES, SCALE_MISTAKES),
+            both(VALUE_MISTAKES, TYPE_MISTAKES),
         ),
         hints=(
             "d has shape [n], scales [n, 16], codes [n, 256]. Which two do you multiply first?",
@@ -409,7 +467,7 @@ EXERCISES = [
         "pack_q6_k",
         engine=engine_pack,
         cases=pack_cases,
-        mistakes=mistakes(wrong_pack, PACK_MISTAKES),
+        mistakes=mistakes(wrong_pack, PACK_MISTAKES) + SPILLS,
         hints=(
             "Four weights of a half share their bytes: l, 32 + l, 64 + l and 96 + l.",
             "View the codes as [2, 4, 32], half and quarter. ql of a half: quarters 0 and 1 in the low "

@@ -9,6 +9,7 @@ draw_line       error over bits, beside the line that halves it with each bit
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -103,7 +104,10 @@ def draw_rungs(ns: Mapping[str, float]) -> Axes:
     axes.set(xscale="log", xlabel="ns per weight, log scale", xlim=(min(values) / 2, max(values) * 60))
     axes.margins(y=0.15)
     axes.invert_yaxis()
-    axes.set_title(f"{names[0]}: {written(max(values) / min(values))} times the fastest")
+    steps = [before / after for before, after in pairwise(values)]
+    if steps:
+        i = int(np.argmax(steps))
+        axes.set_title(f"The largest step, {written(steps[i])} times, is from {names[i]} to {names[i + 1]}")
     return axes
 
 

@@ -87,6 +87,49 @@ D_IS_MISSING = "d is missing: codes count steps, and d is the step; a weight is 
 M_AND_D_SWAPPED = "you have d and m the wrong way round: d is the step, m the value of code 0"
 IN_FLOAT16 = "you calculate in float16, which rounds every weight: d and m .astype(np.float32) first"
 
+WRONG_CODES_OF_Q4_1 = {
+    "your low nibbles still carry the high ones: mask them, & 15": lambda blocks: np.hstack(
+        [blocks["qs"], blocks["qs"] >> 4]
+    ),
+    "your high nibbles are interleaved with the low ones: weight 1 is the low nibble of byte 1; the "
+    "high nibbles are weights 16 to 31": _four_bits_taking_turns,
+    "your halves are swapped: the low nibbles are weights 0 to 15, the high ones 16 to 31": (
+        _four_bits_swapped
+    ),
+    "your high nibbles are 16 times too large: after the mask move them down, >> 4": _four_bits_not_shifted,
+}
+WRONG_VALUES_OF_Q4_1 = {
+    M_IS_SUBTRACTED: lambda d, m, q: d * q - m,
+    M_IS_LEFT_OUT: lambda d, m, q: d * q,
+    M_IS_SCALED: lambda d, m, q: d * (q + m),
+    D_IS_MISSING: lambda d, m, q: q + m,
+    M_AND_D_SWAPPED: lambda d, m, q: m * q + d,
+    "you still subtract 8, as in Q4_0: here the minimum does that work, and code 0 stands for m": (
+        lambda d, m, q: d * (q - 8) + m
+    ),
+}
+
+
+def _q4_1_mistakes():
+    """Return one mistake at a time, then two: the codes or the value wrong, and in float16 besides."""
+    wrong = {message: (_four_bits, value) for message, value in WRONG_VALUES_OF_Q4_1.items()}
+    wrong |= {message: (codes, _scaled) for message, codes in WRONG_CODES_OF_Q4_1.items()}
+    two = {
+        f"{first}. And {second}": (codes, value)
+        for first, codes in WRONG_CODES_OF_Q4_1.items()
+        for second, value in WRONG_VALUES_OF_Q4_1.items()
+    }
+    return (
+        *(Mistake(_decoder(*ways), message) for message, ways in wrong.items()),
+        Mistake(_decoder(_four_bits, _scaled, np.float16), IN_FLOAT16),
+        *(
+            Mistake(_decoder(*ways, np.float16), f"{message}. And {IN_FLOAT16}")
+            for message, ways in wrong.items()
+        ),
+        *(Mistake(_decoder(*ways), message) for message, ways in two.items()),
+    )
+
+
 DECODE_Q4_1 = Exercise(
     name="decode_q4_1",
     engine=q4_1.dequantize,
@@ -94,35 +137,7 @@ DECODE_Q4_1 = Exercise(
     twin=q4_1.dequantize,
     cases=_cases("Q4_1"),
     tolerance=ROUNDED_ONCE,
-    mistakes=(
-        Mistake(_decoder(_four_bits, lambda d, m, q: d * q - m), M_IS_SUBTRACTED),
-        Mistake(_decoder(_four_bits, lambda d, m, q: d * q), M_IS_LEFT_OUT),
-        Mistake(_decoder(_four_bits, lambda d, m, q: d * (q + m)), M_IS_SCALED),
-        Mistake(_decoder(_four_bits, lambda d, m, q: q + m), D_IS_MISSING),
-        Mistake(
-            _decoder(lambda blocks: np.hstack([blocks["qs"], blocks["qs"] >> 4]), _scaled),
-            "your low nibbles still carry the high ones: mask them, & 15",
-        ),
-        Mistake(_decoder(_four_bits, lambda d, m, q: m * q + d), M_AND_D_SWAPPED),
-        Mistake(
-            _decoder(_four_bits, lambda d, m, q: d * (q - 8) + m),
-            "you still subtract 8, as in Q4_0: here the minimum does that work, and code 0 stands for m",
-        ),
-        Mistake(
-            _decoder(_four_bits_taking_turns, _scaled),
-            "your high nibbles are interleaved with the low ones: weight 1 is the low nibble of byte 1; the "
-            "high nibbles are weights 16 to 31",
-        ),
-        Mistake(
-            _decoder(_four_bits_swapped, _scaled),
-            "your halves are swapped: the low nibbles are weights 0 to 15, the high ones 16 to 31",
-        ),
-        Mistake(
-            _decoder(_four_bits_not_shifted, _scaled),
-            "your high nibbles are 16 times too large: after the mask move them down, >> 4",
-        ),
-        Mistake(_decoder(_four_bits, _scaled, np.float16), IN_FLOAT16),
-    ),
+    mistakes=_q4_1_mistakes(),
     hints=(
         "The codes are those of Q4_0, in the same order. Then one multiplication and one addition, with each "
         "block's own d and m.",
@@ -236,6 +251,17 @@ CODES_TAKE_TURNS = (
     "your fifth bits are where they should be"
 )
 
+BINDS_TIGHTER = (
+    "you take bit i + 4 of qh for weight i: `<<` binds tighter than `&`, so `qh >> i & 1 << 4` masks with "
+    "1 << 4. With brackets, ((qh >> i) & 1) << 4"
+)
+
+
+def _masked_with_16(blocks):
+    shifted = blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32)
+    return _four_bits(blocks) + (shifted & np.uint32(16)).astype(np.uint8)
+
+
 HALF_OF_QH = [i % 16 for i in range(32)]
 FIRST_BIT_OF_EACH_BYTE = [i ^ 7 for i in range(32)]
 EVERY_OTHER = [*range(0, 32, 2), *range(1, 32, 2)]
@@ -294,6 +320,7 @@ JOIN_FIFTH_BIT = Exercise(
             ),
             "after the shift you keep all the bits above yours too: mask one, & 1",
         ),
+        Mistake(_masked_with_16, BINDS_TIGHTER),
         Mistake(_joined(low=_four_bits_taking_turns), CODES_TAKE_TURNS),
         Mistake(_joined(low=_four_bits_swapped), "the halves of qs are swapped: low nibbles come first"),
     ),
