@@ -139,7 +139,9 @@ def compiles(arguments: Callable, tolerance: float = 1e-4) -> Callable:
         if not isinstance(function, FunctionType):
             return None
         given = tuple(map(checked, arguments()))
-        expected = on_copies(function, tuple(plain(argument) for argument in given))
+        expected = on_copies(
+            function, tuple(plain(a) if hasattr(a, "py_func") else checked(a) for a in arguments())
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is slow or will be refused one day
             try:
