@@ -136,7 +136,7 @@ def test_all_is_done_then(at_the_end):
     assert {state for states in progress.state().values() for state in states.values()} == {"done"}
     strip = check.progress("q4_k")
     assert strip.sums() == (
-        f"4 of 4 here · {len(check.EXERCISES)} of {len(check.EXERCISES)} yours · "
+        f"5 of 5 here · {len(check.EXERCISES)} of {len(check.EXERCISES)} yours · "
         f"you read {len(READERS)} of {len(READERS)} formats"
     )
 
