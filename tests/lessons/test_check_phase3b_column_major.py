@@ -375,6 +375,14 @@ def test_a_product_without_its_count_is_told_so(name):
     assert "expected 2 values, got an array of shape" in message
 
 
+def test_a_block_that_is_not_there_is_told_where_a_column_begins():
+    def by_rows(a, decode, N, size):
+        return sum(decode(j * N) for j in range(N)), N
+
+    message = NAMES["product_of_turned_blocks"].judge(by_rows).message
+    assert "Column j begins at block j * (K // size)" in message and "counted from 0" not in message
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_shows_the_engine_s_source(name):
     card = NAMES[name].judge(answers_ellipsis)._repr_html_()

@@ -402,6 +402,8 @@ def _part(label, i, parts, count):
     """Return the label of one of several values."""
     if len(parts) == count:
         return f"{label}, {parts[i]}"
+    if count == 1:
+        return f"{label}, the one value"
     which = ORDINALS[i] if i < len(ORDINALS) else f"number {i + 1}"
     return f"{label}, the {which} of the {count} values"
 
