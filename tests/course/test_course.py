@@ -378,6 +378,41 @@ def test_verdicts(function, kind, phrases):
         assert phrase in verdict.message, verdict.message
 
 
+def halves(x):
+    low, high = x & 15, x >> 4
+    return low, high
+
+
+@pytest.mark.parametrize(
+    ("parts", "engine", "told"),
+    [
+        (("a", "b"), halves, "ramp, b: element 1 is 1,"),
+        ((), halves, "ramp, high: element 1 is 1,"),
+        ((), lambda x: (x & 15, x >> 4), "ramp, the second of the 2 values: element 1 is 1,"),
+    ],
+)
+def test_the_parts_of_an_answer_have_names(parts, engine, told):
+    exercise = Exercise("halves", engine, lambda: {"ramp": (np.arange(4),)}, (), (), parts=parts)
+    assert told in exercise.judge(lambda x: (x & 15, x)).message
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (np.array([1, 200], np.uint8), "element 0 is 0 (0x00), expected 1 (0x01)"),
+        (np.array([1, 15], np.uint8), "element 0 is 0, expected 1 ("),
+        (np.array([1, 2**32 - 1], np.uint32), "element 0 is 0x00000000, expected 0x00000001 ("),
+        (np.array([1, 2**32 - 1], np.uint32), "x = [0x00000001 0xffffffff] uint32 [2]"),
+        (np.uint32(2**32 - 1), "expected 0xffffffff\nthe input of words: x = 0xffffffff"),
+        (np.array([1, 200]), "element 0 is 0, expected 1 ("),
+    ],
+)
+def test_packed_bits_are_shown_as_such(given, told):
+    exercise = Exercise("words", lambda x: x, lambda: {"words": (given,)}, (), ())
+    message = exercise.judge(lambda x: np.zeros_like(x)).message
+    assert told in message, message
+
+
 def test_a_check_returns_the_learners_function_only_if_it_is_right():
     def mine(x):
         return x + x

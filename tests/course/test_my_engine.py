@@ -290,7 +290,8 @@ dequantize = check.dequantize_q4_k(dequantize)
 
 def test_answers_of_another_type_stay_converted(learner):
     run(TYPED)
-    assert "@check.unpack_q4_k_scales.typed\ndef unpack_scales" in text_of(learner, "q4_k")
+    text = text_of(learner, "q4_k")
+    assert "with\n@check.unpack_q4_k_scales.typed\ndef unpack_scales" in text and "# @...typed: " in text
     function = collected.find("unpack_q4_k_scales").function
     assert function(np.zeros((2, 12), np.uint8))[0].dtype == np.uint8
     assert (
@@ -299,6 +300,63 @@ def test_answers_of_another_type_stay_converted(learner):
 
 
 # New and old
+
+
+PARTS = """
+from numba import njit, prange
+def row_range(worker, n_workers, M):
+    {body}
+row_range = check.row_range(row_range)
+def multiply_rows(decode, a, raw, first, last, out):
+    for i in range(first, last):
+        for j in range(out.shape[1]):
+            total = np.float32(0)
+            for k in range(a.shape[1]):
+                total += a[i, k] * decode(raw, k * out.shape[1] + j)
+            out[i, j] = total
+multiply_rows, row_range = njit(multiply_rows), njit(row_range)
+def multiply_in_parts(decode, a, raw, n_workers, out):
+    for worker in prange(n_workers):
+        first, last = row_range(worker, n_workers, len(a))
+        multiply_rows(decode, a, raw, first, last, out)
+    return out
+multiply_in_parts = check.multiply_in_parts(multiply_in_parts)
+"""
+RIGHT_PARTS = "return worker * M // n_workers, (worker + 1) * M // n_workers"
+
+
+def test_what_another_answer_compiles_is_compiled_in_the_file(learner, capsys):
+    """Once, in a second run of the notebook, with another right answer."""
+    cuts = "cut = lambda w: w * M // n_workers\n    return cut(worker), cut(worker + 1)"
+    for body in (RIGHT_PARTS, RIGHT_PARTS, cuts):
+        run(PARTS.format(body=body))
+        assert capsys.readouterr().out == ""
+        text = text_of(learner, "phase2_optimized_fused")
+        assert "# --- check.row_range(row_range): right ---\n@njit\ndef row_range" in text
+        assert text.count("def row_range") == 1 and body in text
+        for name in ("row_range", "multiply_in_parts"):
+            assert check.EXERCISES[name].judge(collected.find(name).function).kind == "right"
+
+
+def test_the_engines_function_that_the_lesson_compiles_is_compiled_in_the_file(learner, capsys):
+    run(PARTS.format(body="..."))
+    assert capsys.readouterr().out == ""
+    text = text_of(learner, "phase2_optimized_fused")
+    assert "\nrow_range = njit(check.row_range.engine)\n" in text
+    run(PARTS.format(body=RIGHT_PARTS))
+    assert capsys.readouterr().out == ""
+    text = text_of(learner, "phase2_optimized_fused")
+    assert "@njit\ndef row_range" in text and "import check" not in text
+
+
+def test_imports_that_nothing_needs_any_more_go(learner):
+    run(
+        "import math\ndef gflops(M, K, N, s):\n    return 2 * math.prod((M, K, N)) / s / 1e9\n"
+        "check.gflops(gflops)"
+    )
+    assert "import math" in text_of(learner, "phase0_baseline")
+    run("def gflops(M, K, N, s):\n    return 2 * M * K * N / s / 1e9\ncheck.gflops(gflops)")
+    assert "import math" not in text_of(learner, "phase0_baseline")
 
 
 def test_only_what_is_right_replaces_what_was(learner):

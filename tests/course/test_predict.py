@@ -38,6 +38,13 @@ def test_guesses_are_compared_and_counted(capsys):
         (-2, 2, False),
         (-2, -2.5, True),
         ("Q4_K", "q4_k", True),
+        ("100", 100.0, True),
+        ("90 %", 100, True),
+        ("1.2", "1.15", True),
+        ("1,200", 1000, True),
+        ("-2.5", -2, True),
+        ("10", 100, False),
+        ("a hundred", 100, False),
         (["a", "b"], ["a", "b"], True),
         (["b", "a"], ["a", "b"], False),
         (True, True, True),
@@ -59,4 +66,12 @@ def test_numbers_are_written_without_exponents():
         "12.3",
         "inf",
         "x",
+    ]
+
+
+def test_a_number_in_quotes_is_a_number(capsys):
+    assert said(capsys, {"a": "100", "b": "1.2 ms"}, {"a": 100.0, "b": 1.15}, "ms") == [
+        "a   it is 100 ms; you said 100, near enough",
+        "b   it is 1.15 ms; you said 1.2, near enough",
+        "2 of 2 guesses near enough",
     ]

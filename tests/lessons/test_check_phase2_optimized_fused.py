@@ -142,12 +142,23 @@ def filled(decode, a, raw, n_workers, out):
     return out
 
 
+def from_linspace(worker, n_workers, M):
+    cuts = np.linspace(0, M, n_workers + 1).astype(int)
+    return cuts[worker], cuts[worker + 1]
+
+
 WRONG = [
     ("multiply_in_parts", one_call, "of 3 workers one works"),
     ("multiply_in_parts", one_after_another, "Only the rounds of a prange"),
     ("multiply_in_parts", all_rows_each, "your 3 workers have computed 15 rows where there are 5"),
     ("multiply_in_parts", all_rows_in_loops_of_its_own, "workers do rows that are not theirs"),
     ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),
+    ("row_range", lambda w, n, M: (w * M // n, w * M // n + M // n), "right cut, and are all M // n_workers"),
+    ("row_range", lambda w, n, M: (w * M // n, w * M // n + M // n), "of 2, 5 rows, last: the value is 4"),
+    ("row_range", lambda w, n, M: [w * M // n, (w + 1) * M // n], "only out of a tuple"),
+    ("row_range", lambda w, n, M: np.arange(n + 1)[w : w + 2] * M // n, "you return an array, and"),
+    ("row_range", lambda w, n, M: (float(w * M // n), float((w + 1) * M // n)), "a float, and a place"),
+    ("row_range", from_linspace, ".astype(np.int64), in the line"),
     ("row_range", rest_to_the_last, "takes all that is left"),
     ("row_range", clipped, "leaves workers without rows: 5 rows over 4"),
     (

@@ -315,3 +315,11 @@ def test_the_product_counts_what_the_formula_says():
 def test_a_product_without_its_count_is_told_so(name):
     message = NAMES[name].judge(lambda *arguments: NAMES[name].engine(*arguments)[0]).message
     assert "expected 2 values, got an array of shape" in message
+
+
+def test_a_block_that_is_not_there_is_told_where_a_column_begins():
+    def by_rows(a, decode, N, size):
+        return sum(decode(j * N) for j in range(N)), N
+
+    message = NAMES["product_of_turned_blocks"].judge(by_rows).message
+    assert "Column j begins at block j * (K // size)" in message and "counted from 0" not in message

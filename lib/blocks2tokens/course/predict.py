@@ -7,9 +7,11 @@
     by sub-block   it is 4.1 ×; you said 3, near enough
     1 of 1 guesses near enough
 
-A number is near enough within half as much again, either way; anything else must be equal.
+A number is near enough within half as much again, either way; anything else must be equal. A number in
+quotes, "100" or "100 %", is a number.
 """
 
+import re
 from collections.abc import Mapping
 from numbers import Real
 
@@ -23,7 +25,7 @@ def compare(guesses: Mapping[str, object], found: Mapping[str, object], unit: st
     """
     width, verdicts = max(map(len, found), default=0), []
     for what, value in found.items():
-        guess = guesses.get(what)
+        guess = as_number(guesses.get(what), unit)
         line = f"{what:{width}}   it is {written(value)}{unit and ' ' + unit}"
         if guess is not None and guess is not ...:
             verdicts.append(near(guess, value))
@@ -35,11 +37,21 @@ def compare(guesses: Mapping[str, object], found: Mapping[str, object], unit: st
 
 def near(guess: object, value: object) -> bool:
     """Is a guess within half as much again of a number, or equal to what is no number?"""
+    guess, value = as_number(guess), as_number(value)
     if _is_number(guess) and _is_number(value):
         if guess * value <= 0:
             return bool(guess == value)
         return bool(1 / NEAR <= guess / value <= NEAR)
     return str(guess).strip().lower() == str(value).strip().lower()
+
+
+def as_number(said: object, unit: str = "") -> object:
+    """Return the number that a text says, with or without its unit; anything else as it is."""
+    if not isinstance(said, str):
+        return said
+    text = said.strip().removesuffix(unit.strip()).strip() if unit.strip() else said.strip()
+    found = re.fullmatch(r"([-+]?(?:\d[\d,_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*[%x×]?", text)
+    return float(found[1].replace(",", "").replace("_", "")) if found else said
 
 
 def written(value: object) -> str:

@@ -11,6 +11,7 @@ What is right must also carry the lesson on: a function that writes into its inp
 another type are right in meaning and are converted, and what the next cell compiles is compiled here.
 """
 
+import ast
 import contextlib
 import functools
 import html
@@ -21,10 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from IPython.display import display
-from numba import njit
+from numba import njit, types
+from numba.core.dispatcher import Dispatcher
 
 from blocks2tokens.course import collected, progress
 from blocks2tokens.course.check import calls
+from blocks2tokens.course.check.bounds import checked
 from blocks2tokens.course.check.calls import names_of_arguments, observe
 from blocks2tokens.course.check.explain import explain as _explain_exception
 
@@ -57,6 +60,7 @@ class Exercise:
     most_bytes the most that a call may hold in memory, where reading little is the lesson
     compiled   does the lesson compile the learner's function with Numba? Then it is compiled here, too
     twin       the function of the engine that does the same, named beside a solution in a lesson's words
+    parts      the names of the values that are returned, if several; () for those in the solution's `return`
     """
 
     name: str
@@ -70,6 +74,7 @@ class Exercise:
     most_bytes: int | None = None
     compiled: bool = False
     twin: Callable | None = None
+    parts: tuple[str, ...] = ()
 
     def __call__(self, function: Callable) -> Callable:
         """Judge a function, show the verdict and note it. Returns it if it is right, else the engine's.
@@ -113,6 +118,8 @@ class Exercise:
     def _judge(self, function):
         """Return (kind, message, pattern): right answers are to be converted to those of the pattern."""
         cases, outcomes, label = self.cases(), {}, None
+        function = checked(function)
+        cases = {label: tuple(map(checked, arguments)) for label, arguments in cases.items()}
         try:
             with calls.time_limit(calls.SECONDS):
                 for label, arguments in cases.items():
@@ -146,8 +153,9 @@ class Exercise:
     def _first_difference(self, answers, expected, tolerance=None):
         """Return (label, message, place) of the first difference, or None."""
         tolerance = self.tolerance if tolerance is None else tolerance
+        parts = self.parts or names_in_return(self.solution or self.engine)
         for label, answer in answers.items():
-            if found := _find_difference(answer, expected[label], tolerance, label):
+            if found := _find_difference(answer, expected[label], tolerance, label, parts):
                 return label, *found
         return None
 
@@ -216,14 +224,16 @@ class Exercise:
     def _compile(self, function, cases, right):
         """Return what goes wrong with a function once it is compiled, or None."""
         try:
-            compiled = njit(_plain(function))
+            compiled = njit(boundscheck=True)(_plain(function))
             with calls.time_limit(calls.SECONDS):
                 answers = {label: call(compiled, arguments) for label, arguments in cases.items()}
         except BaseException as error:
             return f"your answers are right, but the next cell compiles it.\n{_explain_exception(error)}"
         expected = {label: outcome.answer for label, outcome in right.items()}
         found = self._first_difference(answers, expected, max(self.tolerance, NEAR))
-        return None if found is None else f"right in Python, but not once Numba has compiled it.\n{found[1]}"
+        if found is not None:
+            return f"right in Python, but not once Numba has compiled it.\n{found[1]}"
+        return _not_to_compile(call(function, next(iter(cases.values()))), next(iter(expected.values())))
 
     def _names(self, function, n):
         """Return the names of n arguments, as the learner has them or else the engine."""
@@ -302,6 +312,18 @@ def _float_for_integer(answer, expected, label):
     return None
 
 
+def _not_to_compile(answer, expected):
+    """Say what compiled code cannot go on with, of an answer that Python can."""
+    if isinstance(expected, tuple) and not isinstance(answer, tuple):
+        names = ", ".join("abcdef"[: len(expected)])
+        kind = "an array" if isinstance(answer, np.ndarray) else f"a {type(answer).__name__}"
+        return (
+            f"your answers are right, but you return {kind}, and the lesson compiles your function: compiled "
+            f"code takes several values only out of a tuple. End with `return {names}`, without [...]"
+        )
+    return _float_for_integer(answer, expected, "the first case")
+
+
 def has_types_of(answer, expected, in_memory: bool = True) -> bool:
     """Can the lesson go on with such an answer as with the engine's, by its types and its place in memory?"""
     if isinstance(expected, tuple):
@@ -358,14 +380,45 @@ def difference(answer, expected, tolerance: float, label: str) -> str | None:
     return found and found[0]
 
 
-def _find_difference(answer, expected, tolerance, label):
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+
+
+@functools.cache
+def names_in_return(function: Callable) -> tuple[str, ...]:
+    """Return the names in the last `return a, b` of a function; () if there is none of names alone."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(_plain(function))))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    tuples = [value.elts for value in returned if isinstance(value, ast.Tuple)]
+    named = [
+        tuple(e.id for e in elements) for elements in tuples if all(isinstance(e, ast.Name) for e in elements)
+    ]
+    return named[-1] if named else ()
+
+
+def _part(label, i, parts, count):
+    """Return the label of one of several values."""
+    if len(parts) == count:
+        return f"{label}, {parts[i]}"
+    if count == 1:
+        return f"{label}, the one value"
+    which = ORDINALS[i] if i < len(ORDINALS) else f"number {i + 1}"
+    return f"{label}, the {which} of the {count} values"
+
+
+def _find_difference(answer, expected, tolerance, label, parts=()):
     """Return (what differs, its place in the array), or None."""
     if isinstance(expected, tuple):
         is_row = isinstance(answer, np.ndarray) and answer.ndim > 0
         if not (isinstance(answer, tuple | list) or is_row) or len(answer) != len(expected):
             return f"{label}: expected {len(expected)} values, got {_describe(answer)}", ()
         pairs = zip(answer, expected, strict=True)
-        found = (_find_difference(a, e, tolerance, f"{label}, value {i}") for i, (a, e) in enumerate(pairs))
+        found = (
+            _find_difference(a, e, tolerance, _part(label, i, parts, len(expected)))
+            for i, (a, e) in enumerate(pairs)
+        )
         return next((f for f in found if f), None)
     if isinstance(expected, list) and isinstance(answer, set | frozenset):
         answer = sorted(answer)
@@ -388,7 +441,8 @@ def _find_difference(answer, expected, tolerance, label):
     where = tuple(int(i) for i in np.unravel_index(unequal.argmax(), unequal.shape))
     place = f"element {where[0] if len(where) == 1 else list(where)}" if where else "the value"
     count = f" ({int(unequal.sum())} of {unequal.size} differ)" if unequal.size > 1 else ""
-    return f"{label}: {place} is {_number(got[where])}, expected {_number(want[where])}{count}", where
+    are, wanted = _word(got[where], want), _word(want[where], want)
+    return f"{label}: {place} is {are}, expected {wanted}{count}", where
 
 
 def _members_apart(answer, expected):
@@ -414,6 +468,15 @@ def _close(a, b, tolerance):
     with np.errstate(invalid="ignore"):  # infinity less infinity
         near = np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
     return nan | (a == b) | (finite & near)
+
+
+def _word(value, want):
+    """Write a number; in hex where it is a word of packed bits, beside it where it is a byte of such."""
+    is_packed = want.dtype.kind == "u" and want.size and (want.itemsize > 1 or want.max() >= 64)
+    if not is_packed or value != int(value) or value < 0:
+        return _number(value)
+    digits = f"0x{int(value):0{2 * want.itemsize}x}"
+    return digits if want.itemsize > 1 else f"{int(value)} ({digits})"
 
 
 def _number(value):
@@ -443,16 +506,20 @@ def _small(value):
             rest = f" and {len(value) - 1} more" if len(value) > 1 else ""
             return f"[{_small(value[0])}{rest}]"
         if value.size > 4 and not value.dtype.names and (value == value.flat[0]).all():
-            return f"{_number(value.flat[0])} everywhere, {value.dtype} {list(value.shape)}"
+            return f"{_small(value.flat[0])} everywhere, {value.dtype} {list(value.shape)}"
+        is_packed = value.dtype.kind == "u" and value.itemsize > 1
+        formatter = {"int": lambda v: _word(v, value)} if is_packed else None
         for ends in (18, 3, 1):  # numbers shown at both ends
             options = {"max_line_width": 10**6, "threshold": 2 * ends, "edgeitems": ends, "precision": 4}
+            options["formatter"] = formatter
             line = " ".join(np.array2string(value, **options).split())
             if len(line) <= LONGEST_INPUT:
                 break
         return f"{line} {value.dtype} {list(value.shape)}"
     if isinstance(value, np.generic):
-        return _number(value)
-    if inspect.isroutine(value):
+        is_packed = value.dtype.kind == "u" and value.itemsize > 1
+        return _word(value, value) if is_packed else _number(value)
+    if inspect.isroutine(value) or isinstance(value, Dispatcher | types.CompileResultWAP):
         return "a function"
     line = getattr(value, "name", None) if not isinstance(value, type) else None
     line = line if isinstance(line, str) else repr(value)

@@ -77,8 +77,11 @@ def _no_such_attribute(match):
     return None
 
 
+COUNTED_FROM_0 = "places are counted from 0"
+
+
 def _index_too_large(match):
-    return f"places are counted from 0: of {match['size']} the last is {int(match['size']) - 1}"
+    return f"{COUNTED_FROM_0} counted from 0: of {match['size']} the last is {int(match['size']) - 1}"
 
 
 def _cannot_reshape(match):
@@ -139,6 +142,12 @@ MEANINGS = (
         "which case is that? Where all weights are 0, so is the scale",
     ),
     (IndexError, r"index -?\d+ is out of bounds for axis \d+ with size (?P<size>\d+)", _index_too_large),
+    (
+        IndexError,
+        r"^index is out of bounds$",
+        "compiled code was sent to a place outside of an array. The check looks; the lesson's code does "
+        "not, and would read or write what lies there. Does the array have the places that you give it?",
+    ),
     (
         IndexError,
         r"too many indices",
@@ -262,12 +271,21 @@ NUMBA_REASONS = (
         ),
     ),
     (
+        r"Invalid use of BoundFunction\(array\.astype",
+        lambda m: "it knows no .astype(int) or the like, only NumPy's types: .astype(np.int64)",
+    ),
+    (
+        r"Invalid use of BoundFunction\((?P<owner>\w+)\.(?P<name>\w+)",
+        lambda m: f"it cannot do .{m['name']}(...) with what you give it; write it as a loop",
+    ),
+    (
         r"Use of unsupported (?P<what>[^\n]*)|(?P<other>The use of [^\n]*)",
         lambda m: (m["what"] or m["other"]).strip(),
     ),
 )
 NOISE = re.compile(
     r"^Failed in \w+ mode pipeline|^- |^During|^File |^\s*<source|^\s*\^|^Invalid use of|^There are"
+    r"|^def \w+\("
 )
 
 

@@ -14,8 +14,9 @@ from types import FunctionType
 import numpy as np
 from numba import njit
 
-from blocks2tokens.course.check.exercise import Exercise, Verdict, difference
-from blocks2tokens.course.check.explain import explain
+from blocks2tokens.course.check.bounds import checked
+from blocks2tokens.course.check.exercise import Exercise, Verdict, _not_to_compile, difference
+from blocks2tokens.course.check.explain import COUNTED_FROM_0, explain
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,23 @@ class WatchedExercise(Exercise):
         return plain(super().__call__(function))
 
     def judge(self, function: Callable) -> Verdict:
-        function = plain(function)
+        function = checked(plain(function))
         verdict = super().judge(function)
         if verdict.kind == "wrong" and callable(function):
             verdict = self._second_look(function, verdict)
         if verdict.kind == "right":
             problems = (look(function) for look in self.looks)
             problem = next((problem for problem in problems if problem), None)
+            if (
+                not problem
+                and verdict.pattern is not None
+                and any(hasattr(look, "compiles") for look in self.looks)
+            ):
+                arguments = next(iter(self.cases().values()))
+                problem, verdict = (
+                    _not_to_compile(on_copies(function, arguments), verdict.pattern),
+                    replace(verdict, pattern=None),
+                )
             return self._verdict("wrong", problem) if problem else verdict
         return verdict
 
@@ -50,7 +61,8 @@ class WatchedExercise(Exercise):
         """Return the verdict on the other form, if that is right; tell what an exception means."""
         for name, told in self.raised.items():
             if verdict.message.startswith(f"your function raised {name}"):
-                return self._verdict("wrong", f"{verdict.message}\n{told}")
+                lines = [line for line in verdict.message.split("\n") if not line.startswith(COUNTED_FROM_0)]
+                return self._verdict("wrong", "\n".join([*lines[:1], told, *lines[1:]]))
         if self.other_form and not verdict.message.startswith("your function"):  # there are answers
             other = super().judge(self.other_form(function))
             return replace(other, pattern=None) if other.kind == "right" else verdict
@@ -126,15 +138,18 @@ def compiles(arguments: Callable, tolerance: float = 1e-4) -> Callable:
     def watch(function):
         if not isinstance(function, FunctionType):
             return None
-        given = arguments()
-        expected = on_copies(function, tuple(plain(argument) for argument in given))
+        given = tuple(map(checked, arguments()))
+        expected = on_copies(
+            function, tuple(plain(a) if hasattr(a, "py_func") else checked(a) for a in arguments())
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is slow or will be refused one day
             try:
-                answer = on_copies(njit(function), given)
+                answer = on_copies(njit(boundscheck=True)(function), given)
             except Exception as error:
                 return f"right in Python, but the lesson compiles it.\n{explain(error)}"
         found = difference(answer, expected, tolerance, "compiled by Numba")
         return f"right in Python, and another function in compiled code\n{found}" if found else None
 
+    watch.compiles = True
     return watch

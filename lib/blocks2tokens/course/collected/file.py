@@ -72,6 +72,42 @@ def statements(text: str) -> list[Statement]:
     return found[1:] if found and found[0].source.startswith('"""Yours: ') else found
 
 
+def compiled_as(part: Statement, other: Statement, also_if_changed: bool = False) -> Statement | None:
+    """Return a function with the @njit of another one, if that is compiled and this one is not, else None.
+
+    The two must be equal otherwise, unless it is said that the function has changed.
+    """
+    node, (model,) = _only_node(part), ast.parse(other.source).body
+    decorators = [line for line in map(ast.unparse, _decorators(model)) if line.startswith("njit")]
+    if not isinstance(node, ast.FunctionDef) or not decorators or "njit" in map(_called, _decorators(node)):
+        return None
+    if not also_if_changed:
+        if not isinstance(model, ast.FunctionDef):
+            return None
+        model.decorator_list = [d for d in model.decorator_list if _called(d) != "njit"]
+        if ast.dump(model) != ast.dump(node):
+            return None
+    lines, at = part.source.splitlines(), node.lineno - 1  # the line with `def`, below what else decorates it
+    return statement("\n".join([*lines[:at], f"@{decorators[0]}", *lines[at:]]))
+
+
+def _only_node(part):
+    body = ast.parse(part.source).body
+    return body[0] if len(body) == 1 else None
+
+
+def _decorators(node):
+    """Return what compiles or decorates a function: def below @..., or name = njit(...)(function)."""
+    if isinstance(node, ast.FunctionDef):
+        return node.decorator_list
+    is_call = isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+    return [node.value.func] if is_call else []
+
+
+def _called(decorator):
+    return ast.unparse(decorator).partition("(")[0]
+
+
 def _goes_on(line, node):
     """Does another statement follow on the line?"""
     return line.encode()[node.end_col_offset :].lstrip().startswith(b";")

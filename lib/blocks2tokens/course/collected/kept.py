@@ -90,9 +90,13 @@ def _write(path, lesson, exercise, function):
     before, parts = _parts(path)
     parts, changed = merged(parts, exercise.name, name, new)
     text = file.written(lesson, parts)
-    functions = file.functions(text, path)[0]
-    if exercise.name not in functions or exercise.judge(functions[exercise.name]).kind != "right":
-        raise NotWritable("it is right here, but not by itself: it needs more of the notebook than its names")
+    functions, complaints = file.functions(text, path)
+    if exercise.name not in functions:
+        raise NotWritable(f"it is right here, but not by itself: {(*complaints, 'it is gone there')[0]}")
+    verdict = exercise.judge(functions[exercise.name])
+    if verdict.kind != "right":
+        reason = " ".join(verdict.message.split("\n")[:2])
+        raise NotWritable(f"it is right here, but not by itself, with what it uses in a file: {reason}")
     for other in _users_of(changed, parts) - {exercise.name}:
         if _is_right(other, file.functions(before, path)[0]) and not _is_right(other, functions):
             raise NotWritable(
@@ -128,9 +132,11 @@ def merged(
 ) -> tuple[list[Statement], set[str]]:
     """Put an answer and what it needs into a file's statements; return them, and the names that changed.
 
-    An exercise's function gives way only to a new answer to the same exercise. Where the name of the answer
-    is that of another exercise's function, the answer takes the name of its exercise.
+    An exercise's function gives way only to a new answer to the same exercise; but it is compiled from then
+    on where the new answer needs it so. Where the name of the answer is that of another exercise's function,
+    the answer takes the name of its exercise. Imports that nothing needs any more go.
     """
+    before = list(parts)
     owner = {function: answered for answered, function in file.exercises(parts).items()}
     new = dict(new)
     if owner.get(name, exercise) != exercise:
@@ -140,17 +146,31 @@ def merged(
     own_marks = {MARK.format(exercise=exercise, name=n) for n in answers}
     parts, changed = [_without(part, own_marks) for part in parts], set()
     for bound, source in new.items():
+        there = next((i for i, part in enumerate(parts) if part.names == {bound}), None)
         if bound != name and owner.get(bound, exercise) != exercise:
+            if compiled := there is not None and file.compiled_as(parts[there], file.statement(source)):
+                parts[there], changed = compiled, changed | {bound}
             continue
         mark = MARK.format(exercise=exercise, name=name) + "\n" if bound == name else ""
         put = file.statement(mark + source)
-        there = next((i for i, part in enumerate(parts) if part.names == {bound}), None)
+        if mark and there is not None and _users_of({bound}, parts) - {exercise}:
+            put = file.compiled_as(put, parts[there], also_if_changed=True) or put
         if there is None:
             parts.append(put)
         elif mark or not _same(parts[there], put):
             changed |= set() if _same(parts[there], put) else {bound}
             parts[there] = put
-    return parts, changed
+    return _without_idle_imports(parts, before, new), changed
+
+
+def _without_idle_imports(parts, before, new):
+    """Drop the imports that were needed before, or came with an answer, and that nothing needs now."""
+
+    def used(parts):
+        return set().union(*(names_used(part.source) for part in parts if not part.is_import))
+
+    ours, needed_now = used(before) | set(new), used(parts)
+    return [p for p in parts if not p.is_import or p.names & needed_now or not p.names & ours]
 
 
 def _without(part, lines):

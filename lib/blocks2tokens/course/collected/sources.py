@@ -8,6 +8,7 @@
         unpack      a learner's function      def unpack(...): and so on, with what that one needs
                     compiled by a call        ... below @njit
                     typed by its check        ... below @check.<exercise>.typed
+        rows        the engine's, compiled    rows = njit(check.row_range.engine)
 
 A statement comes behind those that it needs. What cannot be written down so raises NotWritable: a function
 made within another one, a generator of random numbers, a matrix.
@@ -31,6 +32,7 @@ from blocks2tokens import FORMATS, KERNELS
 MOST_NUMBERS = 1024  # in an array that is written down
 NOTEBOOK = "__main__"  # the module of what a notebook defines
 REGISTRIES = {"FORMATS": FORMATS, "KERNELS": KERNELS}
+WHY_TYPED = "# @...typed: the answers are right; this gives them the types that the lesson goes on with"
 PLAIN_OPTIONS = {"nopython": True, "boundscheck": None}  # what njit sets without being asked
 
 
@@ -112,7 +114,7 @@ class _Search:
         while (inner := _within(function)) is not None:
             if exercise := getattr(function, "typed_by", None):
                 self.found.setdefault("check", "from blocks2tokens.course import check")
-                lines.append(f"@check.{exercise}.typed\n")
+                lines.append(f"{WHY_TYPED}\n@check.{exercise}.typed\n")
             elif hasattr(function, "targetoptions") and "@" not in _source(plain(function)).split("def ")[0]:
                 self.found.setdefault("njit", "from numba import njit")
                 lines.append(_njit(function.targetoptions))
@@ -142,10 +144,22 @@ class _Search:
         if key := next((key for key, engine in self.engines.items() if engine is value), None):
             self.found.setdefault("check", "from blocks2tokens.course import check")
             return f"{name} = check.{key}.engine"
+        if hasattr(value, "targetoptions") and (text := self._compiled_engine(value)):
+            return f"{name} = {text}"
         if (text := _array(value)) is not None:
             self.found.setdefault("np", "import numpy as np")
             return f"{name} = {text}"
         raise NotWritable(f"it uses {name}, {_described(value)}")
+
+    def _compiled_engine(self, value):
+        """Return an expression for an engine's function that the notebook has compiled, or None."""
+        inner = plain(value)
+        key = next((key for key, engine in self.engines.items() if plain(engine) is inner), None)
+        if key is None:
+            return None
+        self.found.setdefault("check", "from blocks2tokens.course import check")
+        self.found.setdefault("njit", "from numba import njit")
+        return f"{_njit(value.targetoptions).strip()[1:]}(check.{key}.engine)"
 
 
 def _own_name(function):

@@ -211,6 +211,7 @@ def pairs_unpacked(function):
 HOISTED = WatchedExercise(
     name="hoisted_dot",
     engine=hoisted_dot,
+    parts=("dot product", "scales unpacked"),
     looks=(pairs_unpacked,),
     cases=row_cases,
     mistakes=(

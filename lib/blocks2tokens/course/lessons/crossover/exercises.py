@@ -387,6 +387,7 @@ def batch_cases():
 THROUGHPUT = Exercise(
     name="batch_throughput",
     engine=batch_throughput,
+    parts=("tokens/s in all", "tokens/s for each user"),
     cases=batch_cases,
     mistakes=(
         Mistake(

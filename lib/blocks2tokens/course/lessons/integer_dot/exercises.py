@@ -18,6 +18,7 @@ from types import FunctionType, SimpleNamespace
 import numpy as np
 from numba import njit
 
+from blocks2tokens.course.check.bounds import checked
 from blocks2tokens.course.check.exercise import Exercise, Mistake, Verdict, difference
 from blocks2tokens.course.check.watched import WatchedExercise, look, plain
 from blocks2tokens.formats import q4_k
@@ -591,7 +592,7 @@ class VectorExercise(Exercise):
         """Return what goes wrong in compiled code, or None."""
         label, (_, *arguments) = next(iter(self.cases().items()))
         try:
-            answer = njit(getattr(function, "py_func", function))(isa, *arguments)
+            answer = njit(boundscheck=True)(checked(getattr(function, "py_func", function)))(isa, *arguments)
         except Exception as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             told = next((line for line in lines if "literal" in line), lines[0] if lines else "")

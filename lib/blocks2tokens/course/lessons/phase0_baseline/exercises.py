@@ -102,6 +102,7 @@ def place_cases():
 PLACE = Exercise(
     name="block_and_place",
     engine=block_and_place,
+    parts=("block", "place"),
     cases=place_cases,
     mistakes=(
         Mistake(

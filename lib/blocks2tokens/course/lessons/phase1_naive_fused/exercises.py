@@ -423,6 +423,7 @@ def work(decodes=lambda M, K, N: M * K * N, each=1):
 WORK = Exercise(
     name="naive_fused_work",
     engine=naive_fused_work,
+    parts=("decodes", "encoded bytes"),
     cases=size_cases,
     mistakes=(
         Mistake(

@@ -64,6 +64,11 @@ def _last_row_included(worker, n_workers, M):
     return first, last - 1
 
 
+def _all_of_one_size(worker, n_workers, M):
+    first, _ = row_range(worker, n_workers, M)
+    return first, first + M // n_workers
+
+
 def _first_and_number(worker, n_workers, M):
     first, last = row_range(worker, n_workers, M)
     return first, last - first
@@ -92,6 +97,7 @@ ROW_RANGE = WatchedExercise(
     engine=row_range,
     looks=(compiles(lambda: (2, 4, 7)),),
     cases=_workers_and_rows,
+    parts=("first", "last"),
     mistakes=(
         Mistake(
             _chunks_rounded_down,
@@ -120,6 +126,11 @@ ROW_RANGE = WatchedExercise(
         Mistake(
             _last_row_included,
             "your `last` is the last row itself: return the one behind it, as range(first, last) wants",
+        ),
+        Mistake(
+            _all_of_one_size,
+            "your parts begin at the right cut, and are all M // n_workers rows long: the rows left over "
+            "between them are nobody's. A worker's rows end where those of worker + 1 begin",
         ),
         Mistake(_first_and_number, "you return the number of rows: the second value is where they end"),
         Mistake(
@@ -296,6 +307,7 @@ SPEEDUP = Exercise(
     name="speedup_and_efficiency",
     engine=speedup_and_efficiency,
     cases=_measurements,
+    parts=("speed-up", "efficiency"),
     mistakes=(
         Mistake(
             lambda before, after, n_workers: (after / before, after / before / n_workers),

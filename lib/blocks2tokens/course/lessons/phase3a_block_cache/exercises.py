@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from blocks2tokens.course.check.bounds import checked
 from blocks2tokens.course.check.exercise import Exercise, Mistake, _explain_exception, _is_empty
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels.report import phase2_optimized_fused, phase3a_block_cache
@@ -192,8 +193,7 @@ class Staged(Exercise):
     def judge(self, function):
         if not callable(function):
             return super().judge(function)
-        if _is_empty(function):
-            function = not_attempted
+        function = not_attempted if _is_empty(function) else checked(function)
         try:
             for arguments in self.cases().values():
                 self.stage(function, *arguments)

@@ -541,6 +541,11 @@ TURNED = WatchedExercise(
     looks=(counted_calls(lambda: turned_cases()["M = 3, K = 32, N = 4, size = 8"], "decode", at=1),),
     engine=engine_product_of_turned_blocks,
     solution=product_of_turned_blocks,
+    parts=("out", "decodes"),
+    raised={
+        "IndexError": "is that block one of yours? Column j begins at block j * (K // size), and its block "
+        "b is j * (K // size) + b"
+    },
     cases=turned_cases,
     mistakes=(
         Mistake(
