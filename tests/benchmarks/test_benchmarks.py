@@ -63,7 +63,7 @@ def test_a_model_that_is_not_here_is_left_out(monkeypatch, capsys):
 
 def test_an_unknown_name_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench_models", "1B", "70B"])
-    with pytest.raises(SystemExit, match="expected some of SmolLM2, Austen, 1B, 7B, 14B, got 70B"):
+    with pytest.raises(SystemExit, match="expected some of SmolLM2, Austen, 1B, 8x1B, 7B, 14B, got 70B"):
         bench_models.main()
 
 
