@@ -781,7 +781,7 @@ def measure(
     ids: Sequence[int],
     variants: Iterable[frozenset],
     repeats: int,
-    n_tokens: int = 64,
+    n_tokens: int = 8,
     seconds: float = bench.BUDGET,
 ) -> dict[frozenset | str, bench.Timing]:
     """Time the last of ids in an engine for each set of fixes, in turn with Model.generate, as "ours".
