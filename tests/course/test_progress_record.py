@@ -135,8 +135,9 @@ def test_another_folder_can_be_asked_for(folder, tmp_path_factory, monkeypatch):
 
 def test_a_strip_of_nothing_is_always_the_same(nowhere):
     assert repr(check.progress("q4_k")) == (
-        "q4_k: ○ unpack_q4_k_scales  ○ split_q4_k_nibbles  ○ dequantize_q4_k  ○ decode_q4_k_element\n"
-        f"0 of 4 here · 0 of {len(check.EXERCISES)} yours · you read 0 of {len(progress.READERS)} formats"
+        "q4_k: ○ unpack_q4_k_scales  ○ split_q4_k_nibbles  ○ dequantize_q4_k  ○ convict_q4_k_decoder  "
+        "○ decode_q4_k_element\n"
+        f"0 of 5 here · 0 of {len(check.EXERCISES)} yours · you read 0 of {len(progress.READERS)} formats"
     )
 
 

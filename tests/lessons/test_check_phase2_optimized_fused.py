@@ -154,11 +154,14 @@ WRONG = [
     ("multiply_in_parts", all_rows_in_loops_of_its_own, "workers do rows that are not theirs"),
     ("row_range", lambda w, n, M: (w * (M // n), (w + 1) * (M // n)), "row 4 is nobody's"),
     ("row_range", lambda w, n, M: (w * M // n, w * M // n + M // n), "right cut, and are all M // n_workers"),
-    ("row_range", lambda w, n, M: (w * M // n, w * M // n + M // n), "of 2, 5 rows, last: the value is 4"),
+        "row_range",
+        lambda w, n, M: (w * M // n, w * M // n + M // n),
+        "the rows left over between them are nobody's",
+    ),
     ("row_range", lambda w, n, M: [w * M // n, (w + 1) * M // n], "only out of a tuple"),
     ("row_range", lambda w, n, M: np.arange(n + 1)[w : w + 2] * M // n, "you return an array, and"),
     ("row_range", lambda w, n, M: (float(w * M // n), float((w + 1) * M // n)), "a float, and a place"),
-    ("row_range", from_linspace, ".astype(np.int64), in the line"),
+    ("row_range", from_linspace, "right in Python, but the lesson compiles it"),
     ("row_range", rest_to_the_last, "takes all that is left"),
     ("row_range", clipped, "leaves workers without rows: 5 rows over 4"),
     (
@@ -235,3 +238,8 @@ def test_a_product_in_another_order_passes():
         return out
 
     assert check.multiply_in_parts.judge(multiply).kind == "right"
+
+
+def test_what_numba_does_not_know_is_named_with_what_it_knows_instead():
+    message = check.row_range.judge(from_linspace).message
+    assert ".astype(np.int64), in the line" in message
