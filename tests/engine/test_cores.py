@@ -402,8 +402,8 @@ def blas_threads():
     return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
 
 
-# They pass alone. Behind a pass of a model in the same process BLAS says two threads where it was told one, if
-# another thread told it; why is not known yet.
+# They pass alone. Behind a pass of a model in the same process BLAS says two threads where it was told one,
+# if another thread told it; why is not known yet.
 BEHIND_A_PASS = pytest.mark.xfail(strict=False, reason="BLAS's number of threads behind a pass of a model")
 
 
