@@ -402,11 +402,6 @@ def blas_threads():
     return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
 
 
-# They pass alone. Behind a pass of a model in the same process BLAS says two threads where it was told one,
-# if another thread told it; why is not known yet.
-BEHIND_A_PASS = pytest.mark.xfail(strict=False, reason="BLAS's number of threads behind a pass of a model")
-
-
 @pytest.fixture
 def many():
     """How many threads BLAS has when nobody asks for one."""
@@ -415,7 +410,6 @@ def many():
     return found
 
 
-@BEHIND_A_PASS
 def test_blas_gets_its_threads_back_from_the_last_of_those_who_took_them(many):
     first, second = threading.Event(), threading.Event()
 
@@ -453,7 +447,6 @@ def test_blas_has_its_threads_after_many_passes_at_once(path, many):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
 @pytest.mark.parametrize("at", ["__enter__", "__exit__"])
-@BEHIND_A_PASS
 def test_blas_gets_its_threads_back_from_an_interrupted_pass(path, many, monkeypatch, at):
     """Ctrl-C while they are taken, and while they are given back."""
     model = b2t.load(path)

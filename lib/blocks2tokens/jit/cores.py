@@ -184,6 +184,19 @@ def _thread_pools():
     return ThreadpoolController()
 
 
+def _blas_for_this_thread():
+    """Return BLAS's controller, to be obeyed in this thread.
+
+    From 3.8 on threadpoolctl lets the thread that was first set how many threads OpenBLAS has, and says
+    nothing when another one tries. Here whoever holds the lock of `_OneBlasThread` may.
+    """
+    pools = _thread_pools().select(user_api="blas")
+    for library in pools.lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+    return pools
+
+
 class _OneBlasThread:
     """BLAS is kept to one thread from the first of those who ask for it to the last, and then as before.
 
@@ -197,13 +210,14 @@ class _OneBlasThread:
     def __enter__(self) -> None:
         with self.lock:
             if not self.users:
-                self.limit = _thread_pools().limit(limits=1, user_api="blas")
+                self.limit = _blas_for_this_thread().limit(limits=1)
             self.users += 1
 
     def __exit__(self, *_) -> None:
         with self.lock:
             self.users -= 1
             if not self.users:
+                _blas_for_this_thread()
                 self.limit.restore_original_limits()
 
 
