@@ -245,6 +245,11 @@ WRONG = [
     ),
     ("decode_q4_k_element", fetch(lambda j: (j % 128, j > 127)), "all 128 low nibbles before"),
     ("decode_q4_k_element", fetch(lambda j: (32 * (j // 64) + j % 32, 0)), "the low nibble for every weight"),
+    (
+        "decode_q4_k_element",
+        fetch(lambda j: (32 * (j // 64) + j % 32 - 16, j // 32 % 2)),
+        "from the block's byte 0",
+    ),
     ("decode_q4_k_element", fetch(sub_block=lambda j: j // 64), "change every 64 weights"),
     ("decode_q4_k_element", fetch(sub_block=lambda j: (j // 32 + 1) % 8), "off by one"),
     ("decode_q4_k_element", fetch(half=lambda two: two.view(">f2")[0]), "the low byte comes first"),

@@ -97,7 +97,7 @@ def nibbles_in_sequence(qs):
     return out.reshape(-1, 8, 32)
 
 
-def loops(raw, plane_at=16, codes_at=48, block_bytes=176):
+def loops(raw, plane_at=16, codes_at=48, block_bytes=176, own_plane=True):
     """What a learner is to write, with a place for a wrong offset."""
     out = np.zeros(raw.size // 176 * 256, np.float32)
     for i in range(out.size):
@@ -106,7 +106,7 @@ def loops(raw, plane_at=16, codes_at=48, block_bytes=176):
         d, dmin = raw[at : at + 4].view(np.float16).astype(np.float32)
         sc, m = q4_k.scale_min(raw, at + 4, s)
         q = int(raw[at + codes_at + 32 * (s // 2) + l]) >> 4 * (s % 2) & 15
-        q += (int(raw[at + plane_at + l]) >> s & 1) * 16
+        q += (int(raw[at * own_plane + plane_at + l]) >> s & 1) * 16
         out[i] = d * np.float32(sc) * np.float32(q) - dmin * np.float32(m)
     return out
 
@@ -127,6 +127,7 @@ def loops_to_compile(raw):
 BOTH = [  # mistakes that can be made on blocks and on a row
     (decode(join=lambda low, high: low), "the fifth bit is missing"),
     (decode(join=lambda low, high: low + high), "the fifth bit counts 1"),
+    (decode(join=lambda low, high: low | high), "falls on the lowest of the other four"),
     (decode(join=lambda low, high: 2 * low + high), "taken for the lowest one"),
     (
         decode(
@@ -184,6 +185,12 @@ WRONG = [
     ("decode_q5_k_row", lambda raw: loops(raw, block_bytes=0), "the second begins at byte 176"),
     ("decode_q5_k_row", lambda raw: loops(raw, plane_at=144, codes_at=16), "qs and qh are exchanged"),
     ("decode_q5_k_row", lambda raw: loops(raw, codes_at=16), "its 32 bytes come first"),
+    (
+        "decode_q5_k_row",
+        lambda raw: loops(raw, own_plane=False),
+        "every block has the first one's fifth bits",
+    ),
+    ("decode_q5_k_row", lambda raw: loops(raw, block_bytes=144), "144 bytes apart, as in Q4_K"),
     ("pack_q5_k_codes", lambda codes: pack(codes, low=31), "spills into the high nibble"),
     ("pack_q5_k_codes", lambda codes: pack(codes, high=3), "qh holds the fourth bits"),
     ("pack_q5_k_codes", pack_without_a_plane, "qh is empty"),

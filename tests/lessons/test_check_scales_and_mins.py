@@ -142,6 +142,11 @@ def negative_minimum(x):
     return d, -m, q
 
 
+def minimum_first(x):
+    d, m, q = quantize_q4_1(x)
+    return m, d, q
+
+
 def scale_of_q4_0(x):
     d = abs(x).max() / 15
     if d == 0:
@@ -238,6 +243,7 @@ WRONG = [
     ("quantize_q4_1", divides_by_zero, "0 / 0 is NaN"),
     ("quantize_q4_1", casts_nan, "you make an integer of 0 / 0"),
     ("quantize_q4_1", negative_minimum, "m has the wrong sign"),
+    ("quantize_q4_1", minimum_first, "you return m before d"),
     ("quantize_q4_1", scale_of_q4_0, "comes from the largest magnitude"),
     ("quantize_q4_1", codes_from_zero, "your codes count from 0"),
     ("join_fifth_bit", nibbles, "leave the fifth bit out"),

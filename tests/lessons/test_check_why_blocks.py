@@ -180,6 +180,12 @@ def from_129(raw):
     return [float(half(r, 0)) * (int(q) - 256 if q > 128 else int(q)) for r in rows_of_34(raw) for q in r[2:]]
 
 
+def all_less_128(raw):
+    blocks = raw.reshape(-1, 34)
+    d = [half(block, 0).astype(np.float32) for block in blocks]
+    return np.array([d[b] * (int(byte) - 128) for b in range(len(d)) for byte in blocks[b, 2:]], np.float32)
+
+
 def less_255(raw):
     return [float(half(r, 0)) * max(-127, q) for r in rows_of_34(raw) for q in signed(r[2:])]
 
@@ -392,6 +398,7 @@ WRONG = [
     ("decode_q8_0", unsigned, "never negative"),
     ("decode_q8_0", from_129, "it is the first of the negative ones"),
     ("decode_q8_0", less_255, "128 - 256 = -128"),
+    ("decode_q8_0", all_less_128, "you subtract 128 from every byte"),
     ("decode_q8_0", integer_scale, "the scale as an integer (uint16)"),
     ("decode_q8_0", big_endian_scale, "swapped (big-endian)"),
     ("decode_q8_0", first_scale_for_all, "the first block's scale"),

@@ -281,8 +281,7 @@ SPLIT = Exercise(
     hints=(
         "qs.reshape(-1, 4, 1, 32) is the four chunks of each block, with a spare axis for low and high.",
         "np.concatenate joins low and high nibbles along the spare axis, axis=2. Which come first? Four "
-        "chunks "
-        "of two are then eight sub-blocks.",
+        "chunks of two are then eight sub-blocks.",
     ),
 )
 
@@ -424,8 +423,7 @@ DEQUANTIZE = Exercise(
             Mistake(
                 one_in_float16(name),
                 f"{name} is still a float16 when you multiply, and its product is rounded to 11 bits: "
-                f"convert "
-                "it to float32 before",
+                "convert it to float32 before",
             )
             for name in ("d", "dmin")
         ),
@@ -498,6 +496,10 @@ def element_in_halves_of_16(raw, i):
 
 def element_in_halves_of_the_block(raw, i):
     return element(raw, i, byte=lambda j: j % 128, high=lambda j: j // 128)
+
+
+def element_from_the_head(raw, i):
+    return element(raw, i, byte=lambda j: 32 * (j // 64) + j % 32 - 16)
 
 
 def element_always_low(raw, i):
@@ -582,6 +584,11 @@ ELEMENT = Exercise(
             element_in_halves_of_the_block,
             "you take all 128 low nibbles before the first high one: sub-blocks 2c and 2c + 1 share chunk "
             "c, bytes 32c to 32c + 31 of qs",
+        ),
+        Mistake(
+            element_from_the_head,
+            "you take codes from the block's byte 0 on: d, dmin and the scales come first, and qs begins at "
+            "byte 16 of each block",
         ),
         Mistake(
             element_always_low,

@@ -189,6 +189,10 @@ DECODING = (
         "the fifth bit counts 1: shift it up by 4, so that it counts 16",
     ),
     (
+        with_wrong(join=lambda low, high: low | high),
+        "the fifth bit falls on the lowest of the other four: shift it up by 4, so that it counts 16",
+    ),
+    (
         with_wrong(join=lambda low, high: low << 1 | high),
         "the bit of qh is taken for the lowest one: it is the highest, it counts 16",
     ),
@@ -325,6 +329,17 @@ def codes_from_the_plane(raw):
     return q5_k.dequantize(blocks).reshape(-1)
 
 
+def plane_of_the_first_block(raw):
+    blocks = raw.view(Q5_K.block).copy()
+    blocks["qh"] = blocks["qh"][0]
+    return q5_k.dequantize(blocks).reshape(-1)
+
+
+def blocks_as_long_as_those_of_q4_k(raw):
+    starts = range(0, raw.size // 176 * 144, 144)
+    return np.concatenate([q5_k.dequantize(raw[at : at + 176].view(Q5_K.block)) for at in starts]).reshape(-1)
+
+
 ROW = Exercise(
     name="decode_q5_k_row",
     engine=decode_row,
@@ -346,14 +361,22 @@ ROW = Exercise(
             codes_from_the_plane,
             "your codes begin at byte 16, where the plane is: its 32 bytes come first, so codes begin at 48",
         ),
+        Mistake(
+            plane_of_the_first_block,
+            "every block has the first one's fifth bits: a block's own plane begins at its byte 16, "
+            "raw[at + 16 + l]",
+        ),
+        Mistake(
+            blocks_as_long_as_those_of_q4_k,
+            "your blocks begin 144 bytes apart, as in Q4_K: with the plane they have 176",
+        ),
         *(Mistake(row_with(wrong), message) for wrong, message in DECODING),
     ),
     hints=(
         "Start from decode_by_sub_block of lesson 03: a block has 176 bytes now, its plane begins at byte "
         "16 and its codes at byte 48.",
         "Only the code changes: to the nibble comes bit s of byte l of the plane, raw[at + 16 + l], which "
-        "counts "
-        "16. Make `out` yourself, float32, and return it.",
+        "counts 16. Make `out` yourself, float32, and return it.",
     ),
 )
 

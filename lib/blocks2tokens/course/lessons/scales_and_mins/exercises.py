@@ -224,6 +224,10 @@ QUANTIZE_Q4_1 = Exercise(
             "0 / 0 is NaN, not a number: where all weights are equal, d is 0, and all codes are 0. Ask first",
         ),
         Mistake(
+            lambda x: (x.min(), _range_over(15)(x), _engine_quantize_q4_1(x)[2]),
+            "you return m before d: the step comes first, then the minimum, then the codes",
+        ),
+        Mistake(
             _quantizer(_range_over(15), minimum=np.mean),
             "your m is the mean: it is the smallest weight, so that all codes are 0 or more",
         ),
@@ -231,8 +235,7 @@ QUANTIZE_Q4_1 = Exercise(
     hints=(
         "Which weight gets code 0? Which one gets code 15? What lies between them is 15 steps.",
         "The step is the range / 15. A code counts steps above the smallest weight, to the nearest "
-        "(np.rint). "
-        "And where the range is 0? Ask before you divide.",
+        "(np.rint). And where the range is 0? Ask before you divide.",
     ),
 )
 

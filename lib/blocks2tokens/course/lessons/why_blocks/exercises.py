@@ -253,6 +253,13 @@ def _q8_0_decoder(scale="<f2", codes=np.int8, first_code=2, one_scale=False, flo
     return decode
 
 
+def _with_codes_from_128(raw):
+    """Return rows whose codes, as int8, are the bytes of these less 128."""
+    changed = raw.reshape(-1, 34).copy()
+    changed[:, 2:] ^= 128
+    return changed.reshape(-1)
+
+
 DECODE_Q8_0 = Exercise(
     name="decode_q8_0",
     engine=Q8_0.dequantize,
@@ -271,6 +278,11 @@ DECODE_Q8_0 = Exercise(
         Mistake(
             _q8_0_decoder(edge=-127),
             "byte 128 is -127 with you: it is 128 - 256 = -128",
+        ),
+        Mistake(
+            lambda raw: _q8_0_decoder(codes=np.int8)(_with_codes_from_128(raw)),
+            "you subtract 128 from every byte: those from 0 to 127 are the codes as they are, and from the "
+            "others go 256, so that 128 is -128",
         ),
         Mistake(
             _q8_0_decoder(scale="<u2"),
@@ -300,8 +312,7 @@ DECODE_Q8_0 = Exercise(
     hints=(
         "Block b begins at byte 34 * b. What lies in its first two bytes, and what in the other 32?",
         "read_half(raw, 34 * b) is the scale, raw[34 * b + 2 + j] the byte of code j. How does a byte of "
-        "128 or "
-        "more become negative? By hand, or all 32 at once by .view(np.int8).",
+        "128 or more become negative? By hand, or all 32 at once by .view(np.int8).",
     ),
 )
 
