@@ -80,7 +80,8 @@ def test_ceilings_say_what_more_cores_do(values, said):
 def test_engines_are_drawn_for_each_model():
     speeds, tops = {"Austen": (69.3, 1451), "SmolLM2": (3.27, 298)}, {"Austen": 2297, "SmolLM2": 350}
     first, second = start_here.draw_engines(speeds, tops)
-    assert title(second) == "SmolLM2: from 3 to 298 tokens a second"
+    assert title(first) == "Austen: from 69.3 to 1,451 tokens a second"
+    assert title(second) == "SmolLM2: from 3.27 to 298 tokens a second"
     assert [bar.get_width() for bar in first.patches] == [69.3, 1451, 2297]
     assert is_legible(first) and is_legible(second)
 

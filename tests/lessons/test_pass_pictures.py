@@ -49,6 +49,15 @@ def test_the_pass_names_the_arrays_between_the_boxes(model):
     assert "logits [7, 320]" in found and "one of 3 layers" in found
 
 
+@pytest.mark.parametrize(
+    ("T", "said"), [(1, "1 id becomes 1 × 320 logits"), (2, "2 ids become 2 × 320 logits")]
+)
+def test_the_title_counts_the_ids(model, T, said):
+    pictures.draw_pass(model, T)
+    axes = plt.gca()
+    assert (axes.get_title(loc="left") or axes.get_title()).endswith(f": {said}")
+
+
 def test_agreement_draws_every_pair_of_numbers():
     rng = np.random.default_rng(0)
     pairs = {name: tuple(-rng.random((2, 4, 20))) for name in ("a", "b")}

@@ -33,7 +33,8 @@ def draw_pass(model: Model, T: int) -> None:
     axes = plt.subplots(figsize=(10, 8.4))[1]
     axes.set(xlim=(0, 100), ylim=(93, -3))
     axes.axis("off")
-    axes.set_title(f"{c.name}: {T} ids become {T} × {c.vocab_size:,} logits")
+    ids = "1 id becomes" if T == 1 else f"{T} ids become"
+    axes.set_title(f"{c.name}: {ids} {T} × {c.vocab_size:,} logits")
     axes.plot([STREAM, STREAM], [-1, 91], color=plot.BLUE, lw=4, zorder=0, solid_capstyle="butt")
     _note(axes, STREAM + 3, 0, f"ids [{T}]")
     _box(axes, 1, 3, 27, _matrix("token_embd", t.token_embd), MATRIX)

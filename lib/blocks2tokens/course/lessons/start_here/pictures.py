@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from blocks2tokens.course import plot
+from blocks2tokens.course import plot, predict
 
 
 def draw_levels(weights: np.ndarray, rounded: np.ndarray, levels: np.ndarray) -> Axes:
@@ -56,7 +56,7 @@ def draw_engines(speeds: Mapping[str, tuple[float, float]], tops: Mapping[str, f
     rows = plt.subplots(len(speeds), 1, figsize=(9, 2.4 * len(speeds)), squeeze=False)[1][:, 0]
     colours = [plot.RED, plot.BLUE, plot.GREY]
     for axes, (label, (naive, last)) in zip(rows, speeds.items(), strict=True):
-        title = f"{label}: from {naive:,.0f} to {last:,.0f} tokens a second"
+        title = f"{label}: from {predict.written(naive)} to {predict.written(last)} tokens a second"
         engines = {"naive": naive, "at the end": last, "what memory allows": tops[label]}
         plot.bars(engines, "tokens/s", title, colours, axes=axes)
         axes.margins(x=0.25)
