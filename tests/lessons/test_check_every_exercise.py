@@ -95,6 +95,25 @@ def test_an_answer_of_another_shape_is_described(exercise):
     assert "expected " in message and "got " in message, message
 
 
+def several_values():
+    """Return the exercises of part 1 that answer with a tuple."""
+    taken = [e for lesson in check.LESSONS[:7] for e in check.BY_LESSON[lesson]]
+    return [e for e in taken if isinstance(call(e.engine, next(iter(e.cases().values()))), tuple)]
+
+
+@pytest.mark.parametrize("exercise", **names(several_values()))
+def test_each_of_several_values_is_called_by_its_name(exercise):
+    n = len(call(exercise.engine, next(iter(exercise.cases().values()))))
+    for i in range(n):
+
+        def without_one(*arguments, i=i):
+            answer = exercise.engine(*arguments)
+            return (*answer[:i], None, *answer[i + 1 :])
+
+        message = exercise.judge(without_one).message
+        assert "got NoneType None" in message and f"of the {n} values" not in message, message
+
+
 @pytest.mark.parametrize("exercise", **names(EVERY))
 def test_each_known_mistake_is_told_from_the_others(exercise):
     told_by_its_judge = exercise.name == "convict_q4_k_decoder"  # from the evidence, see its lesson's test

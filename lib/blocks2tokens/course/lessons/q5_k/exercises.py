@@ -459,6 +459,7 @@ PACK = Exercise(
     engine=pack_codes,
     solution=solutions.pack_codes,
     twin=q5_k.pack_codes,
+    parts=("qh", "qs"),
     cases=code_cases,
     mistakes=(
         Mistake(

@@ -475,6 +475,7 @@ EXERCISES = [
         ),
         solution=solutions.pack_q6_k,
         twin=q6_k.pack_codes,
+        parts=("ql", "qh"),
     ),
     Exercise(
         "dequantize_q2_k",

@@ -534,6 +534,7 @@ EXERCISES = [
         ),
         solution=solutions.asymmetric_search,
         twin=search.asymmetric_search,
+        parts=("scale", "-minimum", "codes"),
         tolerance=TOLERANCE,
     ),
     Exercise(

@@ -179,6 +179,7 @@ QUANTIZE_Q4_1 = Exercise(
     engine=_engine_quantize_q4_1,
     solution=solutions.quantize_q4_1,
     twin=q4_1.encode_row,
+    parts=("d", "m", "codes"),
     cases=_one_block,
     tolerance=1e-3,  # d and m may come as float16 or as float32; codes one apart differ by more
     mistakes=(
