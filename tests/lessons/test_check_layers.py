@@ -334,3 +334,19 @@ def test_reordered_rows_turn_one_convention_into_the_other(heads, head_dim):
     halves = rope.rotate_halves((h @ reordered.T).reshape(5, heads, head_dim), cos, sin)
     pairs = neighbours.reshape(5, heads, head_dim // 2, 2)
     assert np.allclose(halves, np.concatenate([pairs[..., 0], pairs[..., 1]], axis=-1))
+
+
+# Right answers in other styles
+
+
+def test_angles_in_float32_are_right():
+    angles = NAMES["rope_angles"].judge(lambda *given: lesson.rope_angles(*given).astype(np.float32))
+    assert angles.kind == "right"
+
+
+@pytest.mark.parametrize(("most", "kind"), [(30, "right"), (80, "right"), (3, "wrong")])
+def test_an_exponent_may_be_clipped_where_the_gate_is_shut_anyway(most, kind):
+    def swiglu(gate, up):
+        return gate * up / (1 + np.exp(np.clip(-gate, -most, most)))
+
+    assert NAMES["swiglu"].judge(swiglu).kind == kind

@@ -199,3 +199,9 @@ def test_the_card_shows_the_solution(name):
     card = NAMES[name].judge(answers_ellipsis)._repr_html_()
     assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
     assert f"def {name}(" in card
+
+
+def test_a_dict_of_another_kind_is_a_dict():
+    exercise = NAMES["self_times"]
+    assert exercise.judge(lambda stage: Counter(lesson.self_times(stage))).kind == "right"
+    assert exercise.judge(lambda stage: Counter(lesson.self_times(stage), more=1.0)).kind == "wrong"

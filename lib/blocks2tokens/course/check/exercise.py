@@ -422,6 +422,8 @@ def _find_difference(answer, expected, tolerance, label, parts=()):
         return next((f for f in found if f), None)
     if isinstance(expected, list) and isinstance(answer, set | frozenset):
         answer = sorted(answer)
+    if isinstance(expected, dict) and isinstance(answer, dict):
+        answer = dict(answer)  # a defaultdict, a Counter
     if isinstance(expected, list) and (apart := _members_apart(answer, expected)):
         return f"{label}: {apart}", ()
     try:
