@@ -345,7 +345,7 @@ EXCEPTIONS = [
     ("return [1, 2].astype(int)", "this is a list: np.array(...)"),
     ("return (1, 2).reshape(2)", "this is a tuple: np.array(...)"),
     ("return [].sort().shape", "something here is None"),
-    ("return x[4]", "of 4 the last is 3"),
+    ("return x[4]", "places are counted from 0: of 4 the last is 3"),
     ("return x[0.5]", "`//` divides in whole numbers"),
     ("return x[1, 2]", "more places in [...] than the array has axes"),
     ("return x >> 1", "bits are taken from integers"),
