@@ -190,6 +190,7 @@ WRONG = [
 def test_a_division_by_the_difference_of_equal_slopes_is_explained():
     message = NAMES["crossing"].judge(divides_first).message
     assert "ZeroDivisionError" in message and "return np.inf before you divide" in message
+    assert "all weights are 0" not in message and "the input of a 1 and 3, both b 0.5" in message
 
 
 RIGHT = {

@@ -245,6 +245,27 @@ def test_zeros_may_be_divided_if_the_result_is_not_used():
     assert NAMES["quantize_activations"].judge(divides_where_it_can).kind == "right"
 
 
+def lost_its_axis(x, block):
+    parts = x.reshape(-1, block)
+    d = np.abs(parts).max(axis=1) / 127
+    return np.rint(parts / np.where(d > 0, d, 1)).astype(np.int8).reshape(-1), d
+
+
+def int_of_nothing(x, block):
+    codes, d = np.empty(x.size, np.int8), np.abs(x.reshape(-1, block)).max(axis=1) / 127
+    for i, value in enumerate(x):
+        codes[i] = int(np.rint(value / d[i // block]))
+    return codes, d
+
+
+def test_an_exception_is_told_as_zeros_only_where_it_comes_from_zeros():
+    message = NAMES["quantize_activations"].judge(lost_its_axis).message
+    assert "could not be broadcast" in message and "matched from the right" in message
+    assert "a block of zeros" not in message.split("\n")[1]
+    message = NAMES["quantize_activations"].judge(int_of_nothing).message
+    assert message.split("\n")[1].startswith("a block of zeros has d = 0")
+
+
 def offsets_of_16(isa, raw, codes, d, sums):
     offsets = zero_floats()
     mins = bytes_to_floats(packed_scales(raw, 4)[1])

@@ -33,6 +33,7 @@ from blocks2tokens.course.check.explain import explain as _explain_exception
 
 GOES_ON = "the lesson goes on with the engine's version"
 NEAR, CLEARLY_WRONG = 1e-5, 1e-4  # relative differences: the same mistake, rounded otherwise; no rounding
+INPUT = "the input of"
 LONGEST_INPUT = 150  # characters of an array
 CAST_OF_NAN = "invalid value encountered in cast"
 
@@ -250,7 +251,7 @@ class Exercise:
             if place and is_large and _rows(argument) == _rows(expected) > 1:
                 name, argument = f"{name}[{place[0]}]", argument[place[0]]
             shown.append(f"{name} = {_small(argument)}")
-        return f"the input of {label}: {'; '.join(shown)}"
+        return f"{INPUT} {label}: {'; '.join(shown)}"
 
     def _verdict(self, kind, message, pattern=None, printed=""):
         solution = self.solution or self.engine

@@ -77,11 +77,8 @@ def _no_such_attribute(match):
     return None
 
 
-COUNTED_FROM_0 = "places are counted from 0"
-
-
 def _index_too_large(match):
-    return f"{COUNTED_FROM_0}: of {match['size']} the last is {int(match['size']) - 1}"
+    return f"places are counted from 0: of {match['size']} the last is {int(match['size']) - 1}"
 
 
 def _cannot_reshape(match):

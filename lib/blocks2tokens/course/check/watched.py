@@ -15,8 +15,8 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.course.check.bounds import checked
-from blocks2tokens.course.check.exercise import Exercise, Verdict, _not_to_compile, difference
-from blocks2tokens.course.check.explain import COUNTED_FROM_0, explain
+from blocks2tokens.course.check.exercise import INPUT, Exercise, Verdict, _not_to_compile, difference
+from blocks2tokens.course.check.explain import explain
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class WatchedExercise(Exercise):
     """One task.
 
     looks       (function) -> what is wrong with a function whose answers are right, or None
-    raised      {name of an exception: what it most likely means here}
+    raised      {how an exception begins: what it means here, in place of what it means elsewhere}
     other_form  function -> a function that gives the answers in the form asked for, where there are several
     """
 
@@ -61,8 +61,9 @@ class WatchedExercise(Exercise):
         """Return the verdict on the other form, if that is right; tell what an exception means."""
         for name, told in self.raised.items():
             if verdict.message.startswith(f"your function raised {name}"):
-                lines = [line for line in verdict.message.split("\n") if not line.startswith(COUNTED_FROM_0)]
-                return self._verdict("wrong", "\n".join([*lines[:1], told, *lines[1:]]))
+                first, *others = verdict.message.split("\n")
+                inputs = [line for line in others if line.startswith(INPUT)]
+                return self._verdict("wrong", "\n".join([first, told, *inputs]))
         if self.other_form and not verdict.message.startswith("your function"):  # there are answers
             other = super().judge(self.other_form(function))
             return replace(other, pattern=None) if other.kind == "right" else verdict
