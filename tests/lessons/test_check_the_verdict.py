@@ -1,4 +1,4 @@
-"""The checks of lesson 13: each right answer passes, each mistake, made here in a learner's way, is named."""
+"""What learners write in lesson 13, for test_check_learners.py, and what is the lesson's own."""
 
 import math
 
@@ -111,7 +111,7 @@ def ceiling(weights, bits, rate, giga=1e9, each=None):
     return rate * giga / each / weights
 
 
-MUTANTS = [
+WRONG = [
     ("judge_ratio", changed(judge, near=changed(near, down=False)), "1.5 times too small as well"),
     ("judge_ratio", changed(judge, near=changed(near, up=False)), "1.5 times too large as well"),
     ("judge_ratio", changed(judge, near=lambda c, f: -1.5 <= c - f <= 1.5), "you compare by a difference"),
@@ -154,74 +154,18 @@ MUTANTS = [
     ("tokens_per_second_at_most", changed(ceiling, each=4), "you read float32"),
 ]
 RIGHT = {
-    "judge_ratio": judge,
-    "judge_decoder": correct,
-    "factors_along": factors,
-    "decoding_ratio": decoding,
-    "flop_per_byte": intensity,
-    "tokens_per_second_at_most": ceiling,
+    "judge_ratio": [judge],
+    "judge_decoder": [correct],
+    "factors_along": [factors],
+    "decoding_ratio": [decoding],
+    "flop_per_byte": [intensity],
+    "tokens_per_second_at_most": [ceiling],
 }
-
-
-@pytest.mark.parametrize(("name", "mutant", "phrase"), MUTANTS, ids=[f"{m[0]}-{m[2]}" for m in MUTANTS])
-def test_mistakes_are_named(name, mutant, phrase):
-    verdict = NAMES[name].judge(mutant)
-    assert verdict.kind == "wrong"
-    assert phrase in verdict.message.split("\n")[0]
-
-
-def test_each_known_mistake_has_its_mutant():
-    """No message is left that no test expects."""
-    for name, exercise in NAMES.items():
-        phrases = [phrase for mutant_of, _, phrase in MUTANTS if mutant_of == name]
-        for mistake in exercise.mistakes:
-            assert any(phrase in mistake.message for phrase in phrases), mistake.message
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("whose", ["engine", "a learner"])
-def test_right_answers_pass(name, whose):
-    function = NAMES[name].engine if whose == "engine" else RIGHT[name]
-    verdict = NAMES[name].judge(function)
-    assert verdict.kind == "right", verdict.message
-
-
-def answers_ellipsis(*arguments):
-    return ...
-
-
-def answers_none(*arguments):
-    return None
-
-
-def divides_by_zero(*arguments):
-    return 1 // 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_untouched_and_raising_answers(name):
-    exercise = NAMES[name]
-    assert exercise.judge(answers_ellipsis).kind == exercise.judge(answers_none).kind == "untouched"
-    raised = exercise.judge(divides_by_zero)
-    assert raised.kind == "wrong" and "ZeroDivisionError" in raised.message
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("judge")])
-def test_answers_of_another_shape_are_named(name):
-    message = NAMES[name].judge(lambda *given: np.ones((2, 2))).message
-    assert "expected shape" in message and "got (2, 2)" in message
 
 
 def test_another_word_is_shown():
     message = NAMES["judge_ratio"].judge(lambda claimed, at_128, at_1: "true").message
     assert "expected 'holds', got str 'true'" in message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_card_shows_the_engine_s_source(name):
-    card = NAMES[name].judge(answers_ellipsis)._repr_html_()
-    assert "Stuck?" in card and "Hint" in card and "Solution, from the engine" in card
-    assert f"def {(NAMES[name].solution or NAMES[name].engine).__name__}(" in card
 
 
 def judged_by(within):
