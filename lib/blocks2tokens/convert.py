@@ -15,7 +15,6 @@ all parts become one file.
 
 import os
 import re
-import secrets
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
+from blocks2tokens.whole_file import place_of, replacing
 
 FILE_TYPES = {  # target -> its name in gguf.LlamaFileType
     "F32": "ALL_F32",
@@ -168,22 +168,14 @@ def convert(
     if effort not in ("ggml", "best"):
         raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
     file = GGUFFile(src)
-    place = _checked_destination(file, dst)
+    _check_destination(file, dst)
     meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
     formats = {name: fitting_format(meant[name], info.shape[-1]) for name, info in file.tensors.items()}
 
-    partial = place.with_name(
-        f"{secrets.token_hex(8)}.partial"
-    )  # short: dst's may be as long as a name can be
-    try:
+    with replacing(dst, "dst") as partial:
         _write(partial, file, formats, target, effort)
         tensors = GGUFFile(partial).tensors
         n_bytes = partial.stat().st_size
-        os.replace(partial, place)
-    except OSError as error:
-        raise _about(error, dst) from None
-    finally:
-        partial.unlink(missing_ok=True)
     replaced = {name: meant[name] for name in formats if formats[name] != meant[name]}
     return Conversion(dst, target, tensors, replaced, _requantized(file, formats), file.nbytes, n_bytes)
 
@@ -247,23 +239,11 @@ def _requantized(file: GGUFFile, formats: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _checked_destination(file: GGUFFile, dst: Path) -> Path:
-    """Return the path of the file that dst names, itself or as a link to it."""
-    if dst.exists() and not dst.is_file():  # a folder, a pipe, /dev/stdout
-        raise ValueError(f"dst: expected a file's name, {dst} is something else")
-    place = Path(os.path.realpath(dst))
-    if place.is_symlink():
-        raise ValueError(f"dst: expected a file's name, {dst} is a link that leads nowhere")
-    if not place.parent.is_dir():
-        raise FileNotFoundError(f"{place.parent if dst.is_symlink() else dst.parent}: no such folder")
+def _check_destination(file: GGUFFile, dst: Path) -> None:
+    """Refuse what is no file, and the source."""
+    place = place_of(dst, "dst")
     if place.exists() and any(os.path.samefile(path, place) for path in file.paths):
         raise ValueError(f"dst: expected another file than src, got {dst} for both")
-    return place
-
-
-def _about(error: OSError, dst: Path) -> OSError:
-    """Return an error of the operating system that names dst, and not the file beside it."""
-    return OSError(error.errno, error.strerror, str(dst)) if error.errno else error
 
 
 def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, effort: str) -> None:

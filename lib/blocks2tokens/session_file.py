@@ -20,11 +20,8 @@ Source: the safetensors format, github.com/huggingface/safetensors.
 import hashlib
 import json
 import os
-import secrets
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +29,7 @@ from typing import BinaryIO
 import numpy as np
 
 from blocks2tokens.gguf_file import GGUFFile
+from blocks2tokens.whole_file import replacing
 
 FORMAT = "blocks2tokens session 1"
 LENGTH = struct.Struct("<Q")
@@ -74,11 +72,13 @@ def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int
     header += b" " * (-len(header) % 8)
     if len(header) > MOST_HEADER:
         raise ValueError(f"this conversation is too long to be saved: {len(header):,} bytes of text")
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as partial, open(partial, "xb") as file:
         file.write(LENGTH.pack(len(header)) + header + np.array(ids, "<i8").tobytes())
         for part in (keys, values):
             for layer in part:
                 file.write(np.ascontiguousarray(layer).data)
+        file.flush()
+        os.fsync(file.fileno())  # or it could get its name before its contents
 
 
 def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
@@ -209,24 +209,3 @@ def _checked_conversation(path: Path, said: object) -> dict:
             if len(texts) == 2 * len(turns) and all(isinstance(text, str) for text in texts):
                 return said
     raise ValueError(f"{path}: not a session: its conversation is not one")
-
-
-# --- The file ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of the one at `path` at the end, or after an error does not."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"path: expected a file's name, {path} is something else")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or it could get its name before its contents
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -274,6 +274,26 @@ def test_chat_takes_a_system_message_and_its_own_defaults(run, path, model):
     assert result == (0, f"{expected}\n", "")
 
 
+def test_chat_says_once_that_the_context_has_not_the_room_that_was_asked_for(run, path, model):
+    room = model.config.context_length - len(model.tokenizer.encode_chat([user(QUESTIONS[0])]))
+    stdin = f"{QUESTIONS[0]}\n/reset\n{QUESTIONS[1]}\n"
+    asked_for = run("chat", path, "--temperature", 0, "--max-tokens", 100_000, "--stop", " ", stdin=stdin)
+    just_enough = run("chat", path, "--temperature", 0, "--max-tokens", room, stdin=QUESTIONS[0])
+    note = f"note: --max-tokens 100,000: the context has room for {room}\n"
+    assert asked_for[0] == just_enough[0] == 0
+    assert (asked_for[2], just_enough[2]) == (f"{note}a new conversation\n", "")
+
+
+def test_a_stop_string_ends_an_answer_in_chat_and_not_the_conversation(run, path, model, monkeypatch):
+    text = "On the chair.\nYou: and the kettle?"
+    monkeypatch.setattr(b2t.Session, "_chosen", lambda *_: iter(model.tokenizer.encode(text)))
+    stdin = f"{QUESTIONS[0]}\n{QUESTIONS[1]}\n"
+    result = run("chat", path, "--stop=###", "--stop", "\nYou:", stdin=stdin)
+    assert result == (0, "On the chair.\n" * 2, "")
+    code, out, err = run("chat", path, "--stop", "")
+    assert (code, out) == (2, "") and "--stop: expected a text" in err
+
+
 def test_a_model_without_a_template_is_sent_to_generate(run, austen_path):
     assert "the command generate" in one_error(run("chat", austen_path, stdin="Hello"))
 

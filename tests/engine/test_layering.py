@@ -12,16 +12,17 @@ TOP = "blocks2tokens"  # the package itself: what a learner imports
 LAYERS = {
     "errors": set(),
     "stops": set(),
+    "whole_file": set(),
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
-    "convert": {"errors", "formats", "gguf_file"},
+    "convert": {"errors", "formats", "gguf_file", "whole_file"},
     "matrix": {"errors", "formats"},
     "kernels": {"errors", "jit", "formats", "matrix"},
     "tokenizer": {"errors", "gguf_file"},
     "model": {"errors", "jit", "formats", "gguf_file", "matrix", "kernels"},
     "sampler": {"errors", "model"},
-    "session_file": {"errors", "gguf_file"},
+    "session_file": {"errors", "gguf_file", "whole_file"},
     "session": {"errors", "gguf_file", "model", "tokenizer", "sampler", "stops", "session_file"},
 }
 LAYERS |= {"generate": set(LAYERS)}

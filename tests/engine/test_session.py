@@ -527,13 +527,29 @@ def test_the_old_file_stays_when_the_disk_is_full(model, tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(session_file, "open", full, raising=False)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as caught:
             session.save(tmp_path / "s")
+    assert caught.value.filename == str(tmp_path / "s")
     assert (tmp_path / "s").read_bytes() == before and os.listdir(tmp_path) == ["s"]
     with open(tmp_path / "s", "rb") as old:
         session.save(tmp_path / "s")
         assert old.read() == before  # it was replaced, not written over
     assert len(b2t.load_session(tmp_path / "s", model).messages) == 4
+
+
+def test_a_link_leads_to_the_file_that_is_saved(model, tmp_path):
+    session, link, far = model.session(), tmp_path / "link", tmp_path / "far"
+    say(session, "Hi")
+    link.symlink_to(far)
+    for _ in range(2):
+        session.save(link)
+        assert link.is_symlink() and not far.is_symlink() and sorted(tmp_path.iterdir()) == [far, link]
+    assert b2t.load_session(link, model).messages == session.messages
+
+
+def test_a_name_as_long_as_names_can_be(model, tmp_path):
+    model.session().save(tmp_path / ("s" * 255))
+    assert os.listdir(tmp_path) == ["s" * 255]
 
 
 def test_where_nothing_can_be_saved(model, tmp_path):

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib
+import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,10 +20,12 @@ def script(monkeypatch, tmp_path):
     module = importlib.import_module("fetch_gemma3")
 
     def download(package, folder):
+        name, version = package.split("==")
+        assert version == module.VERSION
         wheel = folder / "part.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("x/__init__.py", "")
-            archive.writestr("x/data/model.gguf.part", PARTS[list(module.PARTS).index(package)])
+            archive.writestr("x/data/model.gguf.part", PARTS[list(module.PARTS).index(name)])
         return wheel
 
     whole = b"".join(PARTS)
@@ -40,6 +44,17 @@ def test_the_parts_become_one_file_and_are_fetched_once(script, monkeypatch):
     assert [path.name for path in script.MODELS.iterdir()] == [script.MODEL.name]
     monkeypatch.delattr(script, "download")
     assert script.main() == 0
+
+
+def test_what_a_killed_run_left_goes_after_an_hour(script):
+    names = ("gemma3-old", "gemma3-new", "smollm2-old")
+    old, new, other = (script.MODELS / f"{name}.partial" for name in names)
+    for folder in (old, new, other):
+        folder.mkdir()
+    for folder in (old, other):
+        os.utime(folder, (time.time() - 3700,) * 2)
+    assert script.main() == 0
+    assert sorted(script.MODELS.iterdir()) == sorted([new, other, script.MODEL])
 
 
 def test_what_is_not_what_was_expected_leaves_nothing(script, monkeypatch, capsys):

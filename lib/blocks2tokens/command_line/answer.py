@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line.notice import Notice
+from blocks2tokens.command_line.notice import Notice, say
 from blocks2tokens.stops import checked_stops, cut_at_stops
 
 CUT_SHORT = {"context": "and then the context was full", "length": "the most that --max-tokens allows"}
@@ -29,6 +29,13 @@ def sampler(args) -> b2t.Sampler:
         repetition_penalty=args.repetition_penalty,
         seed=args.seed,
     )
+
+
+def say_if_capped(asked_for: int | None, room: int) -> bool:
+    """Say that an answer cannot be as long as --max-tokens asks for, if so; return whether it was said."""
+    if capped := asked_for is not None and asked_for > room:
+        say(f"note: --max-tokens {asked_for:,}: the context has room for {room:,}")
+    return capped
 
 
 class Answer:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.perplexity import WINDOW
+from blocks2tokens.session import MAX_TOKENS
 
 PROG = "b2t"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-GENERATE_TOKENS, CHAT_TOKENS = 256, 1024
+GENERATE_TOKENS = 256
 
 GENERATED = {  # the keys of what `generate --json` prints
     "model": "the file, as it was named",
@@ -87,7 +88,7 @@ def add_chat(commands) -> None:
     _add_threads(parser)
     _add_chat_format(parser)
     _add_sampling(parser, temperature=0.7, top_p=0.9)
-    _add_max_tokens(parser, CHAT_TOKENS, default=CHAT_TOKENS)
+    _add_ends(parser, "where an answer ends", MAX_TOKENS)
 
 
 def add_generate(commands) -> None:
@@ -107,10 +108,7 @@ def add_generate(commands) -> None:
     parser.add_argument("--stats", action="store_true", help="say in the end how long it took")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with the keys below")
     _add_sampling(parser, temperature=0.0, top_p=1.0)
-    ends = parser.add_argument_group("where the text ends")
-    _add_max_tokens(ends, GENERATE_TOKENS, default=None)
-    stop = "end in front of TEXT, wherever it comes. Can be given several times"
-    ends.add_argument("--stop", metavar="TEXT", type=stop_text, action="append", default=[], help=stop)
+    ends = _add_ends(parser, "where the text ends", GENERATE_TOKENS)
     form = "write JSON that follows the JSON schema in FILE, and nothing else; needs the package llguidance"
     ends.add_argument("--json-schema", metavar="FILE", help=form)
 
@@ -227,9 +225,17 @@ class _Collect(argparse.Action):
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: value})
 
 
-def _add_max_tokens(parser, usual: int, default: int | None) -> None:
+def _add_ends(parser, title: str, usual: int):
+    """Add what ends an answer, in a group of that title, which is returned; `usual` tokens are the default.
+
+    The default is None for the command, which says something only if it cannot give what was asked for.
+    """
+    group = parser.add_argument_group(title)
     length = f"the longest answer (default: {usual}, or what the context has room for)"
-    parser.add_argument("--max-tokens", metavar="N", type=at_least(1), default=default, help=length)
+    group.add_argument("--max-tokens", metavar="N", type=at_least(1), help=length)
+    stop = "end in front of TEXT, wherever it comes. Can be given several times"
+    group.add_argument("--stop", metavar="TEXT", type=stop_text, action="append", default=[], help=stop)
+    return group
 
 
 def stop_text(text: str) -> str:

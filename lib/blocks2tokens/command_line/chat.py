@@ -9,14 +9,15 @@ outgrows the model's context, the session forgets its oldest turns, and a line s
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line.answer import counted, load, sampler, summary
+from blocks2tokens.command_line.answer import counted, load, sampler, say_if_capped, summary
 from blocks2tokens.command_line.notice import Notice, faint, printable, reason, say
 from blocks2tokens.command_line.text_file import without_mark
+from blocks2tokens.session import MAX_TOKENS
 from blocks2tokens.session_file import is_session
 
 HELP = """\
@@ -33,10 +34,17 @@ NO_ANSWER = "no answer, so the question is forgotten too"
 
 
 class Chat:
-    """A session, and what may be typed at its prompt."""
+    """A session, and what may be typed at its prompt.
 
-    def __init__(self, session: b2t.Session, max_tokens: int, sampler: b2t.Sampler):
-        self.session, self.max_tokens, self.sampler = session, max_tokens, sampler
+    `max_tokens` None are as many as usual; where an answer cannot have as many as were asked for, that is
+    said once.
+    """
+
+    def __init__(
+        self, session: b2t.Session, max_tokens: int | None, sampler: b2t.Sampler, stops: Sequence[str] = ()
+    ):
+        self.session, self.max_tokens, self.sampler, self.stops = session, max_tokens, sampler, stops
+        self.capped = False
         self.commands = {"/undo": self.undo, "/reset": self.reset, "/help": lambda: say(HELP)}
         self.commands_with_file = {"/save": self.save, "/load": self.load}
 
@@ -56,9 +64,12 @@ class Chat:
 
     def answer(self, message: str) -> None:
         """Print the answer to a message. What was said before Ctrl-C stays in the conversation."""
-        pieces, turn = self.session.say(message, self.max_tokens, self.sampler), self.session.turn
+        pieces = self.session.say(message, self.max_tokens or MAX_TOKENS, self.sampler, self.stops)
+        turn = self.session.turn
         if turn.forgotten:
             say(faint(f"the conversation outgrew the context: {oldest(turn.forgotten)} forgotten"))
+        room = self.session.model.config.context_length - turn.prompt_tokens
+        self.capped = self.capped or say_if_capped(self.max_tokens, room)
         first = last = None
         try:
             with Notice(f"reading {counted(turn.prompt_tokens - turn.cached_tokens)}") as notice:
@@ -110,7 +121,7 @@ def run(args) -> None:
         raise ValueError(
             f"{args.model} has no chat template, so it does not chat; the command generate continues a text"
         )
-    chat = Chat(model.session(args.system, args.template_variable), args.max_tokens, chosen)
+    chat = Chat(model.session(args.system, args.template_variable), args.max_tokens, chosen, args.stop)
     interactive = sys.stdin.isatty()
     if interactive:
         edit_lines()

@@ -7,7 +7,7 @@ import json
 import sys
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line.answer import Answer, load, sampler
+from blocks2tokens.command_line.answer import Answer, load, sampler, say_if_capped
 from blocks2tokens.command_line.arguments import GENERATE_TOKENS
 from blocks2tokens.command_line.notice import say
 from blocks2tokens.command_line.text_file import read_text, without_mark
@@ -29,8 +29,7 @@ def run(args) -> None:
         raise ValueError("the prompt is empty")
     wanted = args.max_tokens or GENERATE_TOKENS
     answer = Answer(model, ids, wanted, chosen, continues=not chats, stops=args.stop)
-    if args.max_tokens and answer.limit < args.max_tokens:
-        say(f"note: --max-tokens {args.max_tokens:,}: the context has room for {answer.room:,}")
+    say_if_capped(args.max_tokens, answer.room)
     speak(answer, args)
     if schema is not None and not chosen.complete:
         raise ValueError(f"the JSON is not complete: the answer ended ({answer.ended}) before it did")

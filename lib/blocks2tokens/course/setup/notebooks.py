@@ -14,7 +14,6 @@ A lesson is written only when all its cells have run. The fixed form:
 import argparse
 import errno
 import os
-import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
+
+from blocks2tokens import whole_file
 
 ROOT = Path(__file__).resolve().parents[4]
 NOTEBOOKS = ROOT / "notebooks"
@@ -54,19 +55,15 @@ def read(path: Path) -> NotebookNode:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield another name to write to; at the end, the file takes the place of that at `path`.
 
-    At each moment there is either all of the old one or all of the new. Where `path` is a link, the file
-    changes that it names. Names are random, and short: others may be writing too. Raises FileExistsError
-    where there is something that is no file, such as a pipe or a folder.
+    As the engine's, but what is no file, such as a pipe, a folder or a link into nowhere, is a
+    FileExistsError.
     """
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
-        raise FileExistsError(errno.EEXIST, "there is something that is no file", str(path))
-    partial = place.with_name(f"{secrets.token_hex(8)}.partial")
     try:
+        whole_file.place_of(path)
+    except (ValueError, FileNotFoundError) as error:
+        raise FileExistsError(errno.EEXIST, "there is something that is no file", str(path)) from error
+    with whole_file.replacing(path) as partial:
         yield partial
-        os.replace(partial, place)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
