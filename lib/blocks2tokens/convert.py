@@ -26,10 +26,10 @@ import numpy as np
 from gguf.gguf_writer import WriterState
 from tqdm import tqdm
 
+from blocks2tokens import files
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
-from blocks2tokens.whole_file import place_of, replacing
 
 FILE_TYPES = {  # target -> its name in gguf.LlamaFileType
     "F32": "ALL_F32",
@@ -172,7 +172,7 @@ def convert(
     meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
     formats = {name: fitting_format(meant[name], info.shape[-1]) for name, info in file.tensors.items()}
 
-    with replacing(dst, "dst") as partial:
+    with files.replacing(dst, "dst") as partial:
         _write(partial, file, formats, target, effort)
         tensors = GGUFFile(partial).tensors
         n_bytes = partial.stat().st_size
@@ -241,7 +241,7 @@ def _requantized(file: GGUFFile, formats: dict[str, str]) -> dict[str, str]:
 
 def _check_destination(file: GGUFFile, dst: Path) -> None:
     """Refuse what is no file, and the source."""
-    place = place_of(dst, "dst")
+    place = files.place_of(dst, "dst")
     if place.exists() and any(os.path.samefile(path, place) for path in file.paths):
         raise ValueError(f"dst: expected another file than src, got {dst} for both")
 

@@ -28,8 +28,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from blocks2tokens import files
 from blocks2tokens.gguf_file import GGUFFile
-from blocks2tokens.whole_file import replacing
 
 FORMAT = "blocks2tokens session 1"
 LENGTH = struct.Struct("<Q")
@@ -72,7 +72,7 @@ def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int
     header += b" " * (-len(header) % 8)
     if len(header) > MOST_HEADER:
         raise ValueError(f"this conversation is too long to be saved: {len(header):,} bytes of text")
-    with replacing(Path(path)) as partial, open(partial, "xb") as file:
+    with files.replacing(Path(path)) as partial, open(partial, "xb") as file:
         file.write(LENGTH.pack(len(header)) + header + np.array(ids, "<i8").tobytes())
         for part in (keys, values):
             for layer in part:

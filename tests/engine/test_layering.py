@@ -11,18 +11,18 @@ TOP = "blocks2tokens"  # the package itself: what a learner imports
 # layer: the layers below it that it may import. A module or folder directly in the package is a layer.
 LAYERS = {
     "errors": set(),
+    "files": set(),
     "stops": set(),
-    "whole_file": set(),
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
-    "convert": {"errors", "formats", "gguf_file", "whole_file"},
+    "convert": {"errors", "files", "formats", "gguf_file"},
     "matrix": {"errors", "formats"},
-    "kernels": {"errors", "jit", "formats", "matrix"},
+    "kernels": {"errors", "files", "jit", "formats", "matrix"},
     "tokenizer": {"errors", "gguf_file"},
     "model": {"errors", "jit", "formats", "gguf_file", "matrix", "kernels"},
     "sampler": {"errors", "model"},
-    "session_file": {"errors", "gguf_file", "whole_file"},
+    "session_file": {"errors", "files", "gguf_file"},
     "session": {"errors", "gguf_file", "model", "tokenizer", "sampler", "stops", "session_file"},
 }
 LAYERS |= {"generate": set(LAYERS)}

@@ -20,13 +20,13 @@ and only there; elsewhere they last as long as the session.
 import contextlib
 import html
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from math import isfinite
 from pathlib import Path
 
+from blocks2tokens import files
 from blocks2tokens.course import hardware, plot, predict, work
 from blocks2tokens.course.claims import (
     AT_1,
@@ -127,11 +127,9 @@ def evidence() -> dict[str, Evidence]:
 
 def _keep(path: Path, found: Mapping[str, Evidence]):
     """Write the evidence; a full disk or a folder without rights is no reason to end a lesson."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         text = json.dumps([asdict(one) for one in found.values()], ensure_ascii=False, indent=1)
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(path)
+        files.write_text(path, text + "\n")
 
 
 def _kept(path: Path) -> dict[str, Evidence]:

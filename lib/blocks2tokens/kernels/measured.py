@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +20,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import psutil
 
+from blocks2tokens import files
 from blocks2tokens.jit import cpu
 
 QUIET = 0.15  # share of the cores that others may use
@@ -80,9 +80,7 @@ def write(path: Path, data) -> None:
     """Write it whole or not at all; without a place to write to it is measured again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".new") as file:
-            json.dump(data, file)
-        os.replace(file.name, path)
+        files.write_text(path, json.dumps(data))
     except OSError:
         pass
 

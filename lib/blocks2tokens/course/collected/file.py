@@ -12,12 +12,12 @@ again. Statements run one by one, so that a broken one does not take the others 
 
 import ast
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocks2tokens import files
 from blocks2tokens.course.check.calls import Printed
 from blocks2tokens.course.collected.sources import names_used
 
@@ -193,9 +193,4 @@ def functions(text: str, path: Path) -> tuple[dict[str, Callable], list[str]]:
 def save(text: str, path: Path) -> None:
     """Write a file so that at each moment it holds all of the old text or all of the new; OSError."""
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_text(path, text)

@@ -12,12 +12,9 @@ A lesson is written only when all its cells have run. The fixed form:
 """
 
 import argparse
-import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -26,7 +23,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
-from blocks2tokens import whole_file
+from blocks2tokens import files
 
 ROOT = Path(__file__).resolve().parents[4]
 NOTEBOOKS = ROOT / "notebooks"
@@ -51,24 +48,9 @@ def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield another name to write to; at the end, the file takes the place of that at `path`.
-
-    As the engine's, but what is no file, such as a pipe, a folder or a link into nowhere, is a
-    FileExistsError.
-    """
-    try:
-        whole_file.place_of(path)
-    except (ValueError, FileNotFoundError) as error:
-        raise FileExistsError(errno.EEXIST, "there is something that is no file", str(path)) from error
-    with whole_file.replacing(path) as partial:
-        yield partial
-
-
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write `notebook` to `path`, whole or not at all."""
-    with replacing(path) as partial:
+    with files.replacing(path) as partial:
         nbformat.write(notebook, partial)
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from blocks2tokens import files
 from blocks2tokens.course.setup import notebooks
 
 WORK = notebooks.ROOT / "work"
@@ -73,8 +74,7 @@ def load_manifest(folder: Path) -> dict[str, str]:
 
 
 def save_manifest(folder: Path, manifest: dict[str, str]) -> None:
-    with notebooks.replacing(folder / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def names_beside(name: str) -> Iterator[str]:
@@ -136,7 +136,7 @@ def sync(source: Path, target: Path) -> Summary:
             if was != new:
                 put_beside(notebook, new, name)
     for page in source.glob("*.md"):  # to look things up in: the course's, whatever was done to it
-        with notebooks.replacing(target / page.name) as partial:
+        with files.replacing(target / page.name) as partial:
             shutil.copyfile(page, partial)
     save_manifest(target, manifest)
     return summary
@@ -159,8 +159,9 @@ def main() -> int:
         return 1
     try:
         print(report(sync(notebooks.NOTEBOOKS, WORK)))
-    except OSError as error:
-        print(f"Your copy of the lessons is not up to date. {error.filename}: {error.strerror}")
+    except (OSError, ValueError) as error:
+        reason = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
+        print(f"Your copy of the lessons is not up to date. {reason}")
         return 1
     return 0
 

@@ -16,7 +16,6 @@ or in memory where there is no work/. The rows are ordered by drift, the sharper
 
 import html
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blocks2tokens import files
 from blocks2tokens.course import models
 from blocks2tokens.course.check import calls
 from blocks2tokens.course.check.explain import explain
@@ -213,9 +213,7 @@ def _keep(row):
         _in_memory[row.name] = row
         return
     rows = _entered() | {row.name: row}
-    partial = WORK / f"{FILE}.partial"
-    partial.write_text(json.dumps([asdict(each) for each in rows.values()], indent=1), encoding="utf-8")
-    os.replace(partial, WORK / FILE)
+    files.write_text(WORK / FILE, json.dumps([asdict(each) for each in rows.values()], indent=1))
 
 
 def _verdict(row):

@@ -1,4 +1,4 @@
-"""Whole files: one is there with all of its contents, old or new, at each moment.
+"""Files that are written whole or not at all: at each moment all of the old one is there, or of the new.
 
     path  --links followed-->  place      written as 0123456789abcdef.partial, in the same folder
                                place  <--  takes its name at the end, or is removed
@@ -48,3 +48,9 @@ def replacing(path: Path, what: str = "path") -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; raises as `place_of`, and OSError."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
