@@ -82,11 +82,6 @@ def test_the_engine_brings_what_it_imports_and_no_more():
     assert {CAME_WITH.get(name, name) for name in foreign} == bounds_by_name(required("grammar")).keys()
 
 
-def test_makefile_asks_for_the_same_pythons():
-    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
-    assert f"(3, {low}) <= sys.version_info[:2] < (3, {high})" in (ROOT / "Makefile").read_text()
-
-
 # Commands
 
 
