@@ -10,7 +10,8 @@
 
 Any Python 3 can run this file; .venv is made with a supported one, and PYTHON=python3.12 says which. A step
 that is broken off is done again by the next run: a stamp in .venv is written last, and holds what was
-installed for (pyproject.toml and this folder's path), so that pip runs only when that changes.
+installed for (pyproject.toml, constraints.txt and this folder's path), so that pip runs only when that
+changes.
 """
 
 import os
@@ -132,8 +133,8 @@ def install(extra, stamps):
     if any(read(os.path.join(VENV, name + ".stamp")) == wanted for name in stamps):
         return
     print("Installing into .venv. The first time takes some minutes ...", flush=True)
-    pip = [PY, "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary", "-e", f".[{extra}]"]
-    if run(*pip):
+    pip = [PY, "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"]
+    if run(*pip, "-c", "constraints.txt", "-e", f".[{extra}]"):
         sys.exit(
             "\nInstalling failed; pip's reason stands above. Without a network: connect and run this again.\n"
             "Where a package does not build, another Python may have it ready: " + named("python3.12", "lab")
@@ -144,7 +145,8 @@ def install(extra, stamps):
 
 def stamp():
     """Return what an installation was made for: this folder's path, and what it asks for."""
-    return ROOT + "\n" + (read(os.path.join(ROOT, "pyproject.toml")) or "")
+    files = [os.path.join(ROOT, name) for name in ("pyproject.toml", "constraints.txt")]
+    return "\n".join([ROOT, *(read(path) or "" for path in files)])
 
 
 def read(path):

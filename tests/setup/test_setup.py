@@ -16,6 +16,8 @@ import nbformat
 import pytest
 import yaml
 from conftest import absent
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from blocks2tokens.course.setup import notebooks, workspace
 
@@ -80,6 +82,18 @@ def test_the_engine_brings_what_it_imports_and_no_more():
                 imported |= {name.split(".")[0] for name in names}
     foreign = imported - sys.stdlib_module_names - {"blocks2tokens"}
     assert {CAME_WITH.get(name, name) for name in foreign} == bounds_by_name(required("grammar")).keys()
+
+
+def test_the_lock_fits_what_is_asked_for():
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            pins.setdefault(canonicalize_name(pin.name), []).append(pin)
+    for requirement in map(Requirement, required("test")):
+        found = pins[canonicalize_name(requirement.name)]
+        versions = [str(pin.specifier).removeprefix("==") for pin in found]
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
 
 
 # Commands

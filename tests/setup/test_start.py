@@ -112,8 +112,10 @@ def test_packages_are_installed_once_and_again_when_what_is_asked_for_changes(st
 
     assert installed("lab") == [".[course]"] and installed("lab") == []
     assert installed("test") == [".[test]"] and installed("test") == []
-    (start.folder / "pyproject.toml").write_text("two")
-    assert installed("test") == [".[test]"]
+    for name in ("pyproject.toml", "constraints.txt"):
+        (start.folder / name).write_text("two")
+        assert installed("test") == [".[test]"]
+        assert start.ran[0][-4:-2] == ("-c", "constraints.txt")
     assert installed("lab") == []  # tests need all that the lessons need
 
 
