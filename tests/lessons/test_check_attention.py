@@ -7,7 +7,7 @@ import pytest
 from pasting import code_cells
 
 from blocks2tokens.course.lessons.attention import exercises as lesson
-from blocks2tokens.course.lessons.attention.at_each import at_each
+from blocks2tokens.course.lessons.attention.at_all import at_all
 from blocks2tokens.course.setup import notebooks
 from blocks2tokens.model import KVCache
 from blocks2tokens.model.attention import attend
@@ -283,7 +283,7 @@ def test_a_place_at_a_time_is_enough_for_the_pictures(layout):
     definition = next(cell for cell in cells if "def places(" in cell).split("\n\n\npictures.")[0]
     found = []
     for offset_of in (one_number_at_a_time, lesson.offset_of):
-        names = {"np": np, "offset_of": offset_of}
+        names = {"np": np, "at_all": at_all, "offset_of": offset_of}
         exec(definition, names)
         found.append(names["places"](layout, [1, 3], range(5), 4, 8, 8))
     assert len(found[0]) == 2 * 5 * 8 and np.array_equal(*found)
@@ -296,4 +296,4 @@ def test_arrays_go_in_at_once_where_they_may():
         calls.append(numbers)
         return sum(numbers)
 
-    assert at_each(place, "token", np.arange(3), 1).tolist() == [1, 2, 3] and len(calls) == 1
+    assert at_all(place, "token", np.arange(3), 1).tolist() == [1, 2, 3] and len(calls) == 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 
-def at_each(function: Callable, *arguments) -> np.ndarray:
+def at_all(function: Callable, *arguments) -> np.ndarray:
     """Return what a function gives for each element of its arguments, which are shaped to fit each other.
 
     One call, if the function takes arrays; one for each element, if it does not.
