@@ -41,6 +41,8 @@ MEASURED_TIME = re.compile(
     r"\d(?:\s|&nbsp;)?(?:ns|[µμu]s|ms|seconds?|tok(?:en)?s?/s|[kMGT]?i?B/s|[MGT]?FLOPS?(?:/s)?)(?!\w)"
     r"|\d(?:\s|&nbsp;)s(?!\w)|\d\.\d+s(?!\w)"
 )
+EXERCISE = re.compile(r"^\w+ = check\.\w+\(", re.MULTILINE)
+COUNTS_THEM = re.compile(r"^check\.progress\(|\bmy_engine\.speak\(", re.MULTILINE)
 MINUTES = re.compile(r"(\d+) minutes to read, (\d+)(?: minutes)? to do")
 CARD = re.compile(r"^\W*difficulty [●○]+ · importance [●○]+ · (\d+) minutes\W*$", re.MULTILINE)
 NAMES_ITS_SOURCE = re.compile(r"\breport|\bsource\b", re.IGNORECASE)
@@ -246,6 +248,16 @@ def has_its_turns(notebook):
         yield f"{len(turns)} headings 'Your turn', expected {TURNS.start} to {TURNS.stop - 1}"
 
 
+def what_counts_the_exercises_comes_behind_them(notebook):
+    """Whoever runs the cells in order sees what is theirs: the last strip, and the model that speaks."""
+    cells = code_cells(notebook)
+    exercises = [i for i, cell in enumerate(cells) if EXERCISE.search(cell.source)]
+    counting = [i for i, cell in enumerate(cells) if COUNTS_THEM.search(cell.source)][1:]  # one at the head
+    for i in counting:
+        if exercises and i < exercises[-1]:
+            yield f"{at(notebook, cells[i])}: an exercise comes behind it"
+
+
 def length_is_right(notebook):
     if len(notebook.cells) not in CELLS:
         yield f"{len(notebook.cells)} cells, expected {CELLS.start} to {CELLS.stop - 1}"
@@ -270,7 +282,13 @@ RULES = [
     form_is_fixed,
     begins_with_its_title,
 ]
-LESSON_RULES = [has_its_sections, minutes_add_up, has_its_turns, length_is_right]
+LESSON_RULES = [
+    has_its_sections,
+    minutes_add_up,
+    has_its_turns,
+    what_counts_the_exercises_comes_behind_them,
+    length_is_right,
+]
 
 
 # The course
@@ -530,6 +548,14 @@ BAD = {
     "a section in code only": (with_source("## 0. Why", "```\n## 0. Why\n```"), has_its_sections),
     "2 turns": (with_source("### Your turn 1", "### Their turn"), has_its_turns),
     "6 turns": (with_cells(*[markdown("### Your turn") for _ in range(3)]), has_its_turns),
+    "an exercise behind the last strip": (
+        with_cells(*map(code, ("check.progress('x')", "check.progress('x')", "f = check.f(f)"))),
+        what_counts_the_exercises_comes_behind_them,
+    ),
+    "an exercise behind the model that speaks": (
+        with_cells(*map(code, ("check.progress('x')", "_ = my_engine.speak('x')", "f = check.f(f)"))),
+        what_counts_the_exercises_comes_behind_them,
+    ),
     "39 cells": (lambda notebook: notebook.cells.pop(), length_is_right),
     "71 cells": (lambda notebook: notebook.cells.extend(markdown("x") for _ in range(31)), length_is_right),
     "2,001 words": (with_cells(markdown("word " * 2_001)), length_is_right),
