@@ -1,5 +1,6 @@
 """What every lesson must keep to. A rule takes a notebook and returns what breaks it, one line per place."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,15 @@ def at(notebook, cell) -> str:
 def is_tagged(cell) -> bool:
     """Does nbval run this cell without comparing its outputs?"""
     return "nbval-ignore-output" in cell.metadata.get("tags", [])
+
+
+def syntax(cell) -> ast.Module:
+    """Return the tree of a cell, without the lines that only IPython reads."""
+    return ast.parse("\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!"))))
+
+
+def is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def is_folded(cell) -> bool:
@@ -171,6 +181,25 @@ def prose_has_no_measured_times(notebook):
             quoted = named and line.lstrip().startswith(("|", ">"))
             if not quoted and (match := MEASURED_TIME.search(line)):
                 yield f"{at(notebook, cell)}: {line[max(0, match.start() - 20) : match.end()]!r}"
+
+
+def cells_run_twice(notebook):
+    """A cell takes nothing out of what an earlier one made: run once more, it would not find it."""
+    for cell in code_cells(notebook):
+        body = syntax(cell).body
+        made = {n.id for part in body for n in ast.walk(part) if isinstance(n, ast.Name) and is_stored(n)}
+        for part in body:
+            for target in part.targets if isinstance(part, ast.Delete) else ():
+                base = target.value if isinstance(target, ast.Subscript) else target
+                if getattr(base, "id", None) not in made:
+                    yield f"{at(notebook, cell)}: {ast.unparse(part)}; .pop(..., None) can be run again"
+
+
+def what_is_found_has_names_of_its_own(notebook):
+    """Whoever leaves out the cell with the guesses, or changes it, gets no other labels for the numbers."""
+    for cell in code_cells(notebook):
+        if taken := re.search(r"\bzip\(my_\w+", cell.source):
+            yield f"{at(notebook, cell)}: {taken[0]}...) takes its names from a guess"
 
 
 def code_cells_are_short(notebook):
@@ -275,6 +304,8 @@ RULES = [
     the_clock_is_read_within_a_budget,
     no_compared_cell_ends_with_a_semicolon,
     prose_has_no_measured_times,
+    cells_run_twice,
+    what_is_found_has_names_of_its_own,
     code_cells_are_short,
     few_cells_are_folded,
     pictures_have_alternative_texts,
@@ -521,6 +552,12 @@ BAD = {
         prose_has_no_measured_times,
     ),
     "a table has no source": (with_cells(markdown("| x | 3 ms |")), prose_has_no_measured_times),
+    "an entry of an earlier cell is deleted": (with_cells(code("del calls['x']\nf()")), cells_run_twice),
+    "a name of an earlier cell is deleted": (with_cells(code("x = 1\ndel y")), cells_run_twice),
+    "a guess gives the names": (
+        with_cells(code("predict.compare(my_guess, dict(zip(my_guess, found)))")),
+        what_is_found_has_names_of_its_own,
+    ),
     "a cell of 31 lines": (with_cells(code("\n".join(["x = 1"] * 31))), code_cells_are_short),
     "a folded cell of 31 lines": (with_cells(folded("\n".join(["x = 1"] * 31))), code_cells_are_short),
     "half of the cells are folded": (fold_every_other, few_cells_are_folded),
