@@ -62,9 +62,9 @@ def test_allocations_counts_compiled_code():
 
 
 def test_interleaved_keeps_the_first_call_apart_and_takes_turns():
-    calls = []
+    calls, most = [], bench.MOST_IN_A_ROW
     timings = bench.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
-    assert calls == ["a", "b"] * 4
+    assert calls == ["a", "b"] + 3 * (most * ["a"] + most * ["b"])
     assert all(t.low <= t.median <= t.high for t in timings.values())
 
 
@@ -84,6 +84,23 @@ def lasting(now, seconds, calls=None):
             calls.append(seconds)
 
     return run
+
+
+def test_a_short_call_is_not_timed_by_what_a_long_one_leaves_behind(monkeypatch):
+    now, asleep = ticking(monkeypatch), [False]
+
+    def long():
+        now[0] += 0.4
+        asleep[0] = True
+
+    def brief():
+        now[0] += 0.015 if asleep[0] else 0.001
+        asleep[0] = False
+
+    timings = bench.interleaved({"long": long, "short": brief}, 5)
+    short = timings["short"]
+    assert short.median == pytest.approx(0.001) and short.first == pytest.approx(0.015)
+    assert timings["long"].median == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,12 @@ def weights_first(q, scales, offsets, codes, d, sums):
     return (w * codes * np.repeat(d, 256)).sum()
 
 
+def number_by_number(type_):
+    return lambda q, c: sum(type_(q[l]) * type_(c[l]) for l in range(len(q)))
+
+
 WHOLE = {
+    "np.int32": in_groups(number_by_number(np.int32)),
     "np.dot": in_groups(lambda q, c: np.dot(q.astype(np.int32), c)),
     "@": in_groups(lambda q, c: q.astype(int) @ c.astype(int)),
     "plain Python": in_groups(lambda q, c: sum(int(a) * int(b) for a, b in zip(q, c, strict=True))),
@@ -284,6 +289,8 @@ WRONG = [
     ("dot_integers", in_groups(lambda q, c: q.astype(np.float32) @ c), "by astype(float32)"),
     ("dot_integers", in_groups(lambda q, c: (q * np.float64(1) * c).sum()), "in floats, by multiply"),
     ("dot_integers", weights_first, "in floats, by multiply"),
+    ("dot_integers", in_groups(number_by_number(float)), "in floats, by float"),
+    ("dot_integers", in_groups(number_by_number(np.float32)), "in floats, by float"),
     ("dot_integers", in_groups(lambda q, c: np.dot(q.astype(np.int8), c)), "as np.dot of two int8 arrays"),
     ("dot_q4_k_row", lesson.row(keep_offsets=False), "your offsets begin anew"),
     ("quantize_activations", codes_of(nearest=int), "cut off, not rounded"),

@@ -250,6 +250,20 @@ def test_a_run_over_the_end_of_a_block_is_explained(function):
     assert "Error" in message and "reach over the end of its block" in message
 
 
+def into_what_was_fetched(a, fetch, N, block_size):
+    out = np.zeros((len(a), N), np.float32)
+    for i in range(len(a)):
+        for k in range(a.shape[1]):
+            weights = fetch(k * N // block_size)
+            weights *= a[i, k]
+    return out
+
+
+def test_writing_into_what_was_fetched_is_refused():
+    message = NAMES[FEW].judge(into_what_was_fetched).message
+    assert "belong to somebody else" in message and "over the end" not in message
+
+
 RIGHT = {
     "blocks_asked_for": [asked()],
     "cache_hit_rate": [by_counting],

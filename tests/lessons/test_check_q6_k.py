@@ -210,6 +210,8 @@ Q6_K_HIGH = {
     "four weights to a byte": lambda qh: in_order(qh, 4),
     "shifts of qh run backwards": lambda qh: (qh.reshape(-1, 2, 1, 32) >> QUARTERS[::-1]) & 3,
     "qh is not cut": lambda qh: (qh[:, None, :] >> QUARTERS) & 3,
+    "qh is not shifted": lambda qh: (qh.reshape(-1, 2, 1, 32) >> 0 * QUARTERS) & 3,
+    "by one bit for each quarter": lambda qh: (qh.reshape(-1, 2, 1, 32) >> QUARTERS // 2) & 3,
 }
 Q6_K_JOIN = {
     "wrong way round": lambda a, b: (a.astype(int) * 4 + b) - 32,
@@ -239,6 +241,10 @@ MISTAKES = {
             high=lambda qh, i: qh[i // 128 * 32 + i % 32] >> 6 - i % 128 // 32 * 2 & 3
         ),
         "qh is not cut": element(high=lambda qh, i: qh[i % 64] >> 2 * (i // 64) & 3),
+        "qh is not shifted": element(high=lambda qh, i: qh[i // 128 * 32 + i % 32] & 3),
+        "by one bit for each quarter": element(
+            high=lambda qh, i: qh[i // 128 * 32 + i % 32] >> i % 128 // 32 & 3
+        ),
         "wrong way round": element(
             value=lambda raw, i, a, b: read_block(raw)[3] * read_block(raw)[2][i // 16] * (4 * a + b - 32)
         ),

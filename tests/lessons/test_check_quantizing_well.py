@@ -48,10 +48,11 @@ def symmetric(
     width=0.1,
     count=lambda w: w,
     sign=1,
+    furthest=lambda x: x[np.abs(x).argmax()],
 ):
     def search(x, weights, nmax):
         x, w = x.astype(dtype), weights.astype(dtype) if weigh else np.ones(len(x), dtype)
-        largest = start(x, nmax) if start else x[np.abs(x).argmax()] / -nmax
+        largest = start(x, nmax) if start else furthest(x) / -nmax
         if np.abs(x).max() == 0:
             return (np.nan, x * np.nan) if first else (0, x)
         least, found = np.inf, None
@@ -217,6 +218,7 @@ MISTAKES = {
         "only the first trial": symmetric(trials=[0]),
         "keep the scale": symmetric(refit=False),
         "max(abs(x))": symmetric(start=lambda x, nmax: abs(x).max() / (nmax - 1)),
+        "lost its sign": symmetric(furthest=lambda x: abs(x).max()),
         "not weighted": symmetric(weigh=False),
         "the winner is chosen without": symmetric(count=lambda w: 1),
         "the minus is missing": symmetric(sign=-1),
@@ -291,6 +293,10 @@ def test_two_slips_in_a_search_are_both_named():
     largest = {"start": lambda x, nmax: abs(x).max() / (nmax - 1)}
     message = EXERCISES["symmetric_search"].judge(symmetric(weigh=False, **largest)).message
     assert "max(abs(x))" in message and "not weighted" in message
+    message = (
+        EXERCISES["symmetric_search"].judge(symmetric(weigh=False, furthest=lambda x: abs(x).max())).message
+    )
+    assert "lost its sign" in message and "not weighted" in message
 
 
 def test_mistakes_made_together_are_both_named():

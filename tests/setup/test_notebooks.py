@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -648,3 +649,29 @@ def test_the_readme_says_how_long_the_course_is():
         r"about (\d+) hours of reading and (\d+) of doing", (ROOT / "README.md").read_text(encoding="utf-8")
     )
     assert said and (int(said[1]), int(said[2])) == (round(read / 60), round(do / 60))
+
+
+def test_each_lesson_leads_to_the_next():
+    for path, following in pairwise(COURSE):
+        last = next(line for line in reversed(prose(notebooks.read(path)).splitlines()) if line.strip())
+        folder = "" if path.parent == following.parent else f"{following.parent.name}/"
+        up = "" if path.parent in (following.parent, following.parent.parent) else "../"
+        assert last.startswith("**Next:**") and f"]({up}{folder}{following.name})" in last, path.stem
+
+
+PROMISED = re.compile(r"(?:\b(\d\d) to )?\b(\d\d)\b[^.;\d\n]{0,20}in preparation")
+
+
+def test_no_lesson_that_is_there_is_said_to_be_in_preparation():
+    there = {path.name[:2] for path in COURSE}
+    for path in [*COURSE, notebooks.NOTEBOOKS / "glossary.md", ROOT / "README.md"]:
+        text = path.read_text(encoding="utf-8")
+        promised = {nr for found in PROMISED.findall(text) for nr in found if nr}
+        assert not promised & there, path.name
+
+
+def test_a_promise_is_seen():
+    found = [
+        PROMISED.findall(text) for text in ("lesson 26 (in preparation)", "23 to 33, *x* (in preparation)")
+    ]
+    assert found == [[("", "26")], [("23", "33")]]

@@ -6,8 +6,10 @@
     ...                |
     then once each        allocations of NumPy arrays, of compiled code, and the peak of both
 
-Interleaving lets a noisy neighbour slow all of them, and not only the one that ran at the time. All that
-measures has a budget of seconds: where it does not last, there are fewer rounds or points, and it says so.
+Interleaving lets a noisy neighbour slow all of them, and not only the one that ran at the time. A short call
+is made a few times in a row, and their median counts: right after a long one it finds its threads asleep or
+without a core. All that measures has a budget of seconds: where it does not last, there are fewer rounds or
+points, and it says so.
 
     bench.compare({"loops": f, "NumPy": g})     a table, with ratios to the first
     bench.interleaved(...)                      the timings alone
@@ -32,6 +34,7 @@ from blocks2tokens.course.numpy_allocations import counting
 
 BUDGET = 8.0  # seconds of a call of `interleaved` or `compare`, without the first round
 SWEEP = 20.0  # seconds of a sweep
+ROW, MOST_IN_A_ROW = 0.02, 5  # no further call in a row after so many seconds or calls
 
 Point, Result = TypeVar("Point", bound=Hashable), TypeVar("Result")
 
@@ -72,7 +75,8 @@ def interleaved(
 ) -> dict[Hashable, Timing]:
     """Call each function once, then in turn `repeats` times, or as often as fits; return {name: Timing}.
 
-    The first calls do not count: they compile. What is left out is said in a line below the cell.
+    A turn of a short one is a few calls in a row. The first calls of all do not count: they compile. What is
+    left out is said in a line below the cell.
     """
     with budget.progress((repeats + 1) * len(functions), "compiling") as bar:
         return _timings(functions, repeats, seconds, bar)
@@ -80,8 +84,9 @@ def interleaved(
 
 def _timings(functions, repeats, seconds, bar):
     runs, timings = [], {}
-    for _ in budget.rounds(repeats, seconds):
-        runs.append({name: _seconds(function, bar) for name, function in functions.items()})
+    for n in budget.rounds(repeats, seconds):
+        most = MOST_IN_A_ROW if n else 1
+        runs.append({name: _seconds(function, bar, most) for name, function in functions.items()})
         bar.set_description("measuring", refresh=False)
     first, *runs = runs
     for name in functions:
@@ -143,12 +148,15 @@ def _peak(function):
         tracemalloc.stop()
 
 
-def _seconds(function, bar):
-    start = budget.clock()
-    function()
-    taken = budget.clock() - start
+def _seconds(function, bar, most):
+    """Return the median of a few calls in a row, of one where it is long."""
+    row = []
+    while len(row) < most and sum(row) < ROW:
+        start = budget.clock()
+        function()
+        row.append(budget.clock() - start)
     bar.update()
-    return taken
+    return float(np.median(row))
 
 
 def compare(

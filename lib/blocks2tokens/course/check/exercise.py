@@ -473,6 +473,8 @@ def _find_difference(answer, expected, tolerance, label, parts=()):
     place = f"element {where[0] if len(where) == 1 else list(where)}" if where else "the value"
     count = f" ({int(unequal.sum())} of {unequal.size} differ)" if unequal.size > 1 else ""
     are, wanted = _word(got[where], want), _word(want[where], want)
+    if are == wanted:  # two that six digits do not tell apart
+        are, wanted = (f"{float(value):.17g}" for value in (got[where], want[where]))
     return f"{label}: {place} is {are}, expected {wanted}{count}", where
 
 

@@ -282,11 +282,27 @@ def in_int16(q, scales, offsets, codes, d, sums):
     return np.float32((np.repeat(d, 8) * scales * group).sum() - (offsets * sums).sum())
 
 
+class Code(int):
+    """One of them, taken out: notes in the list of its array that float(...) was asked of it."""
+
+    def __float__(self):
+        self.became_floats.append("float")
+        return float(int(self))
+
+
 class Codes(np.ndarray):
     """Codes that note where 32 or more of them, or of their products, become floats."""
 
     def __array_finalize__(self, source):
         self.became_floats = getattr(source, "became_floats", [])
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if isinstance(found, np.ndarray):
+            return found
+        found = Code(found)
+        found.became_floats = self.became_floats
+        return found
 
     def astype(self, dtype, *arguments, **options):
         found = super().astype(dtype, *arguments, **options)

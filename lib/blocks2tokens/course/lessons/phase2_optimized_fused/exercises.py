@@ -11,7 +11,14 @@ import numpy as np
 from numba import prange
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.course.check.watched import Counter, WatchedExercise, compiles, look, with_names
+from blocks2tokens.course.check.watched import (
+    Counter,
+    WatchedExercise,
+    compiles,
+    look,
+    on_copies,
+    with_names,
+)
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.kernels.report import phase2_optimized_fused as phase2
 from blocks2tokens.kernels.report.decoders import element_decoder
@@ -252,10 +259,26 @@ def _loop_that_can_be_shared(function):
     )
 
 
+@look
+def _same_bits_as_in_one_part(function):
+    """Return what is wrong with sums in another order or type: the lesson's next cells compare bits."""
+    if np.array_equal(on_copies(function, _one_product()), on_copies(multiply_in_parts, _one_product())):
+        return None
+    return (
+        "right but for the last bits: you add up in another order or type than multiply_rows does, and the "
+        "lesson compares bits. Call multiply_rows for the rows of each worker"
+    )
+
+
 MULTIPLY = WatchedExercise(
     name="multiply_in_parts",
     engine=multiply_in_parts,
-    looks=(_each_row_once, _loop_that_can_be_shared, compiles(_one_product, tolerance=1e-3)),
+    looks=(
+        _each_row_once,
+        _loop_that_can_be_shared,
+        compiles(_one_product, tolerance=0),
+        _same_bits_as_in_one_part,
+    ),
     cases=_products,
     mistakes=(
         Mistake(

@@ -199,7 +199,8 @@ class Staged(Exercise):
                 self.stage(function, *arguments)
         except Exception as error:
             frames = error.__traceback__.tb_next.tb_next  # behind this one and the stage's
-            note = f"\n{self.raised}" if self.raised and isinstance(error, ValueError | IndexError) else ""
+            of_places = isinstance(error, ValueError | IndexError) and "read-only" not in str(error)
+            note = f"\n{self.raised}" if self.raised and of_places else ""
             return self._verdict("wrong", _explain_exception(error.with_traceback(frames)) + note)
         mistakes = tuple(Mistake(partial(self.stage, m.wrong), m.message) for m in self.mistakes)
         engine = partial(self.stage, self.engine)
@@ -536,14 +537,18 @@ def multiply_with_few_look_ups(a, fetch, N, block_size):
 
 
 def watch_look_ups(function, M, K, N, block_size):
-    """Multiply whole numbers; few enough look-ups count as the fewest of the engine's loops."""
+    """Multiply whole numbers; few enough look-ups count as the fewest of the engine's loops.
+
+    Neither a nor what fetch gives may be written to: the cache keeps it.
+    """
     rng = np.random.default_rng(7)
     a, B = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((M, K), (K * N,)))
+    a.flags.writeable = B.flags.writeable = False
     asked = []
 
     def fetch(block):
         asked.append(block)
-        return B[block * block_size : (block + 1) * block_size].copy()
+        return B[block * block_size : (block + 1) * block_size]
 
     out = function(a, fetch, N, block_size)
     if out is None or out is ...:

@@ -33,12 +33,16 @@ MASK = 32 * _BITS + _L
 MASK_IN_ORDER = 8 * _L + _BITS
 
 
-def unpack(data, places):
-    """Return the codes in bytes, uint8 [n, bytes], as int64 [n, 256], each at its place."""
+def unpack(data, places, step=None):
+    """Return the codes in bytes, uint8 [n, bytes], as int64 [n, 256], each at its place.
+
+    `step`: by how many bits the next place is shifted more; None: by those of a code.
+    """
     bits = 8 // len(places)
+    step = bits if step is None else step
     codes = np.zeros((len(data), 256), np.int64)
     for t, place in enumerate(places):
-        codes[:, place] = data >> (bits * t) & (2**bits - 1)
+        codes[:, place] = data >> (step * t) & (2**bits - 1)
     return codes
 
 
@@ -54,9 +58,9 @@ def pack(codes, places):
 # Q6_K: the right way, and every wrong one by a parameter
 
 
-def codes(ql, qh, low=LOW, high=HIGH, offset=32, swapped=False, code_type=np.int64):
+def codes(ql, qh, low=LOW, high=HIGH, offset=32, swapped=False, code_type=np.int64, step=2):
     """Return codes [n, 256] of ql, uint8 [n, 128], and qh, uint8 [n, 64], less the offset."""
-    a, b = unpack(ql, low), unpack(qh, high)
+    a, b = unpack(ql, low), unpack(qh, high, step)
     joined = a << 2 | b if swapped else a | b << 4
     return joined.astype(code_type) - code_type(offset)
 
@@ -113,6 +117,10 @@ HIGH_MISTAKES = {
     "your qh is not cut in halves: the first 32 bytes of qh serve weights 0 to 127, the others 128 to 255": {
         "high": HIGH_NOT_HALVED
     },
+    "your qh is not shifted: all four quarters get bits 0 and 1; those of quarter 1 are bits 2 and 3": {
+        "step": 0
+    },
+    "your qh is shifted by one bit for each quarter: they have two bits each, so 2 * quarter": {"step": 1},
 }
 LAYOUT_MISTAKES = LOW_MISTAKES | HIGH_MISTAKES | both(LOW_MISTAKES, HIGH_MISTAKES)
 VALUE_MISTAKES = {

@@ -151,6 +151,7 @@ def symmetric_search(
     nmax,
     trials=TRIALS,
     signed=True,
+    magnitude=False,
     weighted=True,
     refit=True,
     keep="best",
@@ -160,12 +161,14 @@ def symmetric_search(
     minus=-1,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
-    largest = x[abs(x).argmax()] if signed else abs(x).max()
+    largest = x[abs(x).argmax()] if signed and not magnitude else abs(x).max()
     if largest == 0:
         return empty, np.full(len(x), empty)
     best = None
     for t in trials:
-        trial = minus * largest / (nmax + step * t) if signed else largest / (nmax - 1 + step * t)
+        trial = minus * largest / (nmax + step * t)
+        if not signed:
+            trial = largest / (nmax - 1 + step * t)
         q = np.clip(np.rint(x / trial), -nmax, nmax - 1)
         scale = best_scale(x, w, q) if refit else trial
         error = np.sum((w if counted else 1) * (scale * q - x) ** 2)
@@ -188,6 +191,8 @@ SYMMETRIC_MISTAKES = {
     "your scale comes from max(abs(x)): the weight of largest magnitude, with its sign, gets code -nmax": {
         "signed": False
     },
+    "your largest has lost its sign, abs(x).max(): where that weight is negative, it then wants the code "
+    "nmax, which does not exist": {"magnitude": True},
     "your scales are fitted with the weights, but the winner is chosen without: the least sum(w * (scale * q "
     "- x)**2)": {"counted": False},
     "the minus is missing: the largest weight wants the code -nmax, which exists, and not nmax": {"minus": 1},
@@ -218,7 +223,7 @@ def in_pairs(table):
         f"two things. First, {a}. Second, {b}": first | second
         for i, (a, first) in enumerate(items)
         for b, second in items[i + 1 :]
-        if not first.keys() & second.keys()
+        if not first.keys() & second.keys() and not {"signed", "magnitude"} <= first.keys() | second.keys()
     }
 
 
