@@ -109,7 +109,7 @@ def draw_parts(n_kv_heads: int, n_keys: int, n_parts: int, n_cores: int = 2) -> 
         for core, jobs in enumerate(cores):
             for job, start, length in jobs:
                 head = job // parts
-                shade = str(0.35 + 0.5 * head / n_kv_heads)
+                shade = str(0.65 + 0.3 * head / max(1, n_kv_heads - 1))
                 axes.barh(core, length, left=start, color=shade, edgecolor="k")
                 axes.text(start + length / 2, core, f"{head}", ha="center", va="center", size=9)
         end = max(start + length for jobs in cores for _, start, length in jobs)
