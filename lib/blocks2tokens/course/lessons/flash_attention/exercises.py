@@ -31,7 +31,8 @@ def tile_cases():
 
     def case(best, total, scores):
         scores = np.array(scores, np.float32)
-        return best, total, out if total else 0 * out, scores, values[: len(scores)]
+        state = np.float32(best), np.float32(total), out if total else 0 * out
+        return *state, scores, values[: len(scores)]
 
     return {
         "the first tile": case(-np.inf, 0.0, [1, 3, 2, 0.5]),
@@ -446,7 +447,8 @@ OVERTAKES = Exercise(
     hints=(
         "Write both sides for n tokens. The matrices: n * weights. Attention: how many pairs of a query and "
         "a key are there, and how many multiply-adds does a pair cost in all heads?",
-        "n * weights = n (n + 1) / 2 * 2 * n_heads * head_dim. Solve for n.",
+        "The pairs are 1 + 2 + ... up to the length; each costs two dot products' worth of multiply-adds in "
+        "every head. One factor of the length is on both sides: cancel it, then solve.",
     ),
     tolerance=1e-6,
 )
