@@ -182,6 +182,20 @@ def load_halves(typingctx, array, offset):
 
 
 @intrinsic
+def prefetch(typingctx, array, offset):
+    """Ask for the line with byte `offset` of an array, to the second-level cache; it may lie anywhere."""
+
+    def codegen(context, builder, signature, args):
+        at = address(context, builder, signature.args[0], *args, I8)
+        function_type = ir.FunctionType(ir.VoidType(), [at.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [at, I32(0), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def repeat_quad(typingctx, array, offset):
     """Load 4 bytes and repeat them 16 times."""
 

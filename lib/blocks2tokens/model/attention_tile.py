@@ -33,6 +33,7 @@ from blocks2tokens.jit.vectors import (
     load_halves,
     most,
     multiply,
+    prefetch,
     repeat_float,
     store,
     tile_product,
@@ -125,13 +126,18 @@ def choose_load_numbers(keys, offset):
 
 @njit(cache=True)
 def load_tile(keys, first, n, tile):
-    """Copy n rows of a cache, [*, head_dim], to a tile as float32; its padding stays as it is."""
+    """Copy n rows of a cache, [*, head_dim], to a tile as float32; its padding stays as it is.
+
+    Asks for the next tile's rows meanwhile: they arrive while this tile is multiplied.
+    """
     size, step, target = keys.shape[1], tile.shape[1] * FLOAT, address_of(tile)
-    whole = size // LANES * LANES
+    whole, ahead = size // LANES * LANES, TILE * keys.strides[0]
     for s in range(n):
         source = (first + s) * keys.strides[0]
         for i in range(0, whole, LANES):
-            store(target, s * step + FLOAT * i, load_numbers(keys, source + i * keys.itemsize))
+            at = source + i * keys.itemsize
+            prefetch(keys, at + ahead)
+            store(target, s * step + FLOAT * i, load_numbers(keys, at))
         for i in range(whole, size):
             tile[s, i] = as_float(keys[first + s, i])
 
