@@ -71,8 +71,8 @@ def test_weights_of_a_layer_are_its_matrices():
 
 
 def test_they_are_equal_where_the_lines_meet():
-    found = {"matrices": {0: 5.0, 100: 5.0}, "in tiles": {0: 1.0, 100: 2.0}}
-    assert overtaking.equal_at(found) == pytest.approx(800)  # a prompt twice as long as the depth, 400
+    found = {"matrices": {0: 5.0, 100: 5.0}, "in tiles": {0: 0.64, 100: 1.64}}
+    assert overtaking.equal_at(found) == pytest.approx(872)  # twice the depth, 436
     axes = pictures.draw_overtaking(found, 300, "A model")
     labels = [line.get_label() for line in axes.lines]
     assert labels == ["attention, in tiles", "the layer's matrices", "equal multiply-adds"]

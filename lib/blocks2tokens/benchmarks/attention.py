@@ -1,6 +1,6 @@
 """Attention by the length of the text: `make bench` or `python -m blocks2tokens.benchmarks.attention`.
 
-    prompt    512 tokens behind `depth` others, one layer: whole scores in NumPy, ours in tiles
+    prompt    512 tokens behind `depth` others, one layer, on one core: whole scores in NumPy, ours in tiles
     token     one token behind `depth` others, one layer: NumPy, ours in parts, on one core
     model     a whole model at both ends of its context: ours, llama.cpp with flash attention and without
 
@@ -20,6 +20,7 @@ import blocks2tokens as b2t
 from blocks2tokens.benchmarks.llama_cpp_model import BATCH, LlamaCppModel
 from blocks2tokens.course import bench, models
 from blocks2tokens.course.lessons.flash_attention import overtaking
+from blocks2tokens.jit import cores
 from blocks2tokens.model import batch_attention, split_attention
 from blocks2tokens.model.attention import attend
 
@@ -46,7 +47,7 @@ def temporary_bytes(task: str, heads: tuple[int, int, int], depth: int, n_worker
 
 def print_layers(depths: Sequence[int] = DEPTHS) -> None:
     """Print the table of single layers."""
-    print("\nAttention of one layer: whole scores in NumPy, ours, times as fast; temporary bytes of both")
+    print("\nAttention of one layer, one core: whole scores in NumPy, ours, times as fast; temporary bytes")
     for name, heads in SHAPES.items():
         for depth in depths:
             for task, rows, ours in (
@@ -55,9 +56,9 @@ def print_layers(depths: Sequence[int] = DEPTHS) -> None:
             ):
                 data = overtaking.random_heads(*heads, rows, depth + rows)
                 runs = {"whole": partial(attend, *data), "ours": partial(ours, *data)}
-                times = bench.interleaved(runs, 5)
-                n_workers = get_num_threads() if task == "prompt" else 1
-                held = temporary_bytes(task, heads, depth, n_workers)
+                with cores.one_blas_thread(), cores.using(1):
+                    times = bench.interleaved(runs, 5)
+                held = temporary_bytes(task, heads, depth, n_workers=1)
                 whole, fast = times["whole"].median, times["ours"].median
                 print(
                     f"  {name:8}{task:8}behind {depth:6,}{bench.seconds(whole):>12}{bench.seconds(fast):>12}"

@@ -107,8 +107,10 @@ def measure(multiply: Callable, ways: Mapping[str, Callable], heads, depths, rep
 def equal_at(found: Mapping[str, Mapping[int, float]], way: str = "in tiles") -> float:
     """Return the tokens of a prompt at which attention takes as long as the matrices.
 
-    A straight line through the times of a way over the depth, least squares, meets that of the matrices.
+    Attention takes as long as it has pairs: BATCH queries behind `depth` tokens meet depth + BATCH / 2 keys
+    on average. The median of the times for such a key, over all depths, is what a longer text is judged by.
     """
-    depths = np.array(list(found[way]), float)
-    slope, start = np.polyfit(depths, list(found[way].values()), 1)
-    return 2 * max(0.0, (np.median(list(found[MATRICES].values())) - start) / slope)
+    keys = {depth: depth + BATCH / 2 for depth in found[way]}
+    of_a_key = np.median([seconds / keys[depth] for depth, seconds in found[way].items()])
+    matrices = np.median(list(found[MATRICES].values()))
+    return float(2 * max(0.0, matrices / of_a_key - BATCH / 2))
