@@ -19,8 +19,13 @@ BATCH = 512  # tokens, llama.cpp's own default
 class LlamaCppModel:
     """A model that llama.cpp has loaded, with one cache."""
 
-    def __init__(self, path: str | os.PathLike[str], n_threads: int, n_context: int):
-        """Load a GGUF file; ImportError without llama-cpp-python, RuntimeError if it refuses the file."""
+    def __init__(
+        self, path: str | os.PathLike[str], n_threads: int, n_context: int, flash: bool | None = None
+    ):
+        """Load a GGUF file; ImportError without llama-cpp-python, RuntimeError if it refuses the file.
+
+        flash: with or without flash attention; None: as llama.cpp decides.
+        """
         import llama_cpp as llama  # here, because it is optional
 
         self.llama = llama
@@ -32,6 +37,7 @@ class LlamaCppModel:
         settings = llama.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_ubatch = n_context, BATCH, BATCH
         settings.n_threads = settings.n_threads_batch = n_threads
+        settings.flash_attn_type = -1 if flash is None else int(flash)
         self.context = llama.llama_init_from_model(self.model, settings)
         if not self.context:
             raise RuntimeError(f"{path}: llama.cpp has no room for a cache of {n_context} tokens")
@@ -39,17 +45,21 @@ class LlamaCppModel:
 
     def prefill(self, ids: list[int]) -> np.ndarray:
         """Run ids on a fresh cache; return the logits of the last, float32 [vocab]."""
-        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+        self.clear()
         for i in range(0, len(ids), BATCH):
-            self._run(ids[i : i + BATCH], with_logits=i + BATCH >= len(ids))
+            self.run(ids[i : i + BATCH], with_logits=i + BATCH >= len(ids))
         return self.logits()
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
 
     def decode(self, n: int) -> list[int]:
         """Append n greedy tokens, each run by itself; return them."""
         ids = []
         for _ in range(n):
             ids.append(int(self.logits().argmax()))
-            self._run(ids[-1:], with_logits=True)
+            self.run(ids[-1:], with_logits=True)
         return ids
 
     def logits(self) -> np.ndarray:
@@ -62,7 +72,8 @@ class LlamaCppModel:
         self.llama.llama_free(self.context)
         self.llama.llama_model_free(self.model)
 
-    def _run(self, ids, with_logits):
+    def run(self, ids: list[int], with_logits: bool = True) -> None:
+        """Run up to BATCH ids behind the tokens of the cache, with the logits of the last or without."""
         tokens = (self.llama.llama_token * len(ids))(*ids)
         flags = (ctypes.c_int8 * len(ids))()
         flags[-1] = with_logits

@@ -10,11 +10,11 @@ expert gets the tokens that go through it, in one batch.
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul
-from blocks2tokens.model.batch_attention import attend_batch
+from blocks2tokens.model.batch_attention import attend_batch, new_rooms
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     add,
@@ -105,10 +105,11 @@ def run_batch(
     if c.embedding_scale != 1:
         x *= np.float32(c.embedding_scale)
     h, eps = np.empty_like(x), np.float32(c.norm_eps)
+    rooms = new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, get_num_threads())
     for i, layer in enumerate(weights.layers):
         between_layers()
         normalize_rows(x, layer.attn_norm, eps, h)
-        found = _attention(layer, c, i, h, local if c.window_of(i) else everywhere, cache)
+        found = _attention(layer, c, i, h, local if c.window_of(i) else everywhere, cache, rooms)
         _add(x, found, layer.post_attention_norm, eps)
         normalize_rows(x, layer.ffn_norm, eps, h)
         made = _mixture(layer, c, h) if c.n_experts else _feed_forward(layer, c, h)
@@ -130,7 +131,7 @@ def _add(x, made, norm, eps) -> None:
     add_rows(x, made)
 
 
-def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) -> np.ndarray:
+def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache, rooms) -> np.ndarray:
     T, eps, halves = len(h), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
     unturned = np.empty((T, 0), np.float32)
 
@@ -146,7 +147,7 @@ def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) 
     store_rows(heads("attn_k", c.n_kv_heads, *angles), keys, cache.length)
     store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)
     rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
-    out = attend_batch(q, keys, values, cache.length, *rule)
+    out = attend_batch(q, keys, values, cache.length, rooms, *rule)
     return _product(out.reshape(T, -1), layer.attn_output, layer.attn_output_bias)
 
 

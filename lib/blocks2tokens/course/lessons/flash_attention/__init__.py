@@ -1,0 +1,1 @@
+"""What lesson 23_flash_attention alone uses."""
