@@ -157,19 +157,19 @@ def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     target: str | None = None,
-    effort: str = "ggml",
     bits: float | None = None,
     importance: Importance | None = None,
+    effort: str = "ggml",
 ) -> Conversion:
     """Write the model of the GGUF file src to dst in another format; return what was written.
 
-    `target` is the name of a format, F32 to MXFP4, or the mix "Q4_K_M". If it is None, `bits` are the bits per
-    weight that all tensors may take together, and formats are searched for that keep the KL divergence small:
-    see `mix.for_budget`, which keeps what it measured beside dst while it runs. `importance` weighs errors by
-    column. `effort` is that of `Format.quantize`; "best" also feeds errors into the columns behind where the
-    importance has the text that it was taken from. An existing dst is replaced at the end, or not at all: an
-    error or an interrupt leaves it as it was, and no partial file. Where dst is a symbolic link, the file is
-    written that it names.
+    `target` is the name of a format, F32 to MXFP4, or the mix "Q4_K_M". If it is None, `bits` are the bits
+    per weight that all tensors may take together, and formats are searched for that keep the KL divergence
+    small: see `mix.for_budget`, which keeps what it measured beside dst while it runs. `importance` weighs
+    errors by column. `effort` is that of `Format.quantize`; "best" also feeds errors into the columns behind
+    where the importance has the text that it was taken from. An existing dst is replaced at the end, or not
+    at all: an error or an interrupt leaves it as it was, and no partial file. Where dst is a symbolic link,
+    the file is written that it names.
 
     Raises ValueError for another target or effort, for both or none of target and bits, for bits that no mix
     can reach, for an importance of another model, for dst that is src or is not a file, and for weights
@@ -344,7 +344,7 @@ def _encoded(file: GGUFFile, name: str, fmt: Format, encoder: Encoder, bar: tqdm
 
 
 def _chunks(info: TensorInfo) -> Iterator[tuple[int, int, int]]:
-    """Yield (matrix, first row, end) of pieces of about CHUNK weights; of a mixture each expert is a matrix."""
+    """Yield (matrix, first row, end) of pieces of about CHUNK weights; each expert is a matrix of its own."""
     total, K = prod(info.shape[:-1]), info.shape[-1]
     n_rows, of_matrix = max(1, CHUNK // K), info.shape[-2] if len(info.shape) > 2 else max(1, total)
     for matrix in range(total // of_matrix):

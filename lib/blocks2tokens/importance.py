@@ -3,7 +3,7 @@
     x [T, K] --> product with W [N, K]          each matrix of a model, over a text of T tokens
 
     sums      float64 [experts, K]      sum over tokens of x ** 2: how much an error in a column counts
-    counts    int64 [experts]           tokens that went through; 1 matrix, or one for each expert of a mixture
+    counts    int64 [experts]           tokens that went through; one number, or one for each expert
     hessian   float32 [K, K]            x.T @ x: how far errors of two columns add up, or cancel
 
 An error E of a matrix changes its outputs by x @ E.T. The sum of their squares is trace(E @ hessian @ E.T);

@@ -65,7 +65,7 @@ def choose(
     """Return the mix of least loss within `budget` bytes.
 
     sizes and losses are {matrix: {format: bytes}} and {matrix: {format: KL}}. The steps on the hulls are
-    taken as they come; then whatever still fits, the best first: what is left of the budget is less than one step.
+    taken as they come; then whatever still fits, the best first: less than one step is left.
     Raises ValueError for a budget below the smallest formats of all matrices.
     """
     chosen = {m: min(sizes[m], key=lambda f, m=m: (sizes[m][f], losses[m][f])) for m in sizes}
@@ -144,7 +144,8 @@ def for_budget(
 ) -> tuple[Mix, Importance]:
     """Return the best mix of the tensors `names` within `budget` bytes, and the importance it is based on.
 
-    Where the importance has no text, or there is none, the model writes a text itself. What was measured is kept beside dst until the mix is there, so that the next run goes on from an interrupt.
+    Where the importance has no text, or there is none, the model writes a text itself. What was measured is
+    kept beside dst until the mix is there: an interrupted search goes on from it.
     Raises ValueError for a budget below the smallest mix, before anything is measured.
     """
     smallest = sum(min(_sizes(file, name).values()) for name in names)
@@ -265,10 +266,14 @@ class Search:
         except (ValueError, KeyError, TypeError):  # of another search, or cut off by something else
             return
 
+    def save(self, path: Path) -> None:
+        """Write what was measured: a search of the same model, text and matrices resumes from it."""
+        kept = {"key": self._key(), "errors": self.errors, "probes": self.probes}
+        files.write_text(path, json.dumps(kept))
+
     def _save(self) -> None:
         if self.state is not None:
-            kept = {"key": self._key(), "errors": self.errors, "probes": self.probes}
-            files.write_text(self.state, json.dumps(kept))
+            self.save(self.state)
 
 
 def probe_format(K: int) -> Format:
@@ -307,7 +312,7 @@ def output_error(W: np.ndarray, decoded: np.ndarray, hessian: np.ndarray) -> flo
 
 
 def sample(file: GGUFFile, name: str) -> np.ndarray:
-    """Return SAMPLE rows of a matrix, evenly spread, float32 [experts, rows, K]; in a mixture a few of each."""
+    """Return SAMPLE rows of a matrix, evenly spread, float32 [experts, rows, K]; of experts a few each."""
     raw = file.raw(name)
     raw = raw.reshape(-1, *raw.shape[-2:])
     n_rows = max(4, SAMPLE // len(raw))

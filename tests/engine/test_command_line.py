@@ -526,7 +526,7 @@ def test_calibrate_knows_the_formats(run):
 
 
 def test_convert_writes_what_the_api_writes(run, tmp_path, path):
-    expected = b2t.convert(path, tmp_path / "api.gguf", "Q8_0", "best")
+    expected = b2t.convert(path, tmp_path / "api.gguf", "Q8_0", effort="best")
     code, out, _ = run("convert", path, tmp_path / "cli.gguf", "q8_0", "--effort", "best")
     assert (code, out) == (0, f"{expected.summary()}\n") and out.count("\n") == 1
     options = ["--effort", "best", "--force", "--verbose"]

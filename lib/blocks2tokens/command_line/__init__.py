@@ -65,7 +65,7 @@ def convert(args) -> None:
     if os.path.lexists(args.dst) and not args.force:
         raise FileExistsError(f"{args.dst} is there already; --force replaces it")
     with Notice():
-        conversion = b2t.convert(args.src, args.dst, args.format, args.effort)
+        conversion = b2t.convert(args.src, args.dst, args.format, effort=args.effort)
     print(conversion if args.verbose else conversion.summary())
 
 

@@ -139,7 +139,7 @@ def nearest(position, halfway):
 @takes_turns
 @njit(parallel=True, cache=True, error_model="numpy")
 def round_columns(w, low, high, table, halfway, U, levels, errors):
-    """Round w, float32 [rows, n], to values from low to high; write levels, uint8, and errors, both [rows, n].
+    """Round w to values from low to high; write levels, uint8, and errors: all float32 [rows, n] but that.
 
     errors[j] is (w[j] - q) / U[j, j]: fed back within the n columns, for w is changed, and left to the caller
     for those behind. table float32 [levels], halfway between its numbers, U float32 [n, n].

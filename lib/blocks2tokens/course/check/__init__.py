@@ -36,6 +36,7 @@ LESSONS = (
     "attention",
     "full_transformer",
     "where_the_time_goes",
+    "quality_and_mixes",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {
