@@ -183,31 +183,37 @@ def _sums(importance: Importance) -> tuple[dict, dict]:
 # --- What each format of each matrix costs ----------------------------------------------------------------
 
 
-class Search:
-    """Sizes and expected losses of the formats of a model's matrices; resumed from a state file."""
+class Measured:
+    """What was measured of a model's matrices, and the sizes and losses of their formats that follow."""
 
-    def __init__(self, model: Model, importance: Importance, names: Iterable[str], state: Path | None = None):
-        """Nothing is measured yet. The importance has its text; `state` is the file of what was measured."""
-        self.model, self.importance, self.ids, self.state = model, importance, importance.ids, state
-        self.names = list(names)
-        self.errors: dict[str, dict[str, float]] = {}
-        self.probes: dict[str, float] = {}
-        self._resume()
+    def __init__(self, file: GGUFFile, errors: dict[str, dict[str, float]], probes: dict[str, float]):
+        """Take errors, {matrix: {format: error, "probe": error}}, and probes, {matrix: KL}."""
+        self.file, self.errors, self.probes, self.names = file, errors, probes, list(probes)
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:
         """Bytes of each matrix in each format that its rows fill."""
-        return {name: _sizes(self.model.file, name) for name in self.names}
+        return {name: _sizes(self.file, name) for name in self.names}
 
     @property
     def losses(self) -> dict[str, dict[str, float]]:
         """The KL that each format of each matrix is expected to add."""
         found = {}
         for name in self.names:
-            errors = dict(self.errors[name])
-            unit = self.probes[name] / max(errors.pop("probe"), 1e-30)
-            found[name] = {f: unit * error for f, error in errors.items()}
+            unit = self.probes[name] / max(self.errors[name]["probe"], 1e-30)
+            found[name] = {f: unit * error for f, error in self.errors[name].items() if f != "probe"}
         return found
+
+
+class Search(Measured):
+    """Measures the matrices of a model; resumed from a state file."""
+
+    def __init__(self, model: Model, importance: Importance, names: Iterable[str], state: Path | None = None):
+        """Nothing is measured yet. The importance has its text; `state` is the file of what was measured."""
+        super().__init__(model.file, {}, {})
+        self.model, self.importance, self.ids, self.state = model, importance, importance.ids, state
+        self.names = list(names)
+        self._resume()
 
     def run(self) -> "Search":
         """Measure what is not known yet, with a line of progress; an interrupt keeps what was measured."""
