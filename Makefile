@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-arm lessons bench peer clean venv install-lab install-test smollm2
+.PHONY: help lab test test-arm lessons bench quality peer clean venv install-lab install-test smollm2
 
 PYTHON ?=
 ARGS ?=
@@ -63,6 +63,9 @@ lessons: install-test smollm2 ## run all lessons and save their outputs in noteb
 
 bench: install-test smollm2 ## print the performance tables of this machine
 	@$(PY) -m blocks2tokens.benchmarks
+
+quality: install-test ## make the tables of lesson 26 again: needs `make peer`, takes some minutes
+	@$(PY) -m blocks2tokens.course.lessons.quality_and_mixes.record
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
 # SIMD=avx2 a second one without AVX-512, beside the first.

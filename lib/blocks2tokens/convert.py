@@ -199,9 +199,9 @@ def convert(
 
 
 def _check_target(target: str | None, bits: float | None, effort: str) -> None:
-    if (target is None) == (bits is None):
+    if target is not None and bits is not None:
         raise ValueError(f"expected a target or bits, and not both, got {target!r} and {bits!r}")
-    if target is not None and target not in TARGETS:
+    if bits is None and target not in TARGETS:
         raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
     if bits is not None and (isinstance(bits, bool) or not isinstance(bits, Real) or not 0 < bits <= 32):
         raise ValueError(f"bits: expected bits per weight, more than 0 and at most 32, got {bits!r}")

@@ -290,14 +290,15 @@ def probe_format(K: int) -> Format:
 def matrix_errors(file: GGUFFile, name: str, hessian: np.ndarray) -> dict[str, float]:
     """Return the error of each format of a matrix, over a sample of its rows, and that of its "probe".
 
-    hessian  float32 [experts, K, K]. The formats are rounded with feedback, the probe without.
+    hessian  float32 [experts, K, K]. The formats are rounded with feedback, the probe without. The format
+    that the matrix has already would be copied, and costs nothing.
     """
     shape = file.tensors[name].shape
     W = sample(file, name)  # [experts, rows, K]
     errors = dict.fromkeys([*fitting(shape[-1]), "probe"], 0.0)
     for part, H in zip(W, hessian, strict=True):
         U, weights = feedback.factor(H), np.diagonal(H).astype(np.float32)
-        for f in fitting(shape[-1]):
+        for f in set(fitting(shape[-1])) - {file.format(name).name}:
             errors[f] += output_error(part, rounded(FORMATS[f], part, U, weights), H)
         fmt = probe_format(shape[-1])
         errors["probe"] += output_error(part, fmt.dequantize(fmt.quantize(part)), H)

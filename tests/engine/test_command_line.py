@@ -549,6 +549,17 @@ def test_convert_never_replaces_its_source(run, path):
     assert path.read_bytes() == before
 
 
+def test_quality_prints_what_the_api_gives(run, tmp_path, path, model):
+    text, other = tmp_path / "text.txt", tmp_path / "q4.gguf"
+    text.write_text("The kettle is on the stove, là-bas.\n" * 3, encoding="utf-8")
+    b2t.convert(path, other, "Q4_0")
+    ids = model.tokenizer.encode(text.read_text("utf-8"))[:20]
+    expected = b2t.quality(b2t.load(other), model, ids, 3)
+    assert run("quality", other, path, text, "--window=3", "--tokens=20") == (0, f"{expected}\n", "")
+    text.write_text("", encoding="utf-8")
+    assert "at least 2 tokens" in one_error(run("quality", other, path, text))
+
+
 @pytest.mark.parametrize(("options", "tokens", "window"), [([], None, None), ([3, 20], 20, 3)])
 def test_perplexity_prints_what_the_api_gives(run, tmp_path, path, model, options, tokens, window):
     text = tmp_path / "text.txt"

@@ -245,7 +245,7 @@ def test_what_a_model_writes(path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({}, "expected a target or bits"),
+        ({}, "target: expected one of F32"),
         ({"target": "Q8_0", "bits": 4}, "expected a target or bits, and not both"),
         ({"bits": 0}, "bits: expected bits per weight"),
         ({"bits": -3}, "bits: expected"),

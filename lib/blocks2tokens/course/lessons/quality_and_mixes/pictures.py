@@ -77,16 +77,16 @@ def _by_layer(values: Mapping[str, float]) -> tuple[np.ndarray, int]:
 
 def draw_predictions(expected: Sequence[float], measured: Sequence[float], names: Sequence[str]) -> None:
     """Draw expected against measured KL, with the line where they are equal."""
-    axes = plt.subplots(figsize=(5.4, 4.4))[1]
+    axes = plt.subplots(figsize=(7.4, 4.2))[1]
     ends = [min(*expected, *measured) / 1.5, max(*expected, *measured) * 1.5]
     axes.plot(ends, ends, color="0.6", lw=1)
-    axes.scatter(measured, expected, s=50, color=plot.BLUE, edgecolor="0.2", zorder=3)
-    for x, y, name in zip(measured, expected, names, strict=True):
-        axes.annotate(name, (x, y), (7, -4), textcoords="offset points", size=9)
+    for i, (x, y, name) in enumerate(zip(measured, expected, names, strict=True)):
+        colour = plot.COLOURS[i // 2 % len(plot.COLOURS)]
+        axes.plot(x, y, "os"[i % 2], ms=8, color=colour, mec="0.2", ls="none", label=name)
     off = np.exp(np.median(abs(np.log(np.array(expected) / measured))))
     title = f"Expected KL: within {off:.2f} times, for half of them"
-    axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="expected", title=title)
-    axes.margins(x=0.2)
+    axes.set(xscale="log", yscale="log", xlabel="measured, nats per token", ylabel="expected", title=title)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def draw_mix(sizes: Mapping, losses: Mapping, budget: int) -> None:
