@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-arm lessons bench lock peer clean install-lab install-test
+.PHONY: help lab test test-arm lessons bench quality lock peer clean install-lab install-test
 
 PYTHON ?=
 ARGS ?=
@@ -53,6 +53,9 @@ lock: install-test ## write constraints.txt anew: the newest versions within pyp
 	@$(PY) -m pip install --disable-pip-version-check --quiet "uv>=0.9,<1"
 	@{ sed -n '/^#/p' constraints.txt; $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	    --extra test --no-header --no-annotate pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
+
+quality: install-test ## make the tables of lesson 26 again: needs `make peer`, takes some minutes
+	@$(PY) -m blocks2tokens.course.lessons.quality_and_mixes.record
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
 # SIMD=avx2 a second one without AVX-512, beside the first.

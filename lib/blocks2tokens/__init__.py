@@ -27,9 +27,11 @@ from blocks2tokens.formats import FORMATS
 from blocks2tokens.generate import Model, load
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.grammar import Grammar
+from blocks2tokens.importance import Importance, importance
 from blocks2tokens.kernels import KERNELS, matmul
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.perplexity import perplexity
+from blocks2tokens.quality import Quality, quality
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.session import Session, load_session
 from blocks2tokens.speculate import Draft, PromptLookup
@@ -41,15 +43,19 @@ __all__ = [
     "GGUFError",
     "GGUFFile",
     "Grammar",
+    "Importance",
     "Model",
     "PromptLookup",
+    "Quality",
     "QuantizedMatrix",
     "Sampler",
     "Session",
     "UnsupportedError",
     "convert",
+    "importance",
     "load",
     "load_session",
     "matmul",
     "perplexity",
+    "quality",
 ]

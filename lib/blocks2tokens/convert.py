@@ -7,6 +7,7 @@ vectors, norms    F32: they are few, and every weight behind them depends on the
 matrices          the target; Q4_K_M is a mix of two formats, see `mixed_format`
 routers, tables of positions, short convolutions: as they are, see `KEPT`
 rows that do not fill the blocks of a format: see `fitting_format`
+no target, but bits: a mix under that budget, see `mix`; importance and effort: see `Encoder`
 
 A tensor that has its format already is copied. Of any other, `CHUNK` weights at a time are float32. The
 file is written beside dst under another name and takes dst's place when it is complete; of a split model
@@ -19,6 +20,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from numbers import Real
 from pathlib import Path
 
 import gguf
@@ -26,10 +28,12 @@ import numpy as np
 from gguf.gguf_writer import WriterState
 from tqdm import tqdm
 
-from blocks2tokens import files
+from blocks2tokens import files, mix
+from blocks2tokens.encoder import EFFORTS, Encoder
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
+from blocks2tokens.importance import Importance
 
 FILE_TYPES = {  # target -> its name in gguf.LlamaFileType
     "F32": "ALL_F32",
@@ -51,6 +55,7 @@ FILE_TYPES = {  # target -> its name in gguf.LlamaFileType
     "Q4_K_M": "MOSTLY_Q4_K_M",
 }
 TARGETS = tuple(FILE_TYPES)
+MIX = "mix"  # the target where formats are searched for; files say "guessed" for it
 
 # For rows that do not fill blocks of 256. Source: llama.cpp's tensor_type_fallback.
 FALLBACKS = {
@@ -149,35 +154,75 @@ class Conversion:
 
 
 def convert(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], target: str, effort: str = "ggml"
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    target: str | None = None,
+    bits: float | None = None,
+    importance: Importance | None = None,
+    effort: str = "ggml",
 ) -> Conversion:
     """Write the model of the GGUF file src to dst in another format; return what was written.
 
-    `target` is the name of a format, F32 to MXFP4, or the mix "Q4_K_M"; `effort` is that of
-    `Format.quantize`. An existing dst is replaced at the end, or not at all: an error or an interrupt
-    leaves it as it was, and no partial file. Where dst is a symbolic link, the file is written that it names.
+    `target` is the name of a format, F32 to MXFP4, or the mix "Q4_K_M". If it is None, `bits` are the bits
+    per weight that all tensors may take together, and formats are searched for that keep the KL divergence
+    small: see `mix.for_budget`, which keeps what it measured beside dst while it runs. `importance` weighs
+    errors by column. `effort` is that of `Format.quantize`; "best" also feeds errors into the columns behind
+    where the importance has the text that it was taken from. An existing dst is replaced at the end, or not
+    at all: an error or an interrupt leaves it as it was, and no partial file. Where dst is a symbolic link,
+    the file is written that it names.
 
-    Raises ValueError for another target or effort, for dst that is src or is not a file, and for weights
+    Raises ValueError for another target or effort, for both or none of target and bits, for bits that no mix
+    can reach, for an importance of another model, for dst that is src or is not a file, and for weights
     that the target cannot hold; FileNotFoundError; OSError where the disk is full, for instance; GGUFError
     for a malformed src, or one that becomes shorter meanwhile; UnsupportedError for a tensor type that the
     engine does not have.
     """
     src, dst = Path(src), Path(dst)
-    if target not in TARGETS:
-        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
-    if effort not in ("ggml", "best"):
-        raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
+    _check_target(target, bits, effort)
     file = GGUFFile(src)
     _check_destination(file, dst)
-    meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
+    if importance is not None:
+        importance.check(file)
+    if target is None:
+        meant, importance = _mixed(file, dst, bits, importance)
+        target = MIX
+    else:
+        meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
     formats = {name: fitting_format(meant[name], info.shape[-1]) for name, info in file.tensors.items()}
 
     with files.replacing(dst, "dst") as partial:
-        _write(partial, file, formats, target, effort)
+        _write(partial, file, formats, target, Encoder(file, formats, importance, effort))
         tensors = GGUFFile(partial).tensors
         n_bytes = partial.stat().st_size
     replaced = {name: meant[name] for name in formats if formats[name] != meant[name]}
     return Conversion(dst, target, tensors, replaced, _requantized(file, formats), file.nbytes, n_bytes)
+
+
+def _check_target(target: str | None, bits: float | None, effort: str) -> None:
+    if target is not None and bits is not None:
+        raise ValueError(f"expected a target or bits, and not both, got {target!r} and {bits!r}")
+    if bits is None and target not in TARGETS:
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, Real) or not 0 < bits <= 32):
+        raise ValueError(f"bits: expected bits per weight, more than 0 and at most 32, got {bits!r}")
+    if effort not in EFFORTS:
+        raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
+
+
+def _mixed(file: GGUFFile, dst: Path, bits: float, importance: Importance | None) -> tuple[dict, Importance]:
+    """Return {tensor: format} of a mix under a budget, and the importance that it was searched with."""
+    infos = file.tensors
+    fixed = {name: _meant_format(file, info, MIX) for name, info in infos.items()}
+    for name, info in infos.items():
+        if fixed[name] == MIX and mix.fitting(info.shape[-1]) == ["F16"]:
+            fixed[name] = "F16"
+    budget = int(bits * sum(prod(info.shape) for info in infos.values())) // 8
+    for name, info in infos.items():
+        if fixed[name] != MIX:
+            budget -= prod(info.shape[:-1]) * FORMATS[fixed[name]].row_bytes(info.shape[-1])
+    names = [name for name in infos if fixed[name] == MIX]
+    found, importance = mix.for_budget(file, names, budget, importance, dst)
+    return fixed | found.formats, importance
 
 
 def more_bits(layer: int, n_layers: int) -> bool:
@@ -246,7 +291,7 @@ def _check_destination(file: GGUFFile, dst: Path) -> None:
         raise ValueError(f"dst: expected another file than src, got {dst} for both")
 
 
-def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, effort: str) -> None:
+def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, encoder: Encoder) -> None:
     """Write the whole file at `path`, all of it on the disk."""
     writer = _Writer(path, _metadata(file, target), file.alignment)
     total = sum(prod(info.shape) for info in file.tensors.values())
@@ -261,7 +306,7 @@ def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, eff
         writer.write_ti_data_to_file()
         with tqdm(total=total, desc=target, unit=" weights", unit_scale=True, delay=2, leave=False) as bar:
             for name, format_name in formats.items():
-                writer.write_tensor_data(_encoded(file, name, FORMATS[format_name], effort, bar))
+                writer.write_tensor_data(_encoded(file, name, FORMATS[format_name], encoder, bar))
         writer.sync()
     finally:
         writer.close()
@@ -270,13 +315,13 @@ def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, eff
 def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
     """Return {key: (type, bytes of the value)} for the new file."""
     metadata = {key: file.metadata.encoded(key) for key in file.metadata if not key.startswith("split.")}
-    file_type = gguf.LlamaFileType[FILE_TYPES[target]]
+    file_type = gguf.LlamaFileType[FILE_TYPES.get(target, "GUESSED")]
     for key, value in {"quantization_version": gguf.GGML_QUANT_VERSION, "file_type": file_type}.items():
         metadata[f"general.{key}"] = (gguf.GGUFValueType.UINT32, struct.pack("<I", value))
     return metadata
 
 
-def _encoded(file: GGUFFile, name: str, fmt: Format, effort: str, bar: tqdm) -> np.ndarray:
+def _encoded(file: GGUFFile, name: str, fmt: Format, encoder: Encoder, bar: tqdm) -> np.ndarray:
     """Return a tensor's bytes in another format, uint8 [rows, row bytes]."""
     info = file.tensors[name]
     source, K, raw = file.format(name), info.shape[-1], file.raw(name)
@@ -286,17 +331,25 @@ def _encoded(file: GGUFFile, name: str, fmt: Format, effort: str, bar: tqdm) -> 
         bar.update(rows.shape[0] * K)
         return rows.view(_Rows)
     out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8).view(_Rows)
-    n_rows = max(1, CHUNK // K)
-    for i in range(0, len(rows), n_rows):
+    for matrix, i, end in _chunks(info):
         file.check_size()
-        weights = source.dequantize(rows[i : i + n_rows])
+        weights = source.dequantize(rows[i:end])
         if not np.isfinite(weights).all():
             raise GGUFError(f"{file.path}: tensor {name} holds weights that are no finite numbers")
-        out[i : i + n_rows] = encoded = fmt.quantize(weights, effort=effort)
+        out[i:end] = encoded = encoder(name, matrix, weights)
         if not np.isfinite(fmt.dequantize(encoded)).all():
             raise ValueError(f"{file.path}: tensor {name} holds weights too large for {fmt.name}")
         bar.update(weights.size)
     return out
+
+
+def _chunks(info: TensorInfo) -> Iterator[tuple[int, int, int]]:
+    """Yield (matrix, first row, end) of pieces of about CHUNK weights; each expert is a matrix of its own."""
+    total, K = prod(info.shape[:-1]), info.shape[-1]
+    n_rows, of_matrix = max(1, CHUNK // K), info.shape[-2] if len(info.shape) > 2 else max(1, total)
+    for matrix in range(total // of_matrix):
+        for i in range(matrix * of_matrix, (matrix + 1) * of_matrix, n_rows):
+            yield matrix, i, min(i + n_rows, (matrix + 1) * of_matrix)
 
 
 class _Rows(np.ndarray):

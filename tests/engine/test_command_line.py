@@ -543,7 +543,7 @@ def test_calibrate_knows_the_formats(run):
 
 
 def test_convert_writes_what_the_api_writes(run, tmp_path, path):
-    expected = b2t.convert(path, tmp_path / "api.gguf", "Q8_0", "best")
+    expected = b2t.convert(path, tmp_path / "api.gguf", "Q8_0", effort="best")
     code, out, _ = run("convert", path, tmp_path / "cli.gguf", "q8_0", "--effort", "best")
     assert (code, out) == (0, f"{expected.summary()}\n") and out.count("\n") == 1
     options = ["--effort", "best", "--force", "--verbose"]
@@ -564,6 +564,17 @@ def test_convert_never_replaces_its_source(run, path):
     before = path.read_bytes()
     assert "another file than src" in one_error(run("convert", path, path, "Q8_0", "--force"))
     assert path.read_bytes() == before
+
+
+def test_quality_prints_what_the_api_gives(run, tmp_path, path, model):
+    text, other = tmp_path / "text.txt", tmp_path / "q4.gguf"
+    text.write_text("The kettle is on the stove, là-bas.\n" * 3, encoding="utf-8")
+    b2t.convert(path, other, "Q4_0")
+    ids = model.tokenizer.encode(text.read_text("utf-8"))[:20]
+    expected = b2t.quality(b2t.load(other), model, ids, 3)
+    assert run("quality", other, path, text, "--window=3", "--tokens=20") == (0, f"{expected}\n", "")
+    text.write_text("", encoding="utf-8")
+    assert "at least 2 tokens" in one_error(run("quality", other, path, text))
 
 
 @pytest.mark.parametrize(("options", "tokens", "window"), [([], None, None), ([3, 20], 20, 3)])

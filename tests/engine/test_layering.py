@@ -16,7 +16,6 @@ LAYERS = {
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
-    "convert": {"errors", "files", "formats", "gguf_file"},
     "matrix": {"errors", "formats"},
     "kernels": {"errors", "files", "jit", "formats", "matrix"},
     "tokenizer": {"errors", "gguf_file"},
@@ -27,6 +26,11 @@ LAYERS = {
     "session": {"errors", "gguf_file", "model", "tokenizer", "sampler", "stops", "session_file"},
 }
 LAYERS |= {"generate": set(LAYERS)}
+LAYERS |= {"quality": {"generate", "perplexity"}}
+LAYERS |= {"encoder": {"formats", "gguf_file", "generate", "importance"}}
+LAYERS |= {"mix": {"files", "formats", "gguf_file", "generate", "importance", "model", "quality", "sampler"}}
+LAYERS |= {"convert": {"errors", "files", "formats", "gguf_file", "encoder", "importance", "mix"}}
+LAYERS |= {"importance": {"errors", "files", "formats", "gguf_file", "kernels", "generate"}}
 LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)

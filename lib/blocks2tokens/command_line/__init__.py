@@ -65,7 +65,7 @@ def convert(args) -> None:
     if os.path.lexists(args.dst) and not args.force:
         raise FileExistsError(f"{args.dst} is there already; --force replaces it")
     with Notice():
-        conversion = b2t.convert(args.src, args.dst, args.format, args.effort)
+        conversion = b2t.convert(args.src, args.dst, args.format, effort=args.effort)
     print(conversion if args.verbose else conversion.summary())
 
 
@@ -81,11 +81,24 @@ def perplexity(args) -> None:
     print(result)
 
 
+def quality(args) -> None:
+    """Print how far a model's predictions are from a reference's."""
+    text = read_text(args.text)
+    model, reference = load(args.model, args.threads), load(args.reference, args.threads)
+    ids = reference.tokenizer.encode(text)[: args.tokens]
+    if len(ids) < 2:
+        raise ValueError(f"{args.text}: expected a text of at least 2 tokens, got {len(ids)}")
+    with Notice():
+        result = b2t.quality(model, reference, ids, args.window)
+    print(result)
+
+
 COMMANDS = {
     "chat": Command("talk with a chat model at a prompt", arguments.add_chat, chat.run),
     "generate": Command("continue a text", arguments.add_generate, generate.run),
     "info": Command("show what is in a GGUF file", arguments.add_info, info.run),
     "convert": Command("quantize a model into another format", arguments.add_convert, convert),
     "perplexity": Command("measure how well a model predicts a text", arguments.add_perplexity, perplexity),
+    "quality": Command("measure how far a model is from another", arguments.add_quality, quality),
     "calibrate": Command("time the kernels again, keep the fastest", arguments.add_calibrate, calibrate.run),
 }

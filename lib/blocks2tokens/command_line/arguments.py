@@ -150,6 +150,22 @@ def add_perplexity(commands) -> None:
         "of the same text, vocabulary and window."
     )
     parser = _add_command(commands, "perplexity", details, "perplexity data/austen.gguf LICENSE")
+    _add_text(parser)
+
+
+def add_quality(commands) -> None:
+    details = (
+        "Measure how far a model's predictions are from those of REFERENCE, the model that it was made from: "
+        "the Kullback-Leibler divergence in nats per token, and how often both have the same first choice."
+    )
+    example = "quality data/models/austen.Q4_K_M.gguf data/austen.gguf LICENSE"
+    parser = _add_command(commands, "quality", details, example)
+    parser.add_argument("reference", metavar="REFERENCE", help="the GGUF file to compare with")
+    _add_text(parser)
+
+
+def _add_text(parser) -> None:
+    """Add the text to measure on, and how it is read."""
     parser.add_argument("text", metavar="TEXTFILE", help="a text file in UTF-8; - reads it from a pipe")
     parser.add_argument(
         "--window",

@@ -28,6 +28,7 @@ from blocks2tokens.kernels.report import (
     phase3a_block_cache,
     phase3b_column_major,
 )
+from blocks2tokens.kernels.watch import WATCHER, watching
 from blocks2tokens.matrix import QuantizedMatrix
 
 STORY = (
@@ -68,9 +69,11 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     Raises ValueError for another dtype, shape or layout.
     """
     x = check_operands(x, w, "gguf")
+    if see := WATCHER.get():
+        see(x, w)
     choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
     product = KERNELS[choice.kernel].product(x, w)
     return (product, choice) if explain else product
 
 
-__all__ = ["KERNELS", "Choice", "Cost", "Kernel", "matmul"]
+__all__ = ["KERNELS", "Choice", "Cost", "Kernel", "matmul", "watching"]

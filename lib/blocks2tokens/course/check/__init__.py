@@ -37,6 +37,7 @@ LESSONS = (
     "full_transformer",
     "where_the_time_goes",
     "flash_attention",
+    "quality_and_mixes",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {

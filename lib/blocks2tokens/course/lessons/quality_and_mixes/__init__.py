@@ -1,0 +1,1 @@
+"""What lesson 26_quality_and_mixes alone uses."""

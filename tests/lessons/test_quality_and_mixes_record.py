@@ -1,0 +1,68 @@
+"""What lesson 26 recorded: a small part is made again, and the figures bear out what the lesson says."""
+
+import numpy as np
+import pytest
+
+import blocks2tokens as b2t
+from blocks2tokens import mix
+from blocks2tokens.course.lessons.quality_and_mixes import record
+from blocks2tokens.importance import hessians
+from blocks2tokens.quality import Reference
+
+NAMES = ("blk.0.attn_v.weight", "blk.7.ffn_gate.weight")
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return record.recorded()
+
+
+@pytest.fixture(scope="module")
+def austen(austen_path):
+    return b2t.load(austen_path)
+
+
+def test_probes_come_out_again(recorded, austen):
+    reference = Reference(austen, record.training_ids(austen, mix.TOKENS + 1))
+    for name in NAMES:
+        found = reference.measure(mix.alone(austen, name)).kl.value
+        assert found == pytest.approx(recorded["search"]["probes"][name], rel=0.1)
+
+
+def test_errors_come_out_again(recorded, austen):
+    """From an eighth of the text: the hessian is nearly the same."""
+    for name, hessian in hessians(austen, record.training_ids(austen, 1024), NAMES):
+        found = mix.matrix_errors(austen.file, name, hessian)
+        expected = recorded["search"]["errors"][name]
+        assert found.keys() == expected.keys()
+        for f in ("Q2_K", "Q4_K", "Q6_K", "probe"):
+            assert found[f] == pytest.approx(expected[f], rel=0.4), (name, f)
+
+
+def test_every_matrix_was_measured(recorded, austen):
+    matrices = [name for name, info in austen.file.tensors.items() if len(info.shape) == 2]
+    measured = mix.Measured(austen.file, **recorded["search"])
+    assert set(measured.names) == set(matrices) == set(measured.errors)
+    for name, losses in measured.losses.items():
+        assert losses.keys() == measured.sizes[name].keys() and min(losses.values()) >= 0
+
+
+def test_llama_quantize_makes_the_bytes_that_we_make(austen_path, tmp_path, recorded):
+    """So the rows of llama.cpp are those of our own Q4_K_M, whatever is installed here."""
+    made = b2t.convert(austen_path, tmp_path / "q.gguf", "Q4_K_M")
+    row = next(r for r in recorded["rows"] if r["name"] == "llama.cpp Q4_K_M")
+    assert record.tensor_bytes(made.path) == row["bytes"]
+    model = b2t.load(austen_path)
+    ids = model.tokenizer.encode(record.models.heldout_text())[:1025]
+    found = b2t.quality(b2t.load(made.path), model, ids).kl
+    assert abs(found.value - row["kl"]) < 5 * np.hypot(found.error, row["kl_error"])
+
+
+def test_what_the_lesson_says(recorded):
+    kl = {row["name"]: row["kl"] for row in recorded["rows"]}
+    size = {row["name"]: row["bytes"] for row in recorded["rows"]}
+    for name in ("Q3_K_M", "Q4_K_M"):
+        ours, theirs = f"ours mix, bytes of {name}", f"llama.cpp {name}"
+        assert size[ours] <= size[theirs] and kl[ours] < 0.5 * kl[theirs]
+    assert size["ours mix, 90 % of Q4_K_M"] <= 0.9 * size["llama.cpp Q4_K_M"]
+    assert kl["ours mix, 90 % of Q4_K_M"] < kl["llama.cpp Q4_K_M, importance"]
