@@ -30,6 +30,7 @@ from blocks2tokens.grammar import Grammar
 from blocks2tokens.kernels import KERNELS, matmul
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.perplexity import perplexity
+from blocks2tokens.prune import prune
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.session import Session, load_session
 
@@ -49,4 +50,5 @@ __all__ = [
     "load_session",
     "matmul",
     "perplexity",
+    "prune",
 ]

@@ -15,7 +15,6 @@ all parts become one file.
 
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -23,13 +22,13 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf.gguf_writer import WriterState
 from tqdm import tqdm
 
 from blocks2tokens import files
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
+from blocks2tokens.gguf_writer import uint32, write_gguf
 
 FILE_TYPES = {  # target -> its name in gguf.LlamaFileType
     "F32": "ALL_F32",
@@ -168,7 +167,7 @@ def convert(
     if effort not in ("ggml", "best"):
         raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
     file = GGUFFile(src)
-    _check_destination(file, dst)
+    check_destination(file, dst)
     meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
     formats = {name: fitting_format(meant[name], info.shape[-1]) for name, info in file.tensors.items()}
 
@@ -239,7 +238,7 @@ def _requantized(file: GGUFFile, formats: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _check_destination(file: GGUFFile, dst: Path) -> None:
+def check_destination(file: GGUFFile, dst: Path) -> None:
     """Refuse what is no file, and the source."""
     place = files.place_of(dst, "dst")
     if place.exists() and any(os.path.samefile(path, place) for path in file.paths):
@@ -247,24 +246,15 @@ def _check_destination(file: GGUFFile, dst: Path) -> None:
 
 
 def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, effort: str) -> None:
-    """Write the whole file at `path`, all of it on the disk."""
-    writer = _Writer(path, _metadata(file, target), file.alignment)
+    """Write the whole file at `path`."""
     total = sum(prod(info.shape) for info in file.tensors.values())
-    try:
-        for name, format_name in formats.items():
-            fmt, shape = FORMATS[format_name], file.tensors[name].shape
-            raw_shape = (*shape[:-1], fmt.row_bytes(shape[-1]))
-            ggml_type = gguf.GGMLQuantizationType(fmt.ggml_type)
-            writer.add_tensor_info(name, raw_shape, np.dtype(np.uint8), prod(raw_shape), ggml_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        with tqdm(total=total, desc=target, unit=" weights", unit_scale=True, delay=2, leave=False) as bar:
-            for name, format_name in formats.items():
-                writer.write_tensor_data(_encoded(file, name, FORMATS[format_name], effort, bar))
-        writer.sync()
-    finally:
-        writer.close()
+    tensors = {name: (FORMATS[fmt], file.tensors[name].shape) for name, fmt in formats.items()}
+    with tqdm(total=total, desc=target, unit=" weights", unit_scale=True, delay=2, leave=False) as bar:
+
+        def rows(name):
+            return _encoded(file, name, tensors[name][0], effort, bar)
+
+        write_gguf(path, _metadata(file, target), file.alignment, tensors, rows)
 
 
 def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
@@ -272,7 +262,7 @@ def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
     metadata = {key: file.metadata.encoded(key) for key in file.metadata if not key.startswith("split.")}
     file_type = gguf.LlamaFileType[FILE_TYPES[target]]
     for key, value in {"quantization_version": gguf.GGML_QUANT_VERSION, "file_type": file_type}.items():
-        metadata[f"general.{key}"] = (gguf.GGUFValueType.UINT32, struct.pack("<I", value))
+        metadata[f"general.{key}"] = uint32(value)
     return metadata
 
 
@@ -284,8 +274,8 @@ def _encoded(file: GGUFFile, name: str, fmt: Format, effort: str, bar: tqdm) -> 
     file.check_size()
     if fmt is source:
         bar.update(rows.shape[0] * K)
-        return rows.view(_Rows)
-    out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8).view(_Rows)
+        return rows
+    out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8)
     n_rows = max(1, CHUNK // K)
     for i in range(0, len(rows), n_rows):
         file.check_size()
@@ -297,31 +287,3 @@ def _encoded(file: GGUFFile, name: str, fmt: Format, effort: str, bar: tqdm) -> 
             raise ValueError(f"{file.path}: tensor {name} holds weights too large for {fmt.name}")
         bar.update(weights.size)
     return out
-
-
-class _Rows(np.ndarray):
-    """Bytes that say why they cannot be written."""
-
-    def tofile(self, file) -> None:
-        """Write all; OSError with the system's reason, where NumPy's own tells but the number of bytes."""
-        file.write(self)
-
-
-class _Writer(gguf.GGUFWriter):
-    """gguf's writer, given metadata as bytes: what stays as it was is not decoded."""
-
-    def __init__(self, path: Path, metadata: dict[str, tuple[int, bytes]], alignment: int):
-        super().__init__(path, arch="")
-        self.kv_data[0] = metadata
-        self.data_alignment = alignment
-
-    def write_kv_data_to_file(self) -> None:
-        for key, (value_type, value) in self.kv_data[0].items():
-            name = key.encode()
-            self.fout[0].write(struct.pack("<Q", len(name)) + name + struct.pack("<I", value_type) + value)
-        self.state = WriterState.KV_DATA
-
-    def sync(self) -> None:
-        """Wait until the file is on the disk, so that it cannot get its name before its contents."""
-        self.flush()
-        os.fsync(self.fout[0].fileno())

@@ -16,7 +16,8 @@ LAYERS = {
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
-    "convert": {"errors", "files", "formats", "gguf_file"},
+    "gguf_writer": {"formats"},
+    "convert": {"errors", "files", "formats", "gguf_file", "gguf_writer"},
     "matrix": {"errors", "formats"},
     "kernels": {"errors", "files", "jit", "formats", "matrix"},
     "tokenizer": {"errors", "gguf_file"},
@@ -27,6 +28,9 @@ LAYERS = {
 }
 LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}
+LAYERS |= {
+    "prune": {"errors", "files", "convert", "formats", "gguf_file", "gguf_writer", "model", "generate"}
+}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}
