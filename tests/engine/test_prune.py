@@ -104,7 +104,7 @@ def test_llama_cpp_computes_the_same_with_less(xllamacpp, tmp_path, kind, exact)
         with llama_cpp(xllamacpp, path, n_context=128, n_threads=1) as peer:
             for ours, top in zip(expected, peer.forced(ids), strict=True):
                 far = max(abs(ours[i] - logprob) for i, logprob in top.items())
-                assert far < (1e-3 if kind == "F32" else 0.2), by  # it rounds activations to 8 bits
+                assert far < (5e-3 if kind == "F32" else 0.2), by  # it rounds activations to 8 bits
 
 
 def test_llama_cpp_runs_austen_without_a_layer(xllamacpp, austen_path, tmp_path):
@@ -349,7 +349,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     model = small_model(**SIZES)
     changed(model, "blk.1.ffn_up.weight", np.s_[3, 5], np.nan)
     src = model.write(tmp_path / "src.gguf")
-    with pytest.raises(GGUFError, match="blk.1.ffn_up.weight holds weights that are no finite numbers"):
+    with pytest.raises(GGUFError, match=r"blk\.1\.ffn_up\.weight holds weights that are no finite numbers"):
         b2t.prune(src, tmp_path / "dst.gguf", "magnitude", 0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["src.gguf"]
 

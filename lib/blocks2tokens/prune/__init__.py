@@ -72,16 +72,16 @@ def prune(
     dst: str | os.PathLike[str],
     by: str,
     share: float | str,
-    ids: Sequence[int] | None = None,
+    ids: Sequence[int] | Activations | None = None,
     repair: bool = False,
 ) -> Pruning:
     """Write the model of the GGUF file src to dst with a share of it left out; return what was written.
 
     `by` is one of WAYS; `share` what goes, between 0 and 1, for weights also "2:4": two of each four
     neighbours in a row stay. Layers, neurons and groups of heads go in whole numbers, the nearest, and as
-    many in each layer. `ids` are tokens of a text to learn from what matters; magnitude alone needs none,
-    unless `repair` lets the weights of a row that stay take over. An existing dst is replaced at the end, or
-    not at all.
+    many in each layer. `ids` are tokens of a text to learn from what matters, or this model's Activations on
+    one, with products for `repair`, which lets the weights of a row that stay take over; magnitude without
+    repair needs none. An existing dst is replaced at the end, or not at all.
 
     Raises ValueError for what makes no sense, a share that leaves out all or nothing, too short a text, and
     for dst that is src; FileNotFoundError; OSError; GGUFError for a malformed src; UnsupportedError for a
@@ -92,10 +92,21 @@ def prune(
     model = Model(src)
     check_family(model)
     check_destination(model.file, dst)
-    seen = None if by == "magnitude" and not repair else Activations(model, ids, products=repair)
+    seen = None if by == "magnitude" and not repair else _seen(model, ids, repair)
     if by in PLANS:
         return write_plan(model, dst, PLANS[by](model, seen, share))
     return _prune_weights(model, dst, _Weights(model, by, share, seen, repair))
+
+
+def _seen(model: Model, ids: Sequence[int] | Activations, repair: bool) -> Activations:
+    """Return what the matrices meet; ValueError where that was seen in another model, or too little was."""
+    if not isinstance(ids, Activations):
+        return Activations(model, ids, products=repair)
+    if ids.model.config != model.config:
+        raise ValueError(f"ids: expected activations of {model!r}, got those of {ids.model!r}")
+    if repair and ids.products is None:
+        raise ValueError("ids: repair needs Activations(model, ids, products=True)")
+    return ids
 
 
 def check_family(model: Model) -> None:
@@ -204,4 +215,4 @@ def _check(by: str, share: float | str, ids, repair: bool) -> None:
         )
 
 
-__all__ = ["WAYS", "Pruning", "check_family", "prune", "write_plan"]
+__all__ = ["WAYS", "Activations", "Pruning", "check_family", "prune", "write_plan"]
