@@ -18,7 +18,6 @@ the whole model: what goes in one layer does not change what the next ones see.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +163,7 @@ class _Weights:
         self.file, self.by, self.share, self.seen, self.repair = model.file, by, share, seen, repair
         layers = range(model.config.n_layers)
         self.places = {f"blk.{i}.{matrix}.weight": (i, matrix) for i in layers for matrix in MATRICES}
-        self.count = self.zeros = 0
+        self.count, self.zeros, self.latest = 0, 0, (None, None)
         how = " and repaired" if repair else ""
         self.left_out = f"{share if isinstance(share, str) else f'{share:.0%}'} of the weights by {by}{how}"
         if pattern_of(share):
@@ -194,10 +193,11 @@ class _Weights:
             return repaired(W, keep, self.triangle(layer, INPUT[matrix]))
         return np.where(keep, W, np.float32(0))
 
-    @lru_cache(maxsize=1)  # noqa: B019  for Q, K and V: they stand behind each other, as gate and up do
     def triangle(self, layer: int, name: str) -> np.ndarray:
-        """Return what `repair` needs to know of an input."""
-        return triangle(self.seen.products[layer, name])
+        """Return what `repair` needs to know of an input; kept for the matrices that share it."""
+        if self.latest[0] != (layer, name):
+            self.latest = (layer, name), triangle(self.seen.products[layer, name])
+        return self.latest[1]
 
 
 def _check(by: str, share: float | str, ids, repair: bool) -> None:
