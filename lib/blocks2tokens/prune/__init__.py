@@ -175,10 +175,13 @@ class _Weights:
         if name not in self.places:
             return raw.reshape(-1, raw.shape[-1])
         fmt = self.file.format(name)
-        encoded = fmt.quantize(self.pruned(fmt.dequantize(raw), *self.places[name]))
+        W = fmt.dequantize(raw)
+        if not np.isfinite(W).all():
+            raise GGUFError(f"{self.file.path}: tensor {name} holds weights that are no finite numbers")
+        encoded = fmt.quantize(self.pruned(W, *self.places[name]))
         stored = fmt.dequantize(encoded)
         if not np.isfinite(stored).all():
-            raise GGUFError(f"{self.file.path}: tensor {name} holds weights that are no finite numbers")
+            raise ValueError(f"{self.file.path}: tensor {name}, repaired, is too large for {fmt.name}")
         self.count, self.zeros = self.count + stored.size, self.zeros + int((stored == 0).sum())
         return encoded
 
