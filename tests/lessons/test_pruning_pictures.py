@@ -48,7 +48,7 @@ def test_shares_have_their_intervals():
 def test_bits_meet_where_they_are_equal():
     times = {share: timing(1e-3) for share in (0.5, 0.9)}
     dense = {name: timing(2e-3) for name in ("F32", "F16", "Q4_K")}
-    pictures.draw_bytes({"F32": times, "F16": times}, dense)
+    pictures.draw_bytes({"F32": times, "F16": times}, dense, "Fewer bytes")
     left, right = plt.gcf().axes
     shares, bits = left.lines[1].get_data()
     assert np.interp(0.339, shares, bits) == pytest.approx(16, rel=0.01)
@@ -62,8 +62,15 @@ def test_the_least_of_each_is_hatched():
     assert "name different layers" in plot.alt_text(plt.gcf())
 
 
+def test_a_bar_that_is_far_above_the_others_is_cut_and_says_so():
+    pictures.draw_influence(np.array([5.0, 0.1, 0.2]), [0.3, 0.3, 0.2], False)
+    left, right = plt.gcf().axes
+    assert left.get_ylim()[1] == 0.4 and texts(plt.gcf()) == ["to 5.00"]
+    assert right.get_ylim()[1] == 0.3
+
+
 def test_speeds_stand_beside_bytes():
-    pictures.draw_speeds({"half of the layers": 1.8}, {"half of the layers": (1.5, 1.7, 1.9)})
+    pictures.draw_speeds({"half of the layers": 1.8}, {"half of the layers": (1.5, 1.7, 1.9)}, "As fast")
     (axes,) = plt.gcf().axes
     assert [bar.get_width() for bar in axes.patches] == [1.8]
     assert axes.containers[1].lines[0].get_xdata().tolist() == [1.7]

@@ -52,9 +52,12 @@ def draw_shares(losses: Mapping[str, Mapping[float, Loss]], title: str) -> None:
     axes.legend()
 
 
-def draw_bytes(measured: Mapping[str, Mapping[float, Timing]], dense: Mapping[str, Timing]) -> None:
+def draw_bytes(
+    measured: Mapping[str, Mapping[float, Timing]], dense: Mapping[str, Timing], title: str
+) -> None:
     """Draw bits for each weight by count, and times as measured, {format: {share of zeros: Timing}}."""
-    left, right = plt.subplots(1, 2, figsize=(11, 3.8))[1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
+    figure.suptitle(title, weight="bold")
     shares, looks = np.linspace(0, 1, 50), {"F32": (plot.BLUE, "-"), "F16": (plot.ORANGE, "--")}
     for name, (colour, style) in looks.items():
         kept = (1 - shares) * 2**16
@@ -70,8 +73,10 @@ def draw_bytes(measured: Mapping[str, Mapping[float, Timing]], dense: Mapping[st
         for axes, height in ((left, bits), (right, 1e3 * dense[name].median)):
             axes.axhline(height, color="0.35", ls=style, lw=1.2)
             axes.text(0.01, height, f"dense {name}", va="bottom", size=10)
-    left.set(xlabel="share of zeros", ylabel="bits a weight", title="Counted", ylim=(0, 44))
-    right.set(xlabel="share of zeros", ylabel="ms a product", title="Measured here", xlim=(0, 1))
+    left.set(xlabel="share of zeros", ylabel="bits a weight", ylim=(0, 44))
+    right.set(xlabel="share of zeros", ylabel="ms a product", xlim=(0, 1))
+    left.set_title("counted", size="medium")
+    right.set_title("measured here", size="medium")
     right.set_ylim(0)
     left.legend(loc="upper right")
 
@@ -88,13 +93,19 @@ def draw_influence(influence: np.ndarray, kl: Sequence[float], same: bool) -> No
     ):
         drawn = axes.bar(range(len(values)), values, color=colour, edgecolor="0.2")
         drawn[int(np.argmin(values))].set_hatch("///")
+        second, highest = sorted(values)[-2:]
+        axes.set_ylim(0, min(highest, 2 * second))
+        if highest > 2 * second:  # its bar is cut, so that one sees the others
+            axes.text(int(np.argmax(values)) + 0.5, 1.9 * second, f"to {highest:.2f}", va="top")
         axes.set(xlabel="layer", ylabel=unit, xticks=range(len(values)))
         axes.grid(axis="x", visible=False)
     word = "name the same layer" if same else "name different layers"
     figure.suptitle(f"The least influence, and the least harm (hatched), {word}", weight="bold")
 
 
-def draw_speeds(counted: Mapping[str, float], measured: Mapping[str, tuple[float, float, float]]) -> None:
+def draw_speeds(
+    counted: Mapping[str, float], measured: Mapping[str, tuple[float, float, float]], title: str
+) -> None:
     """Draw how many times fewer bytes, and how many times as fast: low, middle, high."""
     axes = plt.subplots(figsize=(8, 1 + 0.55 * len(counted)))[1]
     places = np.arange(len(counted))
@@ -117,14 +128,15 @@ def draw_frontier(points: Mapping[str, Mapping[str, tuple[int, Loss]]], title: s
     """Draw {way: {name: (bytes, Loss)}}, each with two standard errors, on a logarithmic axis of nats."""
     axes = plt.subplots(figsize=(9, 4.6))[1]
     colours = (plot.ORANGE, plot.BLUE, plot.GREEN)
-    for (way, found), colour, look in zip(points.items(), colours, ("s", "o", "D"), strict=True):
+    looks = zip(points.items(), colours, ("s", "o", "D"), ((6, 5), (6, 5), (6, -14)), strict=True)
+    for (way, found), colour, look, offset in looks:
         sizes = [n_bytes / 1e6 for n_bytes, _ in found.values()]
         nats = [max(loss.nats, FLOOR) for _, loss in found.values()]
         errors = [2 * loss.nats_error for _, loss in found.values()]
         below = [min(error, n - FLOOR / 2) for error, n in zip(errors, nats, strict=True)]
         axes.errorbar(sizes, nats, [below, errors], fmt=look, ms=7, color=colour, capsize=3, label=way)
         for name, size, height in zip(found, sizes, nats, strict=True):
-            axes.annotate(name, (size, height), (6, 5), textcoords="offset points", size=9)
+            axes.annotate(name, (size, height), offset, textcoords="offset points", size=9)
     axes.set(yscale="log", xlabel="MB of the file", ylabel="nats a token lost", title=title)
     axes.set_ylim(FLOOR / 2, 3)
     axes.set_xlim(2, 16)

@@ -91,6 +91,7 @@ def multiply(read, starts, places, values, x, out):
         total = np.float32(0)
         for g in range(groups):
             first, last = starts[n * groups + g], starts[n * groups + g + 1]
-            for i in range(first, last):
-                total += read(values[i]) * x[g * GROUP + places[i]]
+            kept, at, window = values[first:last], places[first:last], x[g * GROUP : (g + 1) * GROUP]
+            for i in range(kept.size):
+                total += read(kept[i]) * window[at[i]]
         out[n] = total
