@@ -290,6 +290,11 @@ def test_losses_are_those_of_float64(austen_path):
     )
 
 
+def test_intervals_part_where_they_do_not_meet():
+    one, near, far = (losses.Loss(20, nats, 0.01, nats, 0.01) for nats in (0.1, 0.13, 0.15))
+    assert one.apart(far) and far.apart(one) and not one.apart(near)
+
+
 def test_the_recorded_figures_say_what_the_lesson_says():
     found = record.recorded()
     rows, whole = found["rows"], found["whole"]

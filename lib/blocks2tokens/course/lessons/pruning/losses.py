@@ -27,6 +27,10 @@ class Loss:
     kl: float
     kl_error: float
 
+    def apart(self, other: "Loss") -> bool:
+        """Return whether the nats of both differ by more than two standard errors of each."""
+        return abs(self.nats - other.nats) > 2 * (self.nats_error + other.nats_error)
+
     def __str__(self):
         nats = f"{self.nats:+.3f} ± {2 * self.nats_error:.3f} nats"
         return f"perplexity {self.perplexity:7.2f}  {nats}  KL {self.kl:.3f} ± {2 * self.kl_error:.3f}"

@@ -117,9 +117,7 @@ def draw_speeds(
     axes.set_yticks(places, list(counted))
     axes.invert_yaxis()
     axes.axvline(1, color="0.4", lw=1)
-    axes.set(
-        xlabel="times the whole model's", title="A smaller model is faster by about what it does not read"
-    )
+    axes.set(xlabel="times the whole model's", title=title)
     axes.grid(axis="y", visible=False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -128,16 +126,17 @@ def draw_frontier(points: Mapping[str, Mapping[str, tuple[int, Loss]]], title: s
     """Draw {way: {name: (bytes, Loss)}}, each with two standard errors, on a logarithmic axis of nats."""
     axes = plt.subplots(figsize=(9, 4.6))[1]
     colours = (plot.ORANGE, plot.BLUE, plot.GREEN)
-    looks = zip(points.items(), colours, ("s", "o", "D"), ((6, 5), (6, 5), (6, -14)), strict=True)
-    for (way, found), colour, look, offset in looks:
+    looks = zip(points.items(), colours, ("s", "o", "D"), ("left", "left", "right"), strict=True)
+    for (way, found), colour, look, side in looks:
         sizes = [n_bytes / 1e6 for n_bytes, _ in found.values()]
         nats = [max(loss.nats, FLOOR) for _, loss in found.values()]
         errors = [2 * loss.nats_error for _, loss in found.values()]
         below = [min(error, n - FLOOR / 2) for error, n in zip(errors, nats, strict=True)]
         axes.errorbar(sizes, nats, [below, errors], fmt=look, ms=7, color=colour, capsize=3, label=way)
         for name, size, height in zip(found, sizes, nats, strict=True):
-            axes.annotate(name, (size, height), offset, textcoords="offset points", size=9)
+            offset = (6, 5) if side == "left" else (-8, -4)
+            axes.annotate(name, (size, height), offset, textcoords="offset points", size=9, ha=side)
     axes.set(yscale="log", xlabel="MB of the file", ylabel="nats a token lost", title=title)
     axes.set_ylim(FLOOR / 2, 3)
-    axes.set_xlim(2, 16)
+    axes.set_xlim(0, 16)
     axes.legend(loc="upper right")
