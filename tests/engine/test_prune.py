@@ -226,6 +226,23 @@ def test_windows_add_up(tmp_path):
     np.testing.assert_allclose(both.squares[2, "ffn_gated"], expected, rtol=1e-6)
 
 
+def test_activations_serve_for_several_prunings(source, tmp_path):
+    seen = Activations(b2t.load(source), IDS)
+    for by, share in {"wanda": 0.5, "neurons": 0.25}.items():
+        paths = [
+            b2t.prune(source, tmp_path / f"{n}.gguf", by, share, ids).path
+            for n, ids in enumerate((IDS, seen))
+        ]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    with pytest.raises(ValueError, match="repair needs Activations"):
+        b2t.prune(source, tmp_path / "new.gguf", "wanda", 0.5, seen, repair=True)
+    other = small_model(**SIZES | {"n_layers": 2}).write(tmp_path / "other.gguf")
+    with pytest.raises(
+        ValueError, match=r"expected activations of Model.* 2 layers .* got those of .* 4 layers"
+    ):
+        b2t.prune(other, tmp_path / "new.gguf", "wanda", 0.5, seen)
+
+
 @pytest.fixture
 def inputs():
     rng = np.random.default_rng(0)

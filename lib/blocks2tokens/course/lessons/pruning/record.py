@@ -26,7 +26,7 @@ from blocks2tokens.course.lessons.pruning.losses import lost, read
 from blocks2tokens.prune import Activations
 
 RECORDED = Path(__file__).with_name("smollm2.json")
-CALIBRATION, HELDOUT = 2048, 2049
+CALIBRATION, HELDOUT = 8192, 2049
 WAYS = {
     "magnitude": ("magnitude", 0.5, False),
     "Wanda": ("wanda", 0.5, False),
