@@ -16,7 +16,6 @@ all parts become one file.
 
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -25,7 +24,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf.gguf_writer import WriterState
 from tqdm import tqdm
 
 from blocks2tokens import files, mix
@@ -33,6 +31,7 @@ from blocks2tokens.encoder import EFFORTS, Encoder
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
+from blocks2tokens.gguf_writer import uint32, write_gguf
 from blocks2tokens.importance import Importance
 
 FILE_TYPES = {  # target -> its name in gguf.LlamaFileType
@@ -180,7 +179,7 @@ def convert(
     src, dst = Path(src), Path(dst)
     _check_target(target, bits, effort)
     file = GGUFFile(src)
-    _check_destination(file, dst)
+    check_destination(file, dst)
     if importance is not None:
         importance.check(file)
     if target is None:
@@ -284,7 +283,7 @@ def _requantized(file: GGUFFile, formats: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _check_destination(file: GGUFFile, dst: Path) -> None:
+def check_destination(file: GGUFFile, dst: Path) -> None:
     """Refuse what is no file, and the source."""
     place = files.place_of(dst, "dst")
     if place.exists() and any(os.path.samefile(path, place) for path in file.paths):
@@ -292,24 +291,15 @@ def _check_destination(file: GGUFFile, dst: Path) -> None:
 
 
 def _write(path: Path, file: GGUFFile, formats: dict[str, str], target: str, encoder: Encoder) -> None:
-    """Write the whole file at `path`, all of it on the disk."""
-    writer = _Writer(path, _metadata(file, target), file.alignment)
+    """Write the whole file at `path`."""
     total = sum(prod(info.shape) for info in file.tensors.values())
-    try:
-        for name, format_name in formats.items():
-            fmt, shape = FORMATS[format_name], file.tensors[name].shape
-            raw_shape = (*shape[:-1], fmt.row_bytes(shape[-1]))
-            ggml_type = gguf.GGMLQuantizationType(fmt.ggml_type)
-            writer.add_tensor_info(name, raw_shape, np.dtype(np.uint8), prod(raw_shape), ggml_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        with tqdm(total=total, desc=target, unit=" weights", unit_scale=True, delay=2, leave=False) as bar:
-            for name, format_name in formats.items():
-                writer.write_tensor_data(_encoded(file, name, FORMATS[format_name], encoder, bar))
-        writer.sync()
-    finally:
-        writer.close()
+    tensors = {name: (FORMATS[fmt], file.tensors[name].shape) for name, fmt in formats.items()}
+    with tqdm(total=total, desc=target, unit=" weights", unit_scale=True, delay=2, leave=False) as bar:
+
+        def rows(name):
+            return _encoded(file, name, tensors[name][0], encoder, bar)
+
+        write_gguf(path, _metadata(file, target), file.alignment, tensors, rows)
 
 
 def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
@@ -317,7 +307,7 @@ def _metadata(file: GGUFFile, target: str) -> dict[str, tuple[int, bytes]]:
     metadata = {key: file.metadata.encoded(key) for key in file.metadata if not key.startswith("split.")}
     file_type = gguf.LlamaFileType[FILE_TYPES.get(target, "GUESSED")]
     for key, value in {"quantization_version": gguf.GGML_QUANT_VERSION, "file_type": file_type}.items():
-        metadata[f"general.{key}"] = (gguf.GGUFValueType.UINT32, struct.pack("<I", value))
+        metadata[f"general.{key}"] = uint32(value)
     return metadata
 
 
@@ -329,8 +319,8 @@ def _encoded(file: GGUFFile, name: str, fmt: Format, encoder: Encoder, bar: tqdm
     file.check_size()
     if fmt is source:
         bar.update(rows.shape[0] * K)
-        return rows.view(_Rows)
-    out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8).view(_Rows)
+        return rows
+    out = np.empty((len(rows), fmt.row_bytes(K)), np.uint8)
     for matrix, i, end in _chunks(info):
         file.check_size()
         weights = source.dequantize(rows[i:end])
@@ -350,31 +340,3 @@ def _chunks(info: TensorInfo) -> Iterator[tuple[int, int, int]]:
     for matrix in range(total // of_matrix):
         for i in range(matrix * of_matrix, (matrix + 1) * of_matrix, n_rows):
             yield matrix, i, min(i + n_rows, (matrix + 1) * of_matrix)
-
-
-class _Rows(np.ndarray):
-    """Bytes that say why they cannot be written."""
-
-    def tofile(self, file) -> None:
-        """Write all; OSError with the system's reason, where NumPy's own tells but the number of bytes."""
-        file.write(self)
-
-
-class _Writer(gguf.GGUFWriter):
-    """gguf's writer, given metadata as bytes: what stays as it was is not decoded."""
-
-    def __init__(self, path: Path, metadata: dict[str, tuple[int, bytes]], alignment: int):
-        super().__init__(path, arch="")
-        self.kv_data[0] = metadata
-        self.data_alignment = alignment
-
-    def write_kv_data_to_file(self) -> None:
-        for key, (value_type, value) in self.kv_data[0].items():
-            name = key.encode()
-            self.fout[0].write(struct.pack("<Q", len(name)) + name + struct.pack("<I", value_type) + value)
-        self.state = WriterState.KV_DATA
-
-    def sync(self) -> None:
-        """Wait until the file is on the disk, so that it cannot get its name before its contents."""
-        self.flush()
-        os.fsync(self.fout[0].fileno())

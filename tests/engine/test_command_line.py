@@ -560,6 +560,22 @@ def test_convert_replaces_a_file_only_by_force(run, tmp_path, path):
     assert b2t.load(dst).config.n_layers == 2
 
 
+def test_prune_writes_what_the_api_writes(run, tmp_path, path):
+    text = tmp_path / "text.txt"
+    text.write_text("The kettle is on the stove and the cat is on the chair. " * 8, encoding="utf-8")
+    ids = b2t.load(path).tokenizer.encode(text.read_text(encoding="utf-8"))[:64]
+    expected = b2t.prune(path, tmp_path / "api.gguf", "layers", 0.5, ids)
+    options = ("--by", "layers", "--share", "0.5", "--text", text, "--tokens", "64")
+    code, out, _ = run("prune", path, tmp_path / "cli.gguf", *options)
+    assert (code, out) == (0, f"{expected}\n")
+    assert (tmp_path / "cli.gguf").read_bytes() == (tmp_path / "api.gguf").read_bytes()
+    assert "--force" in one_error(run("prune", path, tmp_path / "cli.gguf", *options))
+    weights = ("--by", "magnitude", "--share", "2:4", "--force")
+    assert run("prune", path, tmp_path / "cli.gguf", *weights)[0] == 0
+    missing = run("prune", path, tmp_path / "new.gguf", "--by", "wanda", "--share", "0.5")
+    assert "ids: expected tokens of a text" in one_error(missing)
+
+
 def test_convert_never_replaces_its_source(run, path):
     before = path.read_bytes()
     assert "another file than src" in one_error(run("convert", path, path, "Q8_0", "--force"))

@@ -16,6 +16,7 @@ LAYERS = {
     "jit": {"errors"},
     "formats": {"errors", "jit"},
     "gguf_file": {"errors", "formats"},
+    "gguf_writer": {"formats"},
     "matrix": {"errors", "formats"},
     "kernels": {"errors", "files", "jit", "formats", "matrix"},
     "tokenizer": {"errors", "gguf_file"},
@@ -29,9 +30,14 @@ LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"quality": {"generate", "perplexity"}}
 LAYERS |= {"encoder": {"formats", "gguf_file", "generate", "importance"}}
 LAYERS |= {"mix": {"files", "formats", "gguf_file", "generate", "importance", "model", "quality", "sampler"}}
-LAYERS |= {"convert": {"errors", "files", "formats", "gguf_file", "encoder", "importance", "mix"}}
+LAYERS |= {
+    "convert": {"errors", "files", "formats", "gguf_file", "gguf_writer", "encoder", "importance", "mix"}
+}
 LAYERS |= {"importance": {"errors", "files", "formats", "gguf_file", "kernels", "generate"}}
 LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}
+LAYERS |= {
+    "prune": {"errors", "files", "convert", "formats", "gguf_file", "gguf_writer", "model", "generate"}
+}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}

@@ -69,6 +69,17 @@ def convert(args) -> None:
     print(conversion if args.verbose else conversion.summary())
 
 
+def prune(args) -> None:
+    """Leave a share of a model out and print what was written."""
+    if os.path.lexists(args.dst) and not args.force:
+        raise FileExistsError(f"{args.dst} is there already; --force replaces it")
+    ids = None
+    if args.text is not None:
+        ids = b2t.load(args.src).tokenizer.encode(read_text(args.text))[: args.tokens]
+    with Notice():
+        print(b2t.prune(args.src, args.dst, args.by, args.share, ids, args.repair))
+
+
 def perplexity(args) -> None:
     """Print how surprised a model is by a text."""
     text = read_text(args.text)
@@ -98,6 +109,7 @@ COMMANDS = {
     "generate": Command("continue a text", arguments.add_generate, generate.run),
     "info": Command("show what is in a GGUF file", arguments.add_info, info.run),
     "convert": Command("quantize a model into another format", arguments.add_convert, convert),
+    "prune": Command("leave layers, neurons, heads or weights out", arguments.add_prune, prune),
     "perplexity": Command("measure how well a model predicts a text", arguments.add_perplexity, perplexity),
     "quality": Command("measure how far a model is from another", arguments.add_quality, quality),
     "calibrate": Command("time the kernels again, keep the fastest", arguments.add_calibrate, calibrate.run),

@@ -13,11 +13,13 @@ from typing import NamedTuple
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.perplexity import WINDOW
+from blocks2tokens.prune import WAYS
 from blocks2tokens.session import MAX_TOKENS
 
 PROG = "b2t"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 GENERATE_TOKENS = 256
+CALIBRATION = 4096  # tokens to prune by
 
 GENERATED = {  # the keys of what `generate --json` prints
     "model": "the file, as it was named",
@@ -175,6 +177,39 @@ def _add_text(parser) -> None:
     )
     parser.add_argument("--tokens", metavar="N", type=at_least(1), help="read only the first N tokens")
     _add_threads(parser)
+
+
+def add_prune(commands) -> None:
+    details = (
+        "Leave a share of a model out: whole layers, neurons or heads, which makes the file smaller, or "
+        "single weights, which become 0. A text says what matters; llama.cpp runs the new file too."
+    )
+    example = "prune data/austen.gguf smaller.gguf --by neurons --share 0.25 --text README.md"
+    parser = _add_command(commands, "prune", details, example, model=False)
+    parser.add_argument("src", metavar="SRC", help="the GGUF file to read")
+    parser.add_argument("dst", metavar="DST", help="the GGUF file to write")
+    parser.add_argument("--by", choices=WAYS, required=True, help="what goes, and what it is judged by")
+    about = "how much goes, between 0 and 1; of weights also 2:4, two of each four neighbours stay"
+    parser.add_argument("--share", metavar="SHARE", type=share, required=True, help=about)
+    learned = "a text file in UTF-8 to learn from what matters; - reads it from a pipe. Magnitude needs none"
+    parser.add_argument("--text", metavar="TEXTFILE", help=learned)
+    tokens = f"read only the first N tokens of it (default: {CALIBRATION})"
+    parser.add_argument("--tokens", metavar="N", type=at_least(1), default=CALIBRATION, help=tokens)
+    over = "let the weights that stay take over from those that go; weights only"
+    parser.add_argument("--repair", action="store_true", help=over)
+    parser.add_argument("--force", action="store_true", help="replace DST if it is there already")
+
+
+def share(text: str) -> float | str:
+    """Return a share, a number or a pattern such as "2:4"; the engine says which make sense.
+
+    >>> share("0.5"), share("2:4")
+    (0.5, '2:4')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def add_calibrate(commands) -> None:

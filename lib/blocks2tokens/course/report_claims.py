@@ -216,6 +216,7 @@ MEASURED = {
         "bytes of a layer's scores over a tile's, 8,192 tokens": "×",
         "tokens at which attention multiplies as much as the matrices": "",
     },
+    "27": {"perplexity of a pruned model over one of fewer bits, at equal bytes": "×"},
     "32": {},
 }
 
@@ -780,7 +781,8 @@ CLAIMS = {
     "S8.13": Claim(
         "Model pruning: Remove less important weights",
         "27",
-        "Against fewer bits for each weight, at equal bytes.",
+        "Half of Austen's layers against Q8_0, as many bytes; it counts up to 1.",
+        at_1=at_most("perplexity of a pruned model over one of fewer bits, at equal bytes", 1),
         inference=True,
     ),
     "S9.1": Claim("Phase 3 optimizations were unsuccessful", "13", "See S1.1.", same_as="S1.1"),

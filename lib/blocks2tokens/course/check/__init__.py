@@ -38,6 +38,7 @@ LESSONS = (
     "where_the_time_goes",
     "flash_attention",
     "quality_and_mixes",
+    "pruning",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {

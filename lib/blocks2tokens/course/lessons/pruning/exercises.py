@@ -1,0 +1,498 @@
+"""Lesson 27, pruning: which weights stay, what influence a layer has, smaller matrices, sparse bytes.
+
+wanda_keep        W [N, K], X [T, K], share           -> bool [N, K]: which weights stay
+two_of_four       scores [N, K]                       -> bool [N, K]: two of each four neighbours
+block_influence   stream before and behind, [T, dim]  -> 1 - cosine, the mean over tokens
+drop_neurons      gate, up, down, which stay          -> three smaller matrices
+sparse_row        K, kept, bytes, bits                -> bytes of a row, share of zeros that breaks even
+"""
+
+from functools import partial
+
+import numpy as np
+
+from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.prune import activations, masks, structure
+
+# wanda_keep: W float32 [N, K], X float32 [T, K], share -> bool [N, K]
+
+
+def wanda_keep(W, X, share):
+    """Return which weights stay, bool [N, K]; W [N, K], inputs X [T, K]; `share` of each row goes."""
+    scores = np.abs(W) * np.sqrt((X**2).sum(axis=0))
+    order = np.argsort(scores, axis=1)  # the lowest first
+    keep = np.full(W.shape, True)
+    for row, places in zip(keep, order, strict=True):
+        row[places[: int(share * W.shape[1])]] = False
+    return keep
+
+
+def matrix_cases():
+    rng = np.random.default_rng(27)
+
+    def case(N, K, T, share):
+        W = rng.standard_normal((N, K)) * rng.uniform(0.2, 4, (N, 1))  # rows of unlike size
+        X = rng.standard_normal((T, K)) * rng.uniform(0.2, 4, K) + rng.uniform(-1, 1, K)
+        return W.astype(np.float32), X.astype(np.float32), share
+
+    one = np.array([[1, -2, 3, 4]], np.float32), np.array([[8, 4, 1, 1]], np.float32), 0.5
+    spikes = np.array([[8, 3], [0, 3], [0, 3], [0, 3]], np.float32)
+    return {
+        "one row, one token": one,
+        "one token that brings much, or all a little": (np.ones((2, 2), np.float32), spikes, 0.5),
+        "half of 3 rows of 8": case(3, 8, 5, 0.5),
+        "a quarter of rows of 10, rounded down": case(4, 10, 6, 0.25),
+        "0.7 of rows of 16": case(5, 16, 40, 0.7),
+    }
+
+
+def keep_with(
+    W,
+    X,
+    share,
+    size=np.abs,
+    norm=lambda X: np.sqrt((X**2).sum(axis=0)),
+    axis=1,
+    count=int,
+    flip=False,
+):
+    """Return the right mask with a place for each mistake."""
+    scores = size(W) * norm(X)
+    n = count(share * (W.size if axis is None else W.shape[axis]))
+    order = np.argsort(scores, axis=axis, kind="stable")
+    ranks = np.argsort(order, axis=axis).reshape(W.shape)
+    return (ranks < n) if flip else (ranks >= n)
+
+
+WANDA = Exercise(
+    name="wanda_keep",
+    engine=wanda_keep,
+    cases=matrix_cases,
+    mistakes=(
+        Mistake(
+            partial(keep_with, norm=lambda X: 1.0),
+            "this is magnitude: multiply each weight's size by the norm of its input column",
+        ),
+        Mistake(
+            partial(keep_with, size=lambda W: W),
+            "the sign counts in your score: a weight of -3 does as much as one of 3, take its size",
+        ),
+        Mistake(
+            partial(keep_with, axis=None),
+            "you compare the whole matrix: rows of small weights lose nearly all of theirs. Each row gives "
+            "up the same share",
+        ),
+        Mistake(
+            partial(keep_with, axis=0),
+            "you compare within columns: an output is a row, and each row gives up the same share",
+        ),
+        Mistake(
+            partial(keep_with, flip=True),
+            "upside down: True is what stays, and the lowest scores go",
+        ),
+        Mistake(
+            partial(keep_with, norm=lambda X: np.abs(X.sum(axis=0))),
+            "you sum the inputs before squaring: those of both signs cancel. A norm squares first",
+        ),
+        Mistake(
+            partial(keep_with, norm=lambda X: (X**2).sum(axis=0)),
+            "the square root is missing: without it the inputs count twice as much as the weights",
+        ),
+        Mistake(
+            partial(keep_with, norm=lambda X: np.abs(X).sum(axis=0)),
+            "you sum the sizes of the inputs: the norm is the root of the sum of their squares",
+        ),
+        Mistake(
+            partial(keep_with, count=lambda n: int(np.ceil(n))),
+            "right but for the rounding: share * K is rounded down, a row gives up no more",
+        ),
+        Mistake(
+            partial(keep_with, norm=lambda X: 1.0, axis=None),
+            "two steps are missing: the norm of each input column, and rows that are compared with "
+            "themselves alone",
+        ),
+    ),
+    hints=(
+        "One norm for each column of X, K of them: how large is what this column usually brings? It "
+        "multiplies a whole column of sizes.",
+        "np.argsort(scores, axis=1) says for each row where its lowest scores are. Begin with a mask of "
+        "True, and write False at the first so many of these places.",
+    ),
+    twin=masks.keep_rows,
+)
+
+
+# two_of_four: scores float32 [N, K] -> bool [N, K]
+
+
+def two_of_four(scores):
+    """Return which weights stay, bool [N, K]: of each four neighbours in a row the two highest scores."""
+    fours = scores.reshape(-1, 4)
+    keep = np.full(fours.shape, True)
+    for four, places in zip(keep, np.argsort(fours, axis=1, kind="stable"), strict=True):
+        four[places[:2]] = False
+    return keep.reshape(scores.shape)
+
+
+def score_cases():
+    rng = np.random.default_rng(28)
+
+    def case(N, K):
+        return (rng.permutation(N * K).reshape(N, K).astype(np.float32),)
+
+    return {
+        "one row of four": (np.array([[3, 9, 1, 5]], np.float32),),
+        "the high ones together": (np.array([[9, 8, 7, 6, 1, 2, 3, 4]], np.float32),),
+        "two rows of eight": case(2, 8),
+        "four rows of twelve": case(4, 12),
+        "equal scores: the first two go": (np.ones((2, 8), np.float32),),
+    }
+
+
+def two_with(scores, groups=None, flip=False, n=2):
+    """Return the right mask with a place for each mistake."""
+    N, K = scores.shape
+    groups = groups or (lambda s: s.reshape(-1, 4))
+    place = groups(np.arange(scores.size).reshape(N, K))
+    fours = scores.reshape(-1)[place]
+    ranks = np.argsort(np.argsort(fours, axis=1, kind="stable"), axis=1)
+    keep = (ranks < n) if flip else (ranks >= fours.shape[1] - n)
+    back = np.empty(scores.size, bool)
+    back[place] = keep
+    return back.reshape(N, K)
+
+
+def half_of_each_row(scores):
+    ranks = np.argsort(np.argsort(scores, axis=1, kind="stable"), axis=1)
+    return ranks >= scores.shape[1] // 2
+
+
+def above_the_second(scores):
+    fours = scores.reshape(-1, 4)
+    return (fours >= np.sort(fours, axis=1)[:, 2:3]).reshape(scores.shape)
+
+
+def last_of_equals(scores):
+    """Keep the first of equal scores."""
+    fours = scores.reshape(-1, 4)
+    order = np.argsort(-fours, axis=1, kind="stable")
+    keep = np.zeros(fours.shape, bool)
+    np.put_along_axis(keep, order[:, :2], True, axis=1)
+    return keep.reshape(scores.shape)
+
+
+TWO_OF_FOUR = Exercise(
+    name="two_of_four",
+    engine=two_of_four,
+    cases=score_cases,
+    mistakes=(
+        Mistake(
+            half_of_each_row,
+            "half of each row stays, but not two of each four: four high neighbours keep all, others nothing",
+        ),
+        Mistake(
+            partial(two_with, groups=lambda p: p.T.reshape(-1, 4)),
+            "your groups run down a column: the four are neighbours in a row",
+        ),
+        Mistake(
+            partial(two_with, groups=lambda p: p.reshape(len(p), 4, -1).swapaxes(1, 2).reshape(-1, 4)),
+            "your groups take every so many columns: the four are neighbours, columns 0 to 3, 4 to 7, ...",
+        ),
+        Mistake(
+            partial(two_with, flip=True),
+            "upside down: the two highest of each four stay",
+        ),
+        Mistake(
+            partial(two_with, n=1),
+            "one of each four stays: it should be two",
+        ),
+        Mistake(
+            partial(two_with, n=3),
+            "three of each four stay: it should be two",
+        ),
+        Mistake(
+            above_the_second,
+            "right until scores are equal: a threshold lets all of them through, and then more than two stay",
+        ),
+        Mistake(
+            last_of_equals,
+            "right until scores are equal: of those the first go, so sort from below, kind='stable'",
+        ),
+    ),
+    hints=(
+        "reshape puts four neighbours in a row of their own: which shape? Then each such row is a small "
+        "case of the exercise before.",
+        "np.argsort(..., axis=1, kind='stable') on the rows of four: its first two columns are the places "
+        "that go. In the end the old shape.",
+    ),
+    twin=masks.keep_pattern,
+)
+
+
+# block_influence: before, after float32 [T, dim] -> float
+
+
+def block_influence(before, after):
+    """Return how far a layer turns the stream: 1 - cosine, the mean over tokens; both [T, dim]."""
+    dots = (before * after).sum(axis=1)
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return float(np.mean(1 - dots / lengths))
+
+
+def stream_cases():
+    rng = np.random.default_rng(29)
+
+    def case(T, dim, step, grow=1.0):
+        before = rng.standard_normal((T, dim)) * rng.uniform(0.5, 5, (T, 1)) + 0.5
+        after = grow * before + step * rng.standard_normal((T, dim))
+        return before.astype(np.float32), after.astype(np.float32)
+
+    right = np.array([[3, 0], [1, 2]], np.float32), np.array([[0, 5], [2, 4]], np.float32)
+    return {
+        "one token turned by 90 degrees, one not": right,
+        "a small step": case(6, 8, 0.3),
+        "a large step": case(5, 16, 3.0),
+        "three times as long": case(4, 8, 0.5, grow=3.0),
+    }
+
+
+def influence_with(before, after, of=lambda b, a: (b, a), axis=1, total=np.mean, one=1.0, sign=-1.0):
+    """Return the right number with a place for each mistake."""
+    b, a = of(before.astype(np.float64), after.astype(np.float64))
+    dots = (b * a).sum(axis=axis)
+    cosines = dots / (np.linalg.norm(b, axis=axis) * np.linalg.norm(a, axis=axis))
+    return float(total(one + sign * cosines))
+
+
+def together(before, after):
+    return influence_with(before.reshape(1, -1), after.reshape(1, -1))
+
+
+def not_divided(before, after):
+    return float(np.mean(1 - (before.astype(np.float64) * after).sum(axis=1)))
+
+
+def distance(before, after):
+    return float(np.mean(np.linalg.norm((after - before).astype(np.float64), axis=1)))
+
+
+INFLUENCE = Exercise(
+    name="block_influence",
+    engine=block_influence,
+    cases=stream_cases,
+    mistakes=(
+        Mistake(
+            partial(influence_with, one=0.0, sign=1.0),
+            "this is the cosine, 1 where a layer does nothing: its influence is 1 less that",
+        ),
+        Mistake(
+            not_divided,
+            "the dot product is not divided by the two lengths: only then is it a cosine",
+        ),
+        Mistake(
+            partial(influence_with, axis=0),
+            "you compare column by column: a token is a row, so sum over axis 1",
+        ),
+        Mistake(
+            together,
+            "you take all tokens as one long vector: those with a long stream then count for most. One "
+            "cosine for each token, then the mean",
+        ),
+        Mistake(
+            partial(influence_with, total=np.sum),
+            "this is the sum over the tokens: take their mean, or a longer text has more influence",
+        ),
+        Mistake(
+            partial(influence_with, of=lambda b, a: (b, a - b)),
+            "you compare the stream with what the layer adds: compare it with the stream behind the layer",
+        ),
+        Mistake(
+            distance,
+            "this is a distance: a layer that only stretches the stream would have much influence",
+        ),
+    ),
+    hints=(
+        "For each token: the dot product of its two rows, and two lengths. What is the cosine of two "
+        "vectors that point the same way?",
+        "(before * after).sum(axis=1) are the T dot products, np.linalg.norm(before, axis=1) the lengths of "
+        "one side. Of T cosines, take each from one, and average.",
+    ),
+    tolerance=1e-4,
+    twin=activations.cosines,
+)
+
+
+# drop_neurons: gate, up float32 [ffn, dim], down float32 [dim, ffn], keep int [n] -> three matrices
+
+
+def drop_neurons(gate, up, down, keep):
+    """Return gate and up, [n, dim], and down, [dim, n], with the n neurons in `keep` alone."""
+    gate, up = gate[keep], up[keep]
+    down = down[:, keep].copy()  # an array of its own, in a row in memory
+    return gate, up, down
+
+
+def neuron_cases():
+    rng = np.random.default_rng(30)
+
+    def case(ffn, dim, keep):
+        shapes = (ffn, dim), (ffn, dim), (dim, ffn)
+        return (*(rng.standard_normal(shape).astype(np.float32) for shape in shapes), np.array(keep))
+
+    return {
+        "5 of 8": case(8, 6, [0, 2, 3, 6, 7]),
+        "as many neurons as columns": case(6, 6, [1, 2, 5]),
+        "one of 4": case(4, 3, [2]),
+        "7 of 12": case(12, 12, [0, 1, 4, 5, 8, 9, 11]),
+    }
+
+
+def others(ffn, keep):
+    return np.setdiff1d(np.arange(ffn), keep)
+
+
+def zeros_instead(gate, up, down, keep):
+    gate, up, down = (x.copy() for x in (gate, up, down))
+    gone = others(len(gate), keep)
+    gate[gone], up[gone], down[:, gone] = 0, 0, 0
+    return gate, up, down
+
+
+DROP = Exercise(
+    name="drop_neurons",
+    engine=drop_neurons,
+    cases=neuron_cases,
+    mistakes=(
+        Mistake(
+            lambda gate, up, down, keep: (gate[keep], up[keep], down),
+            "down still has a column for every neuron: what is cut from gate and up is missing as its input",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (gate, up[keep], down[:, keep]),
+            "gate still has all its rows: each neuron is a row of gate and a row of up, they meet in pairs",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (gate[keep], up, down[:, keep]),
+            "up still has all its rows: each neuron is a row of gate and a row of up, they meet in pairs",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (gate[keep], up[keep], down[keep % len(down)]),
+            "you cut rows of down: its rows are outputs into the stream, a neuron is one of its columns",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (
+                gate[:, keep % gate.shape[1]],
+                up[:, keep % up.shape[1]],
+                down[keep % len(down)],
+            ),
+            "rows and columns are exchanged: a neuron is a row of gate and up, and a column of down",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (
+                gate[others(len(gate), keep)],
+                up[others(len(gate), keep)],
+                down[:, others(len(gate), keep)],
+            ),
+            "upside down: `keep` are the neurons that stay",
+        ),
+        Mistake(
+            zeros_instead,
+            "zeros are bytes like any others: take rows and columns out, so that the matrices are smaller",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (gate[: len(keep)], up[: len(keep)], down[:, : len(keep)]),
+            "you keep the first so many: `keep` says which",
+        ),
+    ),
+    hints=(
+        "Where does neuron 3 have its numbers? Follow h through gate and up, [ffn], and from there through "
+        "down, [dim].",
+        "An array of places in the brackets picks rows, W[places]; with a colon before the comma, columns.",
+    ),
+    twin=structure.cut,
+)
+
+
+# sparse_row: K, kept, value_bytes, dense_bits -> bytes, share
+
+
+def sparse_row(K, kept, value_bytes, dense_bits):
+    """Return the bytes of a sparse row, and the share of zeros at which a dense one weighs as much."""
+    # and in the engine: break_even in course/lessons/pruning/sparse_rows.py
+    n_bytes = kept * (1 + value_bytes) + 4 * K // 256
+    starts = 8 * 4 / 256  # bits for each weight, kept or not
+    share = 1 - (dense_bits - starts) / (8 * (1 + value_bytes))
+    return n_bytes, share
+
+
+def row_cases():
+    return {
+        "half of 4,096 kept in F16, against F16": (4096, 2048, 2, 16),
+        "half of 4,096 kept in F32, against F32": (4096, 2048, 4, 32),
+        "a tenth of 1,024 kept in F16, against Q4_K": (1024, 102, 2, 4.5),
+        "nothing kept of 512": (512, 0, 2, 8.5),
+        "all kept of 256": (256, 256, 4, 32),
+    }
+
+
+def row_with(
+    K, kept, value_bytes, dense_bits, place=1, start=4, one=lambda share: share, bits=8, counted=True
+):
+    """Return the right answer with a place for each mistake."""
+    n_bytes = kept * (place + value_bytes) + start * K // 256
+    starts = 8 * start / 256 if counted else 0
+    return n_bytes, one(1 - (dense_bits - starts) / (bits * (place + value_bytes)))
+
+
+SPARSE = Exercise(
+    name="sparse_row",
+    engine=sparse_row,
+    cases=row_cases,
+    mistakes=(
+        Mistake(
+            partial(row_with, place=0),
+            "the places are missing: each kept weight has a byte that says where it stands",
+        ),
+        Mistake(
+            partial(row_with, start=0),
+            "the starts are missing: each group of 256 columns has one, of 4 bytes, kept or not",
+        ),
+        Mistake(
+            partial(row_with, place=2),
+            "two bytes for a place: within a group of 256 columns one byte tells all of them apart",
+        ),
+        Mistake(
+            partial(row_with, start=1),
+            "a start is an int32, 4 bytes: it counts all weights before it, in all rows",
+        ),
+        Mistake(
+            partial(row_with, one=lambda share: 1 - share),
+            "this is the share of kept weights: asked for is that of zeros, one less it",
+        ),
+        Mistake(
+            partial(row_with, bits=1),
+            "bits are compared with bytes: a kept weight takes 8 * (1 + value_bytes) bits",
+        ),
+        Mistake(
+            partial(row_with, counted=False),
+            "the bytes are right; in the share the starts are missing, 4 bytes for 256 weights, kept or not",
+        ),
+        Mistake(
+            lambda K, kept, value_bytes, dense_bits: (
+                8 * sparse_row(K, kept, value_bytes, dense_bits)[0],
+                sparse_row(K, kept, value_bytes, dense_bits)[1],
+            ),
+            "these are bits: the first value is in bytes",
+        ),
+    ),
+    hints=(
+        "Three arrays: a value and a place for each kept weight, a start for each group. Which of them "
+        "shrink with the share of zeros?",
+        "For each weight of a row, in bits: dense_bits on one side; on the other the starts, always, and "
+        "with probability 1 - share a value and its place. Solve for the share.",
+    ),
+    tolerance=1e-9,
+    parts=("bytes", "share"),
+)
+
+EXERCISES = [WANDA, TWO_OF_FOUR, INFLUENCE, DROP, SPARSE]

@@ -1,0 +1,74 @@
+"""What takes too long for a lesson: SmolLM2 pruned in several ways, on the held-out chapters.
+
+    python -m blocks2tokens.course.lessons.pruning.record         writes smollm2.json beside this file
+
+    {"calibration": tokens, "heldout": tokens, "whole": perplexity,
+     "rows": {name: {"by", "share", "repair", "bytes", "perplexity", "nats", "nats_error", "kl", "kl_error"}}}
+
+Some minutes for each row on two cores. A row is written as soon as it is there; those that are there already
+are not made again.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from math import exp
+from pathlib import Path
+
+import numpy as np
+
+import blocks2tokens as b2t
+from blocks2tokens import files
+from blocks2tokens.course import models
+from blocks2tokens.course.lessons.pruning import texts
+from blocks2tokens.course.lessons.pruning.losses import lost, read
+from blocks2tokens.prune import Activations
+
+RECORDED = Path(__file__).with_name("smollm2.json")
+CALIBRATION, HELDOUT = 8192, 2049
+WAYS = {
+    "magnitude": ("magnitude", 0.5, False),
+    "Wanda": ("wanda", 0.5, False),
+    "Wanda, repaired": ("wanda", 0.5, True),
+    "layers": ("layers", 0.1, False),
+    "neurons": ("neurons", 0.25, False),
+    "heads": ("heads", 1 / 3, False),
+}
+
+
+def recorded() -> dict:
+    """Return what was recorded."""
+    return json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+def rows(source: Path, ways: Iterable[str], n_calibration: int, n_heldout: int):
+    """Yield (perplexity of the whole model, name, row) for each way to prune a model."""
+    model = b2t.load(source)
+    ids, seen = texts.heldout(model, n_heldout), None
+    reference = read(model, ids)
+    nats = -np.take_along_axis(reference, np.asarray(ids)[1:, None], axis=1)
+    for name in ways:
+        by, share, repair = WAYS[name]
+        seen = seen or Activations(model, texts.calibration(model, n_calibration), products=True)
+        with tempfile.TemporaryDirectory() as folder:
+            pruning = b2t.prune(source, Path(folder) / "pruned.gguf", by, share, seen, repair)
+            loss = lost(read(b2t.load(pruning.path), ids), reference, ids)
+        row = {"by": by, "share": share, "repair": repair, "bytes": pruning.bytes_after} | asdict(loss)
+        yield exp(float(nats.mean())), name, row
+
+
+def main() -> None:
+    """Add the rows that are missing."""
+    found = {"calibration": CALIBRATION, "heldout": HELDOUT, "whole": None, "rows": {}}
+    if RECORDED.exists():
+        found = recorded()
+    missing = [name for name in WAYS if name not in found["rows"]]
+    for whole, name, row in rows(models.smollm2(), missing, CALIBRATION, HELDOUT):
+        found["whole"], found["rows"][name] = whole, row
+        files.write_text(RECORDED, json.dumps(found, indent=1) + "\n")
+        print(f"{name}: perplexity {row['perplexity']:.1f}, whole {whole:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

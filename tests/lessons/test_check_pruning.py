@@ -1,0 +1,314 @@
+"""What learners write in lesson 27, for test_check_learners.py, and what is the lesson's own."""
+
+import math
+
+import numpy as np
+import pytest
+
+import blocks2tokens as b2t
+from blocks2tokens.course.lessons.pruning import exercises as lesson
+from blocks2tokens.course.lessons.pruning import losses, record, sparse_rows, texts
+from blocks2tokens.prune import masks
+from blocks2tokens.prune.activations import cosines
+
+
+def wanda(norm=lambda column: math.sqrt(sum(x * x for x in column)), size=abs, least=int, stays=True):
+    """A learner's loops over rows."""
+
+    def wanda_keep(W, X, share):
+        norms = [norm([float(x) for x in column]) for column in X.T]
+        mask = []
+        for row in W:
+            scores = [size(float(w)) * n for w, n in zip(row, norms, strict=True)]
+            gone = sorted(range(len(row)), key=scores.__getitem__)[: least(share * len(row))]
+            mask.append([(j not in gone) == stays for j in range(len(row))])
+        return np.array(mask)
+
+    return wanda_keep
+
+
+def whole_matrix(W, X, share, norms=True):
+    scores = np.abs(W) * (np.linalg.norm(X, axis=0) if norms else 1)
+    gone = scores.flatten().argsort()[: int(share * W.size)]
+    mask = np.ones(W.size, dtype=bool)
+    mask[gone] = False
+    return mask.reshape(W.shape)
+
+
+def by_columns(W, X, share):
+    scores = np.abs(W) * np.linalg.norm(X, axis=0)
+    mask = np.ones_like(W, dtype=bool)
+    for j in range(W.shape[1]):
+        mask[np.argsort(scores[:, j], kind="stable")[: int(share * len(W))], j] = False
+    return mask
+
+
+def fours(best=2, stays=True, pick=lambda s, K: [list(range(j, j + 4)) for j in range(0, K, 4)]):
+    def two_of_four(scores):
+        keep = np.zeros(scores.shape, bool)
+        for n, row in enumerate(scores):
+            for places in pick(scores, len(row)):
+                order = sorted(places, key=lambda j: (row[j], j), reverse=True)
+                for j in order[:best] if stays else order[best:]:
+                    keep[n, j] = True
+        return keep
+
+    return two_of_four
+
+
+def every_so_many(scores, K):
+    return [list(range(j, K, K // 4)) for j in range(K // 4)]
+
+
+def half_a_row(scores, K):
+    return [list(range(K))]
+
+
+def best_half(scores):
+    return fours(scores.shape[1] // 2, pick=half_a_row)(scores)
+
+
+def down_a_column(scores):
+    turned = scores.T.reshape(-1, 4)
+    return fours()(turned).reshape(scores.T.shape).T
+
+
+def threshold(scores):
+    keep = np.zeros_like(scores, dtype=bool)
+    for n in range(len(scores)):
+        for j in range(0, scores.shape[1], 4):
+            four = scores[n, j : j + 4]
+            keep[n, j : j + 4] = four >= sorted(four)[-2]
+    return keep
+
+
+def first_of_equals(scores):
+    keep = np.zeros_like(scores, dtype=bool)
+    for n, row in enumerate(scores):
+        for j in range(0, len(row), 4):
+            for i in sorted(range(j, j + 4), key=lambda i: -row[i])[:2]:
+                keep[n, i] = True
+    return keep
+
+
+def influence(one=1, divide=True, mean=True, compare=lambda b, a: (b, a), sign=-1):
+    def block_influence(before, after):
+        found = []
+        for b, a in zip(before, after, strict=True):
+            b, a = compare(b.astype(float), a.astype(float))
+            cosine = float(b @ a)
+            if divide:
+                cosine /= math.sqrt(b @ b) * math.sqrt(a @ a)
+            found.append(one + sign * cosine)
+        return sum(found) / len(found) if mean else sum(found)
+
+    return block_influence
+
+
+def by_element(before, after):
+    lengths = np.linalg.norm(before, axis=0) * np.linalg.norm(after, axis=0)
+    return np.mean(1 - np.sum(before * after, axis=0) / lengths)
+
+
+def flattened(before, after):
+    return influence()(before.reshape(1, -1), after.reshape(1, -1))
+
+
+def moved(before, after):
+    return np.mean([math.dist(b, a) for b, a in zip(before, after, strict=True)])
+
+
+def neurons(cut_gate=True, cut_up=True, cut_down=True, which=lambda ffn, keep: keep):
+    def drop_neurons(gate, up, down, keep):
+        keep = [int(i) for i in which(len(gate), keep)]
+        if cut_gate:
+            gate = np.array([gate[i] for i in keep])
+        if cut_up:
+            up = np.array([up[i] for i in keep])
+        if cut_down:
+            down = np.stack([down[:, i] for i in keep], axis=1)
+        return gate, up, down
+
+    return drop_neurons
+
+
+def rows_of_down(gate, up, down, keep):
+    return gate[keep], up[keep], np.array([down[i % len(down)] for i in keep])
+
+
+def turned(gate, up, down, keep):
+    gate, up = (np.take(x, keep % x.shape[1], axis=1) for x in (gate, up))
+    return gate, up, np.take(down, keep % len(down), axis=0)
+
+
+def silenced(gate, up, down, keep):
+    stays = np.isin(np.arange(len(gate)), keep)
+    return gate * stays[:, None], up * stays[:, None], down * stays
+
+
+def row(place=1, start=4, share=True, per_value=8, starts_count=True, bits=1):
+    def sparse_row(K, kept, value_bytes, dense_bits):
+        total = sum(place + value_bytes for _ in range(kept)) + start * (K // 256)
+        fixed = start * 8 / 256 if starts_count else 0
+        kept_share = (dense_bits - fixed) / (per_value * (place + value_bytes))
+        return total * bits, (1 - kept_share if share else kept_share)
+
+    return sparse_row
+
+
+WRONG = [
+    ("wanda_keep", wanda(norm=lambda column: 1), "this is magnitude"),
+    ("wanda_keep", wanda(size=float), "the sign counts"),
+    ("wanda_keep", whole_matrix, "you compare the whole matrix"),
+    ("wanda_keep", lambda *a: whole_matrix(*a, norms=False), "two steps are missing"),
+    ("wanda_keep", by_columns, "you compare within columns"),
+    ("wanda_keep", wanda(stays=False), "upside down: True"),
+    ("wanda_keep", wanda(norm=lambda column: abs(sum(column))), "before squaring"),
+    ("wanda_keep", wanda(norm=lambda column: sum(x * x for x in column)), "the square root is missing"),
+    ("wanda_keep", wanda(norm=lambda column: sum(map(abs, column))), "you sum the sizes"),
+    ("wanda_keep", wanda(least=math.ceil), "rounded down"),
+    ("two_of_four", best_half, "but not two of each four"),
+    ("two_of_four", down_a_column, "run down a column"),
+    ("two_of_four", fours(pick=every_so_many), "every so many columns"),
+    ("two_of_four", fours(stays=False), "upside down: the two"),
+    ("two_of_four", fours(1), "one of each four"),
+    ("two_of_four", fours(3), "three of each four"),
+    ("two_of_four", threshold, "a threshold lets all of them"),
+    ("two_of_four", first_of_equals, "of those the first go"),
+    ("block_influence", influence(one=0, sign=1), "this is the cosine"),
+    ("block_influence", influence(divide=False), "not divided by the two lengths"),
+    ("block_influence", by_element, "column by column"),
+    ("block_influence", flattened, "one long vector"),
+    ("block_influence", influence(mean=False), "the sum over the tokens"),
+    ("block_influence", influence(compare=lambda b, a: (b, a - b)), "with what the layer adds"),
+    ("block_influence", moved, "this is a distance"),
+    ("drop_neurons", neurons(cut_down=False), "down still has a column"),
+    ("drop_neurons", neurons(cut_gate=False), "gate still has all"),
+    ("drop_neurons", neurons(cut_up=False), "up still has all"),
+    ("drop_neurons", rows_of_down, "you cut rows of down"),
+    ("drop_neurons", turned, "rows and columns are exchanged"),
+    (
+        "drop_neurons",
+        neurons(which=lambda n, keep: set(range(n)) - set(keep.tolist())),
+        "upside down: `keep`",
+    ),
+    ("drop_neurons", silenced, "zeros are bytes"),
+    ("drop_neurons", neurons(which=lambda n, keep: range(len(keep))), "the first so many"),
+    ("sparse_row", row(place=0), "the places are missing"),
+    ("sparse_row", row(start=0), "the starts are missing: each"),
+    ("sparse_row", row(place=2), "two bytes for a place"),
+    ("sparse_row", row(start=1), "a start is an int32"),
+    ("sparse_row", row(share=False), "the share of kept weights"),
+    ("sparse_row", row(per_value=1), "bits are compared with bytes"),
+    ("sparse_row", row(starts_count=False), "in the share the starts are missing"),
+    ("sparse_row", row(bits=8), "these are bits"),
+]
+
+
+RIGHT = {
+    "wanda_keep": [wanda()],
+    "two_of_four": [fours(pick=lambda s, K: [list(range(j, j + 4)) for j in range(0, K, 4)])],
+    "block_influence": [influence()],
+    "drop_neurons": [neurons()],
+    "sparse_row": [row()],
+}
+
+
+# The plain answers agree with the engine
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
+def test_the_mask_is_the_engine_s(share):
+    rng = np.random.default_rng(0)
+    W, X = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 32), (20, 32)))
+    scores = masks.wanda_scores(W, np.linalg.norm(X, axis=0))
+    assert np.array_equal(lesson.wanda_keep(W, X, share), masks.keep_rows(scores, share))
+    assert np.array_equal(lesson.two_of_four(scores), masks.keep_pattern(scores, 2, 4))
+
+
+def test_influence_is_the_engine_s():
+    before, after = np.random.default_rng(0).standard_normal((2, 9, 16)).astype(np.float32)
+    assert lesson.block_influence(before, after) == pytest.approx((1 - cosines(before, after)).mean())
+
+
+# Sparse rows
+
+
+@pytest.mark.parametrize(("fmt", "value_bytes"), [("F32", 4), ("F16", 2)])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99, 1.0])
+def test_sparse_rows_multiply_as_dense_ones_and_have_the_bytes_that_are_counted(fmt, value_bytes, share):
+    rng = np.random.default_rng(0)
+    W, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((20, 512), 512))
+    W = np.where(masks.keep_rows(np.abs(W), share), W, np.float32(0))
+    packed, kept = sparse_rows.pack(W, fmt), 512 - int(share * 512)
+    rounded = W.astype(sparse_rows.DTYPES[fmt]).astype(np.float64)
+    np.testing.assert_allclose(packed @ x, rounded @ x, atol=1e-4)
+    assert packed.nbytes == 20 * sparse_rows.row_bytes(512, kept, value_bytes) + 4
+    counted, even = lesson.sparse_row(512, kept, value_bytes, 8 * value_bytes)
+    assert counted == sparse_rows.row_bytes(512, kept, value_bytes)
+    assert even == sparse_rows.break_even(value_bytes, 8 * value_bytes)
+
+
+def test_at_the_break_even_a_sparse_row_weighs_what_a_dense_one_does():
+    for value_bytes, bits in ((2, 16), (4, 32), (2, 4.5)):
+        kept = (1 - sparse_rows.break_even(value_bytes, bits)) * 2**16
+        assert sparse_rows.row_bytes(2**16, round(kept), value_bytes) == pytest.approx(bits * 2**13, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "x", [np.ones(256, np.float32), np.ones(512), np.ones((1, 512), np.float32), [1.0] * 512]
+)
+def test_sparse_rows_take_only_what_fits(x):
+    with pytest.raises(ValueError, match="x: expected float32 of shape"):
+        sparse_rows.pack(np.ones((2, 512), np.float32)) @ x
+
+
+@pytest.mark.parametrize("W", [np.ones((2, 100), np.float32), np.ones((2, 256)), np.ones(256, np.float32)])
+def test_only_rows_of_whole_groups_are_packed(W):
+    with pytest.raises(ValueError, match="W: expected float32 rows of a multiple of 256"):
+        sparse_rows.pack(W)
+
+
+# What is measured, and what was recorded
+
+
+def test_losses_are_those_of_float64(austen_path):
+    model = b2t.load(austen_path)
+    ids = texts.heldout(model, 40)
+    found = losses.read(model, ids, window=16)
+    logits = np.concatenate([model.logits(ids[i : min(i + 16, 39)]) for i in (0, 16, 32)]).astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    shifted = np.roll(expected, 1, axis=1)
+    loss = losses.lost(shifted, expected, ids)
+    nats = [expected[t, ids[t + 1]] - shifted[t, ids[t + 1]] for t in range(39)]
+    assert loss.nats == pytest.approx(np.mean(nats))
+    assert loss.nats_error == pytest.approx(np.std(nats, ddof=1) / 39**0.5)
+    assert loss.kl == pytest.approx((np.exp(expected) * (expected - shifted)).sum(axis=1).mean())
+    assert loss.perplexity == pytest.approx(
+        b2t.perplexity(model, ids, 16).perplexity * math.exp(loss.nats), 1e-4
+    )
+
+
+def test_intervals_part_where_they_do_not_meet():
+    one, near, far = (losses.Loss(20, nats, 0.01, nats, 0.01) for nats in (0.1, 0.13, 0.15))
+    assert one.apart(far) and far.apart(one) and not one.apart(near)
+
+
+def test_the_recorded_figures_say_what_the_lesson_says():
+    found = record.recorded()
+    rows, whole = found["rows"], found["whole"]
+    assert list(rows) == list(record.WAYS)
+    excess = {name: row["perplexity"] - whole for name, row in rows.items()}
+    assert excess["Wanda"] <= 0.6 * excess["magnitude"]
+    for name, row in rows.items():
+        assert (row["by"], row["share"], row["repair"]) == record.WAYS[name]
+        assert math.exp(math.log(whole) + row["nats"]) == pytest.approx(row["perplexity"], rel=1e-3)
+
+
+def test_a_small_part_of_the_record_is_made_again(smollm2_path):
+    """From fewer tokens, so within a margin: the damage is of the recorded size, not the same."""
+    before = record.recorded()["rows"]["layers"]
+    ((_, name, row),) = record.rows(smollm2_path, ["layers"], 128, 257)
+    assert name == "layers" and row["bytes"] == before["bytes"]
+    assert 0.3 < row["nats"] / before["nats"] < 3
