@@ -31,8 +31,8 @@ from blocks2tokens.importance import Importance, importance
 from blocks2tokens.kernels import KERNELS, matmul
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.perplexity import perplexity
-from blocks2tokens.quality import Quality, quality
 from blocks2tokens.prune import prune
+from blocks2tokens.quality import Quality, quality
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.session import Session, load_session
 from blocks2tokens.speculate import Draft, PromptLookup
@@ -58,6 +58,6 @@ __all__ = [
     "load_session",
     "matmul",
     "perplexity",
-    "quality",
     "prune",
+    "quality",
 ]

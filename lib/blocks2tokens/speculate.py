@@ -15,22 +15,27 @@ token]. How many tokens are guessed is decided anew for each pass: `Pace`.
 Sources: Leviathan et al., as above; Saxena, "Prompt Lookup Decoding", 2023.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Integral
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.sampler import Sampler
-
-if TYPE_CHECKING:
-    from blocks2tokens.generate import Model
+from blocks2tokens.tokenizer import Tokenizer
 
 MOST_GUESSES = 15  # with the token before them 16 rows
+
+
+class Model(Protocol):
+    """What speculation needs of a model."""
+
+    config: ModelConfig
+    transformer: Transformer
+    tokenizer: Tokenizer
 
 
 class Guesser(Protocol):
