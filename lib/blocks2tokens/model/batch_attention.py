@@ -8,6 +8,8 @@
         out    [R, dim]  += exp(scores - largest) . v
     at the end: out / total
 
+Keys and values come from a cache of any type, a tile at a time decoded to float32.
+
 With a window, tiles that lie before it for all of them are left out. A sink is a score that is there before
 the first tile: `total` begins with it.
 
@@ -33,11 +35,13 @@ from blocks2tokens.jit.vectors import (
     store,
     transpose_words,
 )
-from blocks2tokens.model.compiled_layers import IN_ANY_ORDER, INFINITE, as_float, exp, soften
+from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, Store, load_rows, row_address, store_of
+from blocks2tokens.model.compiled_layers import FLOAT, IN_ANY_ORDER, INFINITE, exp, soften
 
 BLOCK, TILE = 16, 64  # queries, keys
-LANES, FLOAT = 16, 4  # numbers in a vector, bytes of one
+LANES = 16  # numbers in a vector
 VECTOR = LANES * FLOAT
+assert PAGE % TILE == 0  # a tile lies in one page
 assert FLOATS.lanes == LANES
 
 
@@ -92,14 +96,6 @@ def multiply_tile(a, a_row, b, b_row, b_vector, n, c, c_row):
     store(c, c_row, c2), store(c, c_row + VECTOR, c3)
     store(c, 2 * c_row, c4), store(c, 2 * c_row + VECTOR, c5)
     store(c, 3 * c_row, c6), store(c, 3 * c_row + VECTOR, c7)
-
-
-@njit(cache=True)
-def load_tile(keys, first, n, tile):
-    """Copy n rows of a cache, [*, head_dim], to a tile as float32; its padding stays as it is."""
-    for s in range(n):
-        for i in range(keys.shape[1]):
-            tile[s, i] = as_float(keys[first + s, i])
 
 
 @njit(cache=True)
@@ -202,20 +198,23 @@ def limits(position, first, start, in_tile, rule, unseen, seen):
 
 
 @njit(cache=True)
-def attend_block(q, keys, values, sinks, position, first, group, head, rule, out, room, unseen, seen):
-    """Attend for queries `first` to first + BLOCK - 1 of `group` heads, which all use these keys and values.
+def attend_block(q, s, layer, kv_head, sinks, position, first, group, rule, out, room, unseen, seen):
+    """Attend for queries `first` to first + BLOCK - 1 of the `group` heads that use one head of the cache.
 
-    q and out float32 [T, n_heads, head_dim]; query t sees the last of `position` + t + 1 keys, all or a
-    window; `head` is the first head; sinks float32 [n_heads], -infinity where there is none.
+    q and out float32 [T, n_heads, head_dim]; s: the `Store` of the cache; query t sees the last of
+    `position` + t + 1 keys, all or a window; sinks float32 [n_heads], -infinity where there is none.
     """
+    head, stride = kv_head * group, FLOAT * room.keys.shape[1]
     n, size = min(BLOCK, q.shape[0] - first), q.shape[2]
     begin_block(q, sinks, first, head, room)
     n_keys = position + first + n
     oldest = max(0, position + first + 1 - rule.window) if rule.window else 0
     for start in range(oldest // TILE * TILE, n_keys, TILE):
         in_tile = min(TILE, n_keys - start)
-        load_tile(keys, start, in_tile, room.keys)
-        load_tile(values, start, in_tile, room.values)
+        keys = row_address(s, layer, KEYS, kv_head, start)
+        values = row_address(s, layer, VALUES, kv_head, start)
+        load_rows(s, keys, in_tile, size, address_of(room.keys), stride)
+        load_rows(s, values, in_tile, size, address_of(room.values), stride)
         limits(position, first, start, in_tile, rule, unseen, seen)
         score_tile(room)
         softmax_tile(room, unseen, seen, rule)
@@ -227,9 +226,9 @@ def attend_block(q, keys, values, sinks, position, first, group, head, rule, out
 
 
 @njit(cache=True)
-def work(q, keys, values, sinks, position, rule, jobs, out):
+def work(q, s, layer, n_kv_heads, sinks, position, rule, jobs, out):
     """Take blocks, the longest first, until none are left."""
-    n_kv_heads, n_blocks = keys.shape[0], (q.shape[0] + BLOCK - 1) // BLOCK
+    n_blocks = (q.shape[0] + BLOCK - 1) // BLOCK
     group = q.shape[1] // n_kv_heads
     padded = (q.shape[2] + 2 * LANES - 1) // (2 * LANES) * 2 * LANES
     room, n_rows = new_room(group * BLOCK, padded), group * BLOCK
@@ -237,17 +236,15 @@ def work(q, keys, values, sinks, position, rule, jobs, out):
     job = take_job(jobs, 0)
     while job < n_kv_heads * n_blocks:
         h, first = job % n_kv_heads, BLOCK * (n_blocks - 1 - job // n_kv_heads)
-        attend_block(
-            q, keys[h], values[h], sinks, position, first, group, h * group, rule, out, room, unseen, seen
-        )
+        attend_block(q, s, layer, h, sinks, position, first, group, rule, out, room, unseen, seen)
         job = take_job(jobs, 0)
 
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def share(q, keys, values, sinks, position, rule, jobs, n_workers, out):
+def share(q, s, layer, n_kv_heads, sinks, position, rule, jobs, n_workers, out):
     for _ in prange(n_workers):
-        work(q, keys, values, sinks, position, rule, jobs, out)
+        work(q, s, layer, n_kv_heads, sinks, position, rule, jobs, out)
 
 
 def attend_batch(
@@ -265,8 +262,23 @@ def attend_batch(
     keys, values: [n_kv_heads, capacity, head_dim], float32 or the bits of float16, of which the first
     `position` + T tokens are there. What `attention.attend` defines.
     """
+    return attend_store(q, store_of(keys, values), 0, len(keys), position, window, scale, softcap, sinks)
+
+
+def attend_store(
+    q: np.ndarray,
+    store: Store,
+    layer: int,
+    n_kv_heads: int,
+    position: int,
+    window: int = 0,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return what `attend_batch` does, of keys and values in a layer of a cache: see `KVCache.store`."""
     out, n_heads = np.empty_like(q), q.shape[1]
     rule = Rule(np.float32(scale or q.shape[2] ** -0.5), np.float32(softcap), window)
     sinks = np.full(n_heads, -INFINITE) if sinks is None else sinks
-    share(q, keys, values, sinks, position, rule, new_counters(1), get_num_threads(), out)
+    share(q, store, layer, n_kv_heads, sinks, position, rule, new_counters(1), get_num_threads(), out)
     return out

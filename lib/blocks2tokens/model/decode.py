@@ -43,6 +43,7 @@ from blocks2tokens.kernels.ours.quantized_activations import quantize_row, quant
 from blocks2tokens.kernels.ours.simd_dot import vectors_for
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.architectures import QKV
+from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, row_address, store_row, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     INFINITE,
@@ -54,7 +55,6 @@ from blocks2tokens.model.compiled_layers import (
     normalize,
     rotate,
     soften,
-    store_all,
     top_experts,
 )
 from blocks2tokens.model.config import ModelConfig
@@ -131,6 +131,7 @@ class Scratch(NamedTuple):
     d: np.ndarray  # float32 [SLOTS, padded / 32]
     sums: np.ndarray  # float32 [SLOTS, padded / 32], or twice as many int16
     scores: np.ndarray  # float32 [capacity]
+    tile: np.ndarray  # float32 [PAGE, head_dim], rows of the cache as they are read
     chosen: np.ndarray  # int64 [n_used], the experts in use; [1] without a mixture
     shares: np.ndarray  # float32, likewise
 
@@ -314,7 +315,7 @@ def keep_residual(state, scratch, sizes, half, job):
 
 
 @njit(cache=True)
-def do_head(parameters, state, scratch, keys, values, sizes, layer, position, job, coming):
+def do_head(parameters, state, scratch, cache, sizes, layer, position, job, coming):
     """Make one head of Q, K or V: jobs are numbered in this order."""
     matrix, head = head_of(sizes, job)
     m, size = parameters.matrices[layer, matrix], sizes.head_dim
@@ -327,14 +328,15 @@ def do_head(parameters, state, scratch, keys, values, sizes, layer, position, jo
             normalize(made, parameters.head_norms[layer, matrix], sizes.eps, made)
         turns = state.turns[state.turns.shape[0] - 1 if parameters.windows[layer] else 0]
         rotate(made, turns[0], turns[1], sizes.halves)
-    if matrix == K:
-        store_all(made, keys[layer, head, position])
-    elif matrix == V:
-        store_all(made, values[layer, head, position])
+        if cache.turned:
+            turn(made, cache.turned)
+    if matrix != Q:
+        part = KEYS if matrix == K else VALUES
+        store_row(cache.kind, made, row_address(cache, layer, part, head, position))
 
 
 @njit(cache=True)
-def heads_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage):
+def heads_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage):
     n_jobs = sizes.n_heads + 2 * sizes.n_kv_heads
     following = entry(parameters.matrices[layer, O], worker)
     job = take_first(state.counters, stage, worker, n_jobs)
@@ -347,13 +349,13 @@ def heads_stage(parameters, state, scratch, keys, values, sizes, layer, position
         coming = following
         if not is_last(worker, job, n_jobs):
             coming = address_of_head(parameters, sizes, layer, job + 1)
-        do_head(parameters, state, scratch, keys, values, sizes, layer, position, job, coming)
+        do_head(parameters, state, scratch, cache, sizes, layer, position, job, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
 @njit(cache=True)
-def attention_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage):
+def attention_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage):
     size, group, n_jobs = sizes.head_dim, sizes.n_heads // sizes.n_kv_heads, sizes.n_heads
     end, window = position + 1, parameters.windows[layer]
     first = max(0, end - window) if window else 0
@@ -362,10 +364,14 @@ def attention_stage(parameters, state, scratch, keys, values, sizes, layer, posi
         part = slice(job * size, (job + 1) * size)
         attend_head(
             state.qkv[part],
-            keys[layer, job // group, first:end],
-            values[layer, job // group, first:end],
+            cache,
+            layer,
+            job // group,
+            first,
+            end,
             sizes.scale,
             scratch.scores,
+            scratch.tile,
             state.attended[part],
             sizes.attn_softcap,
             parameters.sinks[layer, job],
@@ -493,17 +499,15 @@ def after_layer(parameters, sizes, layer, worker):
 
 
 @njit(cache=True)
-def run_stages(parameters, state, scratch, keys, values, sizes, position, with_logits, worker):
+def run_stages(parameters, state, scratch, cache, sizes, position, with_logits, worker):
     """Go through all stages as one of the workers."""
     for layer in range(sizes.n_layers):
         stage, matrices = STAGES * layer, parameters.matrices[layer]
         out, down = matrices[O : O + 1], matrices[FFN_DOWN:]
         after = after_layer(parameters, sizes, layer, worker)
         then = entry(matrices[ROUTE if sizes.mixture else GATE], worker)
-        heads_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage + HEADS)
-        attention_stage(
-            parameters, state, scratch, keys, values, sizes, layer, position, worker, stage + ATTENTION
-        )
+        heads_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage + HEADS)
+        attention_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage + ATTENTION)
         add_product_stage(out, state, scratch, sizes, state.attended, False, worker, stage + OUTPUT, then)
         if sizes.mixture:
             router_stage(parameters, state, scratch, sizes, layer, worker, stage + ROUTER)
@@ -530,7 +534,7 @@ def begin(embedding, decode_row, parameters, state, sizes, position):
 @takes_turns
 @njit(parallel=True, cache=True)
 def decode_token(
-    embeddings, token, decode_row, parameters, state, scratch, keys, values, sizes, position, with_logits, n
+    embeddings, token, decode_row, parameters, state, scratch, cache, sizes, position, with_logits, n
 ):
     """Run one token behind `position` others, on n workers."""
     begin(embeddings[token], decode_row, parameters, state, sizes, position)
@@ -543,10 +547,11 @@ def decode_token(
             scratch.d[w],
             scratch.sums[w],
             scratch.scores[w],
+            scratch.tile[w],
             scratch.chosen[w],
             scratch.shares[w],
         )
-        run_stages(parameters, state, own, keys, values, sizes, position, with_logits, Worker(w, n))
+        run_stages(parameters, state, own, cache, sizes, position, with_logits, Worker(w, n))
     finish(parameters, state, sizes)
 
 
@@ -575,7 +580,7 @@ class Decoder:
             _parameters(weights, c),
             self.state,
             _scratch(c, cache.capacity),
-            *cache.for_numba(),
+            cache.store,
             _sizes(c),
         )
 
@@ -645,6 +650,7 @@ def _scratch(c: ModelConfig, capacity: int) -> Scratch:
         d=np.empty((workers, SLOTS, padded // 32), np.float32),
         sums=np.empty((workers, SLOTS, padded // 32), np.float32),
         scores=np.empty((workers, capacity), np.float32),
+        tile=np.empty((workers, PAGE, c.head_dim), np.float32),
         chosen=np.full((workers, n_used), NO_EXPERT, np.int64),
         shares=np.ones((workers, n_used), np.float32),
     )
