@@ -1,4 +1,4 @@
-"""KVCache: rows of four types against ggml's blocks and float64, and pages: taken, shared, copied, given back."""
+"""KVCache: rows of four types against ggml's blocks and float64; pages taken, shared, copied, given back."""
 
 import copy
 import gc
@@ -10,7 +10,8 @@ import pytest
 from small_model import small_model
 
 import blocks2tokens as b2t
-from blocks2tokens.model import KVCache, cache_rows, rope
+from blocks2tokens.course import bench
+from blocks2tokens.model import KVCache, cache_rows
 from blocks2tokens.model.batch_attention import attend_batch, attend_store
 from blocks2tokens.model.cache_rows import PAGE, TYPES, Store, row_bytes, store_of, turn
 from blocks2tokens.model.compiled_layers import attend_head
@@ -124,7 +125,11 @@ def test_attention_reads_pages_of_any_type(kind, window):
         turn(given.reshape(-1), store.turned)
     batch = attend_store(given, store, 1, N_KV_HEADS, n - T, window)
     assert np.allclose(batch, expected, atol=2e-5)
-    scores, tile, out = np.empty(n, np.float32), np.empty((PAGE, head_dim), np.float32), np.empty(64, np.float32)
+    scores, tile, out = (
+        np.empty(n, np.float32),
+        np.empty((PAGE, head_dim), np.float32),
+        np.empty(64, np.float32),
+    )
     first = n - window if window else 0
     for head in range(2 * N_KV_HEADS):
         rest = np.float32(head_dim**-0.5), scores, tile, out
@@ -283,7 +288,9 @@ def test_a_type_that_there_is_not(kind):
 @pytest.mark.parametrize("kind", QUANTIZED)
 @pytest.mark.parametrize("head_dim", [16, 48, 80])
 def test_heads_that_are_not_made_of_blocks(kind, head_dim):
-    with pytest.raises(b2t.UnsupportedError, match=f"{kind} has blocks of 32 numbers, .* heads of {head_dim}"):
+    with pytest.raises(
+        b2t.UnsupportedError, match=f"{kind} has blocks of 32 numbers, .* heads of {head_dim}"
+    ):
         KVCache(1, 1, head_dim, 10, kind)
 
 
@@ -292,3 +299,66 @@ def path(tmp_path_factory):
     """A model with heads of 32 numbers."""
     sizes = {"n_heads": 4, "n_kv_heads": 2, "dim": 128}
     return small_model(**sizes).write(tmp_path_factory.mktemp("models") / "small.gguf")
+
+
+def stepped(transformer, ids):
+    """Return the logits after each of ids, one token at a time."""
+    cache = transformer.new_cache(len(ids))
+    return np.array([transformer.step(int(i), cache).copy() for i in ids])
+
+
+def spread(found, expected):
+    """Return the error of logits as a part of their spread."""
+    return np.std(found - expected) / np.std(expected)
+
+
+@pytest.mark.parametrize("kind", [*QUANTIZED, "float16"])
+def test_a_model_says_nearly_the_same_with_each_type(path, kind):
+    exact, other = b2t.load(path).transformer, b2t.load(path, cache=kind).transformer
+    ids = np.random.default_rng(1).integers(3, 320, 60)
+    expected = exact.project(exact.hidden(ids, exact.new_cache(60)))
+    batch = other.project(other.hidden(ids, other.new_cache(60)))
+    single = stepped(other, ids)
+    assert 0 < spread(batch, expected) < {"float16": 0.002, "q8_0": 0.02, "q4_0": 0.3}[kind]
+    assert spread(single, batch) < {"float16": 0.002, "q8_0": 0.01, "q4_0": 0.15}[kind]  # a code may differ
+
+
+def test_turning_helps_where_one_number_is_far_larger():
+    keys = random_floats(PAGE, N_KV_HEADS, 64)
+    keys[..., 5] = 12 + keys[..., 5]  # a channel that is large in all tokens, as models have them
+    q = random_floats(PAGE, N_KV_HEADS, 64, seed=1)
+    errors = {}
+    for n in (0, 64):
+        turned_keys, turned_q = keys.copy(), q.copy()
+        if n:
+            turn(turned_keys.reshape(-1), n), turn(turned_q.reshape(-1), n)
+        fmt = b2t.FORMATS["Q4_0"]
+        errors[n] = np.std(np.sum((fmt.dequantize(fmt.quantize(turned_keys)) - turned_keys) * turned_q, -1))
+    assert errors[64] < errors[0] / 1.3
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_a_model_whose_heads_do_not_fit_is_refused(kind, tmp_path):
+    path = small_model().write(tmp_path / "narrow.gguf")  # heads of 16
+    with pytest.raises(b2t.UnsupportedError, match=f"{kind} has blocks of 32"):
+        b2t.load(path, cache=kind)
+
+
+def test_a_token_makes_no_array_within_a_page(path):
+    for kind in TYPES:
+        transformer = b2t.load(path, cache=kind).transformer
+        cache = transformer.new_cache(9)
+        transformer.next_logits([3, 4, 5, 6], cache)
+        found = bench.allocations(lambda t=transformer, c=cache: t.step(5, c))
+        assert (found.count, found.nbytes) == (cache.decoder.n_arrays, 0)
+
+
+def test_a_model_goes_on_from_pages_that_another_cache_has_read(path):
+    long = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=256).write(path.parent / "long.gguf")
+    transformer = b2t.load(long).transformer
+    ids = np.random.default_rng(2).integers(3, 320, 150).tolist()
+    cache, other = transformer.new_cache(150), transformer.new_cache(150)
+    expected = transformer.next_logits(ids, cache).copy()
+    cache.publish(ids)
+    assert other.begin_with(ids[:-1]) == 2 * PAGE
+    assert np.allclose(transformer.next_logits(ids[2 * PAGE :], other), expected, atol=1e-4)

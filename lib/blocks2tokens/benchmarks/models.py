@@ -312,7 +312,8 @@ def print_memory(paths: Mapping[str, Path], engines: Sequence[str]) -> None:
 
 def cache_bytes(path: Path, engine: str) -> int:
     """Return the bytes of an engine's cache for CONTEXT tokens; llama.cpp's values are float16."""
-    return b2t.load(path, cache="float32" if engine == OURS else "float16").transformer.new_cache(CONTEXT).nbytes
+    model = b2t.load(path, cache="float32" if engine == OURS else "float16")
+    return model.transformer.new_cache(CONTEXT).nbytes
 
 
 def main() -> None:
