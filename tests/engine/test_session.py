@@ -460,7 +460,7 @@ def test_a_copy_goes_on_as_the_original_would(path_of, read, tmp_path, how, cach
 
 
 def test_sessions_share_what_they_begin_with(model, read):
-    system = "The kettle is on the stove and the cat is on the chair. " * 2
+    system = "The kettle is on the stove and the cat is on the chair. " * 5
     one, other = model.session(system), model.session(system)
     say(one, QUESTIONS[0])
     ids, _, text = anew(model, [{"role": "system", "content": system}, user(QUESTIONS[1])])
