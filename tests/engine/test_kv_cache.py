@@ -12,10 +12,10 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens.course import bench
 from blocks2tokens.model import KVCache, cache_rows
-from blocks2tokens.model.batch_attention import attend_batch, attend_store
-from blocks2tokens.model.cache_rows import PAGE, TYPES, Store, row_bytes, store_of, turn
-from blocks2tokens.model.compiled_layers import attend_head
+from blocks2tokens.model.batch_attention import attend_batch, attend_rows, new_rooms
+from blocks2tokens.model.cache_rows import PAGE, TYPES, LayerRows, row_bytes, rows_of, turn
 from blocks2tokens.model.pages import PagePool
+from blocks2tokens.model.split_attention import attend_part, join_parts, new_parts
 
 QUANTIZED = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
 N_LAYERS, N_KV_HEADS = 2, 3
@@ -58,8 +58,8 @@ def test_rows_are_ggml_s_blocks(kind, head_dim):
         cache_rows.store_row(TYPES[kind], row, rows.ctypes.data + i * n_bytes)
     assert np.array_equal(rows, b2t.FORMATS[kind.upper()].quantize(x))
     out = np.full((len(x), head_dim + 3), np.nan, np.float32)
-    store = Store(np.zeros(1, np.int64), TYPES[kind], 0, n_bytes, 0, 0, 0)
-    cache_rows.load_rows(store, rows.ctypes.data, len(x), head_dim, out.ctypes.data, out.strides[0])
+    there = LayerRows(np.zeros(1, np.int64), 0, TYPES[kind], 0, n_bytes, 0, 0)
+    cache_rows.load_rows(there, rows.ctypes.data, len(x), head_dim, out.ctypes.data, out.strides[0])
     assert np.array_equal(out[:, :head_dim], gguf.dequantize(rows, QUANTIZED[kind]))
     assert np.all(np.isnan(out[:, head_dim:]))
 
@@ -120,31 +120,34 @@ def test_attention_reads_pages_of_any_type(kind, window):
     cache, *_ = filled(n, kind, head_dim)
     q = random_floats(T, 2 * N_KV_HEADS, head_dim, seed=5)
     expected = attend_in_float64(q, *cache.get(1, n), n - T, window)
-    store, given = cache.store, q.copy()
-    if store.turned:
-        turn(given.reshape(-1), store.turned)
-    batch = attend_store(given, store, 1, N_KV_HEADS, n - T, window)
+    rows, given, n_heads = cache.rows(1), q.copy(), q.shape[1]
+    if rows.turned:
+        turn(given.reshape(-1), rows.turned)
+    rooms = new_rooms(n_heads, N_KV_HEADS, head_dim, 1)
+    batch = attend_rows(given, rows, N_KV_HEADS, n - T, rooms, window)
+    if rows.turned:
+        turn(batch.reshape(-1), rows.turned)
     assert np.allclose(batch, expected, atol=2e-5)
-    scores, tile, out = (
-        np.empty(n, np.float32),
-        np.empty((PAGE, head_dim), np.float32),
-        np.empty(64, np.float32),
-    )
-    first = n - window if window else 0
-    for head in range(2 * N_KV_HEADS):
-        rest = np.float32(head_dim**-0.5), scores, tile, out
-        attend_head(given[-1, head], store, 1, head // 2, first, n, *rest, np.float32(0), np.float32(-np.inf))
-        assert np.allclose(out, expected[-1, head], atol=2e-5)
+    first, parts, out = n - window if window else 0, new_parts(n_heads, head_dim), np.empty(q[0].size, "f4")
+    scale, softcap, group = np.float32(head_dim**-0.5), np.float32(0), n_heads // N_KV_HEADS
+    for part, (a, b) in enumerate([(first, n - 30), (n - 30, n)]):  # a part may begin in the middle of a page
+        for head in range(N_KV_HEADS):
+            own = slice(head * group, (head + 1) * group)
+            attend_part(given[-1, own], rows, head, a, b, scale, softcap, rooms[0], parts[part, own])
+    join_parts(parts, 2, np.full(n_heads, -np.inf, np.float32), out)
+    if rows.turned:
+        turn(out, rows.turned)
+    assert np.allclose(out.reshape(n_heads, -1), expected[-1], atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_an_array_in_one_piece_is_a_store_too(dtype):
+def test_an_array_in_one_piece_is_pages_too(dtype):
     keys, values = (random_floats(N_KV_HEADS, 150, 32, seed=i).astype(dtype) for i in range(2))
     q = random_floats(4, N_KV_HEADS, 32, seed=3)
     bits = (keys, values) if dtype == np.float32 else (keys.view(np.uint16), values.view(np.uint16))
-    found = attend_batch(q, *bits, 146)
+    found = attend_batch(q, *bits, 146, new_rooms(N_KV_HEADS, N_KV_HEADS, 32, 1))
     assert np.allclose(found, attend_in_float64(q, keys, values, 146, 0), atol=2e-5)
-    assert len(store_of(*bits).table) == 3
+    assert len(rows_of(*bits).table) == 3
 
 
 # --- Pages ------------------------------------------------------------------------------------------------

@@ -393,7 +393,7 @@ def interrupt(*_):
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
 def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkeypatch):
     expected = model.transformer.next_logits(PROMPT, model.transformer.new_cache(8)).copy()
-    original, cache, calls = prefill.attend_store, model.transformer.new_cache(8), []
+    original, cache, calls = prefill.attend_rows, model.transformer.new_cache(8), []
 
     def interrupted(*arguments):
         interrupt()
@@ -401,7 +401,7 @@ def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkey
         return calls[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(prefill, "attend_store", interrupted)
+        patch.setattr(prefill, "attend_rows", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.transformer.next_logits(PROMPT, cache)
     assert len(calls) == 1 and cache.length == 0  # the layer was finished, the next one not begun

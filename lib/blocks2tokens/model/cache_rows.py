@@ -6,8 +6,8 @@
     q8_0       34 for each 32: ggml's blocks              68
     q4_0       18 for each 32: ggml's blocks              36
 
-Where rows lie, as a `Store` tells it to compiled code: a head's rows of PAGE tokens lie together, and a table
-says where each page begins.
+Where rows lie, as `LayerRows` tells it to compiled code: a head's rows of PAGE tokens lie together, and a
+table says where each page begins.
 
     table[page] --> | keys of head 0 | head 1 | ... | values of head 0 | head 1 | ... |   layer 0
                     | keys of head 0 | ...                                                layer 1
@@ -15,12 +15,12 @@ says where each page begins.
 
     row of a token  table[token // PAGE] + layer, keys or values, head + token % PAGE * row_bytes
 
-An array of keys in one piece is a store too: its pages follow each other (`store_of`).
+Keys in one piece are a layer too: its pages follow each other (`rows_of`).
 
 Blocks of 4 bits have 16 steps for 32 numbers, and one number that is far larger than its neighbours takes
-them all. So keys in q4_0 are turned before they are stored, by a Hadamard transform: each number becomes a
+them all. So rows of q4_0 are turned before they are stored, by a Hadamard transform: each number becomes a
 sum of all, with signs, and what was large in one place is spread over all places. Queries are turned alike,
-so that their products stay the same.
+so that their products with keys stay the same, and what is found, a sum of turned values, is turned back.
 
 Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024.
 """
@@ -31,9 +31,11 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.formats import q4_0, q8_0
-from blocks2tokens.formats.compiled import float_to_half, half_to_float
+from blocks2tokens.formats.compiled import float_to_half
 from blocks2tokens.jit.pointers import bytes_at, floats_at, shorts_at
 from blocks2tokens.jit.vectors import (
+    load_float,
+    load_floats,
     load_half,
     load_halves,
     load_high_nibbles,
@@ -42,6 +44,7 @@ from blocks2tokens.jit.vectors import (
     multiply,
     repeat_float,
     store,
+    store_float,
 )
 
 PAGE = 64  # tokens
@@ -53,16 +56,16 @@ WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
 
 
-class Store(NamedTuple):
-    """Where compiled code finds rows, and what they are; strides in bytes."""
+class LayerRows(NamedTuple):
+    """Where compiled code finds the rows of a layer, and what they are; strides in bytes."""
 
     table: np.ndarray  # int64 [n_pages], addresses
+    start: int  # of the layer, in each page
     kind: int  # FLOAT32 ...
-    turned: int  # numbers that the Hadamard transform of a key mixes; 0: not turned
+    turned: int  # numbers of a row that the Hadamard transform mixes; 0: not turned
     row_bytes: int
     head_bytes: int  # from one head to the next
     values_at: int  # from a head's keys to its values
-    layer_bytes: int
 
 
 def row_bytes(kind: str, head_dim: int) -> int:
@@ -73,26 +76,35 @@ def row_bytes(kind: str, head_dim: int) -> int:
 
 
 def turned(kind: str, head_dim: int) -> int:
-    """Return how many numbers of a key are turned together: the largest power of two in head_dim, or 0."""
+    """Return how many numbers of a row are turned together: the largest power of two in head_dim, or 0."""
     return head_dim & -head_dim if kind == "q4_0" else 0
 
 
-def store_of(keys: np.ndarray, values: np.ndarray) -> Store:
-    """Return a store of one layer, of keys and values that lie in one piece each.
+def rows_of(keys: np.ndarray, values: np.ndarray) -> LayerRows:
+    """Return a layer of keys and values that lie in one piece each.
 
     [n_kv_heads, capacity, head_dim], float32 or the bits of float16; the caller keeps them.
     """
     row, capacity = keys.strides[1], keys.shape[1]
     table = keys.ctypes.data + PAGE * row * np.arange(-(-capacity // PAGE), dtype=np.int64)
     kind = FLOAT32 if keys.dtype == np.float32 else FLOAT16
-    return Store(table, kind, 0, row, keys.strides[0], values.ctypes.data - keys.ctypes.data, 0)
+    return LayerRows(table, 0, kind, 0, row, keys.strides[0], values.ctypes.data - keys.ctypes.data)
 
 
 @njit(cache=True)
-def row_address(s, layer, part, head, token):
+def row_address(rows, part, head, token):
     """Return where the row of a token is; `part` is KEYS or VALUES."""
-    start = s.table[token // PAGE] + layer * s.layer_bytes + part * s.values_at + head * s.head_bytes
-    return start + token % PAGE * s.row_bytes
+    start = rows.table[token // PAGE] + rows.start + part * rows.values_at + head * rows.head_bytes
+    return start + token % PAGE * rows.row_bytes
+
+
+@njit(cache=True)
+def rows_of_layer(first, layer):
+    """Return where the rows of a layer of a cache are, given those of its first layer."""
+    start = layer * 2 * first.values_at  # a layer's keys and values follow those of the one before
+    return LayerRows(
+        first.table, start, first.kind, first.turned, first.row_bytes, first.head_bytes, first.values_at
+    )
 
 
 @njit(cache=True)
@@ -131,18 +143,27 @@ def store_row(kind, x, address):
 
 
 @njit(cache=True)
-def load_rows(s, address, n, head_dim, target, stride):
+def load_rows(rows, address, n, head_dim, target, stride):
     """Decode n rows to float32, at address `target`, one `stride` bytes behind the other."""
     for i in range(n):
-        row, to = address + i * s.row_bytes, target + i * stride
-        if s.kind == FLOAT32:
-            floats_at(to, head_dim)[:] = floats_at(row, head_dim)
-        elif s.kind == FLOAT16:
+        row, to = address + i * rows.row_bytes, target + i * stride
+        if rows.kind == FLOAT32:
+            load_float_row(row, head_dim, to)
+        elif rows.kind == FLOAT16:
             load_half_row(row, head_dim, to)
-        elif s.kind == Q8_0:
+        elif rows.kind == Q8_0:
             load_q8_0_row(row, head_dim, to)
         else:
             load_q4_0_row(row, head_dim, to)
+
+
+@njit(cache=True)
+def load_float_row(row, head_dim, to):
+    whole = head_dim // LANES * LANES
+    for i in range(0, whole, LANES):
+        store(to, 4 * i, load_floats(row, 4 * i))
+    for i in range(whole, head_dim):
+        store_float(to, 4 * i, load_float(row, 4 * i))
 
 
 @njit(cache=True)
@@ -150,9 +171,8 @@ def load_half_row(row, head_dim, to):
     whole = head_dim // LANES * LANES
     for i in range(0, whole, LANES):
         store(to, 4 * i, load_halves(row, 2 * i))
-    halves, floats = shorts_at(row, head_dim), floats_at(to, head_dim)
     for i in range(whole, head_dim):
-        floats[i] = half_to_float(np.uint16(halves[i]))
+        store_float(to, 4 * i, load_half(row, 2 * i))
 
 
 @njit(cache=True)

@@ -4,21 +4,20 @@ normalize       x / rms(x) * weight
 rotate          pairs by their angles; adjacent or halves
 silu_times      gate = silu(gate) * up, and the gates of other families: `gate_times` knows them all
 top_experts     the experts with the highest scores, and their shares
-attend_head     one query of one head over its keys and values, page by page: scores, softmax, weighted sum
+attend_head     one query of one head over its keys and values: scores, softmax, weighted sum
 
+Its keys and values may be float32, or float16 kept as uint16: `as_float` knows both. The engine's own cache
+is read in tiles: `attention_tile`.
 Compiled code checks nothing: `Transformer` has checked all sizes.
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
-from blocks2tokens.formats.compiled import bits_to_float
-from blocks2tokens.jit.pointers import floats_at
-from blocks2tokens.jit.vectors import address_of
-from blocks2tokens.model.cache_rows import FLOAT32, KEYS, PAGE, VALUES, load_rows, row_address
+from blocks2tokens.formats.compiled import bits_to_float, half_to_float
 from blocks2tokens.model.layers import CLAMPED_LIMIT, CLAMPED_SLOPE
 
-FLOAT = 4  # bytes of a number
 IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
 LOG2_E = np.float32(1.442695041)
 GATE_KINDS = ("silu", "gelu", "clamped")
@@ -166,6 +165,20 @@ def taken(chosen, n, expert):
     return found
 
 
+# --- Numbers in a cache -----------------------------------------------------------------------------------
+
+
+def as_float(value):
+    """Return a number of a cache as float32: a float32, or the bits of a float16."""
+
+
+@overload(as_float)
+def choose_as_float(value):
+    if value == types.uint16:
+        return lambda value: half_to_float(value)
+    return lambda value: value
+
+
 # --- Attention --------------------------------------------------------------------------------------------
 
 
@@ -173,7 +186,7 @@ def taken(chosen, n, expert):
 def dot_key(q, key):
     total = np.float32(0)
     for i in range(q.size):
-        total += q[i] * key[i]
+        total += q[i] * as_float(key[i])
     return total
 
 
@@ -198,44 +211,29 @@ def add_values(weights, values, out):
         w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
         v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
         for i in range(out.size):
-            out[i] += (w0 * v0[i] + w1 * v1[i]) + (w2 * v2[i] + w3 * v3[i])
+            out[i] += (w0 * as_float(v0[i]) + w1 * as_float(v1[i])) + (
+                w2 * as_float(v2[i]) + w3 * as_float(v3[i])
+            )
     for s in range(n, weights.size):
         for i in range(out.size):
-            out[i] += weights[s] * values[s, i]
+            out[i] += weights[s] * as_float(values[s, i])
 
 
 @njit(cache=True)
-def rows_as_floats(s, layer, part, head, first, n, tile):
-    """Return n rows of a cache, all in one page, as float32 [n, head_dim]: there, or decoded into tile."""
-    address = row_address(s, layer, part, head, first)
-    if s.kind == FLOAT32:
-        return floats_at(address, (n, tile.shape[1]))
-    load_rows(s, address, n, tile.shape[1], address_of(tile), FLOAT * tile.shape[1])
-    return floats_at(address_of(tile), (n, tile.shape[1]))
+def attend_head(q, keys, values, scale, scores, out, softcap=UNCAPPED, sink=-INFINITE):
+    """Fill out, float32 [head_dim], with the attended values of one query.
 
-
-@njit(cache=True)
-def attend_head(q, s, layer, head, first, end, scale, scores, tile, out, softcap=UNCAPPED, sink=-INFINITE):
-    """Fill out, float32 [head_dim], with the attended values of one query over tokens `first` to `end` - 1.
-
-    q float32 [head_dim]; s: the `Store` of the cache, of which `head` is one of its heads; room: scores for
-    end - first, tile float32 [PAGE, head_dim]. softcap 0: scores stay as they are. The sink is one score
-    more, without a value.
+    q float32 [head_dim]; keys and values [n, head_dim], all of which the query sees; scores: room for n.
+    softcap 0: scores stay as they are. The sink is one score more, without a value.
     """
-    n = end - first
-    for start in range(first // PAGE * PAGE, end, PAGE):
-        a, b = max(first, start), min(end, start + PAGE)
-        keys = rows_as_floats(s, layer, KEYS, head, a, b - a, tile)
-        for i in range(b - a):
-            scores[a - first + i] = dot_key(q, keys[i]) * scale
+    n = keys.shape[0]
+    for s in range(n):
+        scores[s] = dot_key(q, keys[s]) * scale
     if softcap:
         soften(scores[:n], softcap)
     total = softmax_parts(scores[:n], sink)
     for i in range(out.size):
         out[i] = 0
-    for start in range(first // PAGE * PAGE, end, PAGE):
-        a, b = max(first, start), min(end, start + PAGE)
-        values = rows_as_floats(s, layer, VALUES, head, a, b - a, tile)
-        add_values(scores[a - first : b - first], values, out)
+    add_values(scores[:n], values, out)
     for i in range(out.size):
         out[i] /= total

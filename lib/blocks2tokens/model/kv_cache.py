@@ -27,7 +27,7 @@ from blocks2tokens.model.cache_rows import (
     TYPES,
     VALUES,
     WEIGHTS,
-    Store,
+    LayerRows,
     row_bytes,
     turn,
     turned,
@@ -88,13 +88,14 @@ class KVCache:
         """Bytes of keys and values at full length."""
         return self.capacity * self.bytes_per_token
 
-    @property
-    def store(self) -> Store:
-        """Where compiled code finds the rows."""
+    def rows(self, layer: int) -> LayerRows:
+        """Return where compiled code finds the rows of a layer."""
         _, n_kv_heads, head_dim = self.shape
         row = row_bytes(self.kind, head_dim)
         head, half = PAGE * row, n_kv_heads * PAGE * row
-        return Store(self.table, TYPES[self.kind], turned(self.kind, head_dim), row, head, half, 2 * half)
+        return LayerRows(
+            self.table, 2 * half * layer, TYPES[self.kind], turned(self.kind, head_dim), row, head, half
+        )
 
     # --- Pages --------------------------------------------------------------------------------------------
 
@@ -170,21 +171,21 @@ class KVCache:
     def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
         """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
 
-        For passes written in NumPy; the engine's own write by way of `store`.
+        For passes written in NumPy; the engine's own write by way of `rows`.
         Raises ValueError for more than there is room for.
         """
         self.prepare(len(keys))
-        rows = self._encoded(keys, KEYS), self._encoded(values, VALUES)
+        encoded = self._encoded(keys), self._encoded(values)
         for part, page, own, there in self._pieces(self.length, self.length + len(keys)):
-            self._view(page)[layer, part, :, own] = rows[part][there].swapaxes(0, 1)
+            self._view(page)[layer, part, :, own] = encoded[part][there].swapaxes(0, 1)
 
     def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and values of the first tokens, [n_kv_heads, n_tokens, head_dim].
 
-        float16 as it is, the others as float32: blocks decoded, and keys turned back.
+        float16 as it is, the others as float32: blocks decoded and turned back.
         """
         keys, values = (part[0] for part in self._gathered(slice(layer, layer + 1), n_tokens))
-        return self._decoded(keys, KEYS), self._decoded(values, VALUES)
+        return self._decoded(keys), self._decoded(values)
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what it holds: keys and values, [n_layers, n_kv_heads, length, a row], as they are stored.
@@ -246,21 +247,21 @@ class KVCache:
             out[part][:, :, there] = self._view(page)[layers, part, :, own]
         return out
 
-    def _encoded(self, x, part):
+    def _encoded(self, x):
         """Return numbers, float32 [..., head_dim], as rows."""
         if self.kind not in BLOCKS:
             return x
-        return FORMATS[BLOCKS[self.kind]].quantize(self._turned(x, part))
+        return FORMATS[BLOCKS[self.kind]].quantize(self._turned(x))
 
-    def _decoded(self, rows, part):
+    def _decoded(self, rows):
         if self.kind not in BLOCKS:
             return rows
-        return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows), part)
+        return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows))
 
-    def _turned(self, x, part):
-        """Return keys turned, or turned back: the same transform."""
+    def _turned(self, x):
+        """Return rows turned, or turned back: the same transform."""
         n, x = turned(self.kind, self.shape[2]), np.array(x, np.float32, order="C")
-        if n and part == KEYS:
+        if n:
             turn(x.reshape(-1), n)
         return x
 

@@ -10,11 +10,11 @@ expert gets the tokens that go through it, in one batch.
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul
-from blocks2tokens.model.batch_attention import attend_store
+from blocks2tokens.model.batch_attention import attend_rows, new_rooms
 from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, store_row, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
@@ -63,7 +63,7 @@ def finish_heads(x, bias, norm, eps, cos, sin, halves, turned):
     """Add the bias, normalize and rotate each head in place, and turn it; x float32 [T, heads, head_dim].
 
     bias float32 [heads * head_dim], norm [head_dim], cos and sin [T, head_dim / 2]; an empty one leaves its
-    step out. turned: numbers that are turned together, as the cache wants its keys; 0: none.
+    step out. turned: numbers that are turned together, as the cache wants its rows; 0: none.
     """
     size = x.shape[2]
     for t in prange(x.shape[0]):
@@ -80,11 +80,11 @@ def finish_heads(x, bias, norm, eps, cos, sin, halves, turned):
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def store_rows(x, cache, layer, part, first):
+def store_rows(x, rows, part, first):
     """Store x, float32 [T, heads, head_dim], as the keys or the values of tokens `first` and on."""
     for t in prange(x.shape[0]):
         for head in range(x.shape[1]):
-            store_row(cache.kind, x[t, head], row_address(cache, layer, part, head, first + t))
+            store_row(rows.kind, x[t, head], row_address(rows, part, head, first + t))
 
 
 @njit(cache=True)
@@ -107,10 +107,11 @@ def run_batch(
     if c.embedding_scale != 1:
         x *= np.float32(c.embedding_scale)
     h, eps = np.empty_like(x), np.float32(c.norm_eps)
+    rooms = new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, get_num_threads())
     for i, layer in enumerate(weights.layers):
         between_layers()
         normalize_rows(x, layer.attn_norm, eps, h)
-        found = _attention(layer, c, i, h, local if c.window_of(i) else everywhere, cache)
+        found = _attention(layer, c, i, h, local if c.window_of(i) else everywhere, cache, rooms)
         _add(x, found, layer.post_attention_norm, eps)
         normalize_rows(x, layer.ffn_norm, eps, h)
         made = _mixture(layer, c, h) if c.n_experts else _feed_forward(layer, c, h)
@@ -132,24 +133,26 @@ def _add(x, made, norm, eps) -> None:
     add_rows(x, made)
 
 
-def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache) -> np.ndarray:
+def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache, rooms) -> np.ndarray:
     T, eps, halves = len(h), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
     unrotated = np.empty((T, 0), np.float32)
 
-    store, n_kv_heads = cache.store, c.n_kv_heads
+    rows, n_kv_heads = cache.rows(i), c.n_kv_heads
 
-    def heads(name, n, cos, sin, turned):
+    def heads(name, n, cos, sin):
         x = matmul(h, getattr(layer, name)).reshape(T, n, c.head_dim)
         bias, norm = (getattr(layer, f"{name}_{part}", None) for part in ("bias", "norm"))
         given = (NOTHING if part is None else part for part in (bias, norm))
-        finish_heads(x, *given, eps, cos, sin, halves, turned)
+        finish_heads(x, *given, eps, cos, sin, halves, rows.turned)
         return x
 
-    q = heads("attn_q", c.n_heads, *angles, store.turned)
-    store_rows(heads("attn_k", n_kv_heads, *angles, store.turned), store, i, KEYS, cache.length)
-    store_rows(heads("attn_v", n_kv_heads, unrotated, unrotated, 0), store, i, VALUES, cache.length)
+    q = heads("attn_q", c.n_heads, *angles)
+    store_rows(heads("attn_k", n_kv_heads, *angles), rows, KEYS, cache.length)
+    store_rows(heads("attn_v", n_kv_heads, unrotated, unrotated), rows, VALUES, cache.length)
     rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
-    out = attend_store(q, store, i, n_kv_heads, cache.length, *rule)
+    out = attend_rows(q, rows, n_kv_heads, cache.length, rooms, *rule)
+    if rows.turned:
+        finish_heads(out, NOTHING, NOTHING, eps, unrotated, unrotated, halves, rows.turned)
     return _product(out.reshape(T, -1), layer.attn_output, layer.attn_output_bias)
 
 

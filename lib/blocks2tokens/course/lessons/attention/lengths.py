@@ -16,7 +16,6 @@ from blocks2tokens.course import bench
 from blocks2tokens.generate import Model
 from blocks2tokens.kernels import matmul
 from blocks2tokens.matrix import QuantizedMatrix
-from blocks2tokens.model.cache_rows import PAGE, store_of
 from blocks2tokens.model.compiled_layers import attend_head
 
 POOL = 1 << 24  # float32, 64 MiB
@@ -62,12 +61,12 @@ def _products(model, rng):
 def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Attend as the engine does for one token: its compiled loop, head by head; shapes as in `measure`."""
     out, scores = np.empty_like(q), np.empty(k.shape[1], np.float32)
-    tile, scale = np.empty((PAGE, q.shape[2]), np.float32), np.float32(q.shape[2] ** -0.5)
-    _every_head(q[0], store_of(k, v), len(q[0]) // len(k), k.shape[1], scale, scores, tile, out[0])
+    _every_head(q[0], k, v, np.float32(q.shape[2] ** -0.5), scores, out[0])
     return out
 
 
 @njit(cache=True)  # from Python, each call that leaves out softcap and sink would cost 0.1 ms
-def _every_head(q, store, group, n, scale, scores, tile, out):
+def _every_head(q, k, v, scale, scores, out):
     for h in range(len(q)):
-        attend_head(q[h], store, 0, h // group, 0, n, scale, scores, tile, out[h])
+        kv = h // (len(q) // len(k))
+        attend_head(q[h], k[kv], v[kv], scale, scores, out[h])
