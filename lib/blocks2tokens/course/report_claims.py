@@ -211,6 +211,10 @@ MEASURED = {
         "tokens a second of a 14B, all but its products in no time": " tokens/s",
         "seconds a token of a 7B": " s",
     },
+    "25": {
+        "bytes of a float32 cache over those of q4_0": "×",
+        "a token behind many, float32 cache over q8_0": "×",
+    },
     "32": {},
 }
 
@@ -739,6 +743,10 @@ CLAIMS = {
         "20",
         "The slowest of three layouts over the fastest, many tokens; it counts from 1.1.",
         at_1=at_least("slowest layout of the keys over the fastest", 1.1),
+        shows=(
+            "bytes of a float32 cache over those of q4_0",
+            "a token behind many, float32 cache over q8_0",
+        ),
         inference=True,
     ),
     "S8.9": Claim(
