@@ -55,6 +55,7 @@ def draw_price(found: Mapping[str, tuple[int, float]], title: str) -> plt.Axes:
     axes.set_xticks(ticks, [f"{tick:.1f}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.8)
+    axes.margins(y=0.15)
     axes.set_title(title)
     return axes
 
