@@ -145,51 +145,57 @@ def store_row(kind, x, address):
 @njit(cache=True)
 def load_rows(rows, address, n, head_dim, target, stride):
     """Decode n rows to float32, at address `target`, one `stride` bytes behind the other."""
-    for i in range(n):
-        row, to = address + i * rows.row_bytes, target + i * stride
-        if rows.kind == FLOAT32:
-            load_float_row(row, head_dim, to)
-        elif rows.kind == FLOAT16:
-            load_half_row(row, head_dim, to)
-        elif rows.kind == Q8_0:
-            load_q8_0_row(row, head_dim, to)
-        else:
-            load_q4_0_row(row, head_dim, to)
+    if rows.kind == FLOAT32:
+        load_float_rows(address, rows.row_bytes, n, head_dim, target, stride)
+    elif rows.kind == FLOAT16:
+        load_half_rows(address, rows.row_bytes, n, head_dim, target, stride)
+    elif rows.kind == Q8_0:
+        load_q8_0_rows(address, n, head_dim, target, stride)
+    else:
+        load_q4_0_rows(address, n, head_dim, target, stride)
 
 
 @njit(cache=True)
-def load_float_row(row, head_dim, to):
+def load_float_rows(row, row_bytes, n, head_dim, to, stride):
     whole = head_dim // LANES * LANES
-    for i in range(0, whole, LANES):
-        store(to, 4 * i, load_floats(row, 4 * i))
-    for i in range(whole, head_dim):
-        store_float(to, 4 * i, load_float(row, 4 * i))
+    for _ in range(n):
+        for i in range(0, whole, LANES):
+            store(to, 4 * i, load_floats(row, 4 * i))
+        for i in range(whole, head_dim):
+            store_float(to, 4 * i, load_float(row, 4 * i))
+        row += row_bytes
+        to += stride
 
 
 @njit(cache=True)
-def load_half_row(row, head_dim, to):
+def load_half_rows(row, row_bytes, n, head_dim, to, stride):
     whole = head_dim // LANES * LANES
-    for i in range(0, whole, LANES):
-        store(to, 4 * i, load_halves(row, 2 * i))
-    for i in range(whole, head_dim):
-        store_float(to, 4 * i, load_half(row, 2 * i))
+    for _ in range(n):
+        for i in range(0, whole, LANES):
+            store(to, 4 * i, load_halves(row, 2 * i))
+        for i in range(whole, head_dim):
+            store_float(to, 4 * i, load_half(row, 2 * i))
+        row += row_bytes
+        to += stride
 
 
 @njit(cache=True)
-def load_q8_0_row(row, head_dim, to):
-    for _ in range(head_dim // WEIGHTS):
-        low, high = load_int8s(row, 2), load_int8s(row, 2 + LANES)
-        d = repeat_float(load_half(row, 0), low)
-        store(to, 0, multiply(d, low)), store(to, VECTOR, multiply(d, high))
-        row += Q8_0_BYTES
-        to += 2 * VECTOR
+def load_q8_0_rows(block, n, head_dim, to, stride):
+    for _ in range(n):
+        for i in range(0, 4 * head_dim, 2 * VECTOR):
+            low, high = load_int8s(block, 2), load_int8s(block, 2 + LANES)
+            d = repeat_float(load_half(block, 0), low)
+            store(to, i, multiply(d, low)), store(to, i + VECTOR, multiply(d, high))
+            block += Q8_0_BYTES
+        to += stride
 
 
 @njit(cache=True)
-def load_q4_0_row(row, head_dim, to):
-    for _ in range(head_dim // WEIGHTS):
-        low, high = load_low_nibbles(row, 2), load_high_nibbles(row, 2)
-        d = repeat_float(load_half(row, 0), low)
-        store(to, 0, multiply(d, low)), store(to, VECTOR, multiply(d, high))
-        row += Q4_0_BYTES
-        to += 2 * VECTOR
+def load_q4_0_rows(block, n, head_dim, to, stride):
+    for _ in range(n):
+        for i in range(0, 4 * head_dim, 2 * VECTOR):
+            low, high = load_low_nibbles(block, 2), load_high_nibbles(block, 2)
+            d = repeat_float(load_half(block, 0), low)
+            store(to, i, multiply(d, low)), store(to, i + VECTOR, multiply(d, high))
+            block += Q4_0_BYTES
+        to += stride

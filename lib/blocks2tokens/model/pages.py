@@ -22,16 +22,14 @@ import numpy as np
 from blocks2tokens.model.cache_rows import PAGE
 
 LINE = 64  # bytes of a cache line: rows begin at one
+SLAB = 1 << 24  # bytes that memory is asked for at a time: from 4 MB on NumPy asks the system for large pages
 
 
 class Page:
     """Keys and values of PAGE tokens in all layers: `data`, uint8 [n_bytes], at `address`."""
 
-    def __init__(self, n_bytes: int):
-        room = np.empty(n_bytes + LINE, np.uint8)  # not touched, and so not paid for, before rows come
-        start = -room.ctypes.data % LINE
-        self.data = room[start : start + n_bytes]
-        self.address = self.data.ctypes.data
+    def __init__(self, data: np.ndarray):
+        self.data, self.address = data, data.ctypes.data
         self.users = 1  # caches that hold it
         self.name: bytes | None = None  # by which others find it
 
@@ -43,6 +41,7 @@ class PagePool:
         """Hand out at most `limit` pages at a time; None: as many as memory has."""
         self.page_bytes, self.limit = page_bytes, limit
         self.n_used = 0
+        self._spare: list[np.ndarray] = []  # memory of pages that nobody holds, of one slab at the most
         self._by_name: dict[bytes, Page] = {}
         self._lock = threading.RLock()  # a cache may be collected, and give back, while one is taken
 
@@ -52,7 +51,9 @@ class PagePool:
             if self.limit is not None and self.n_used >= self.limit:
                 raise ValueError(f"cache: all {self.limit} pages of {PAGE} tokens are in use")
             self.n_used += 1
-        return Page(self.page_bytes)
+            if not self._spare:
+                self._spare = _slab(self.page_bytes)
+            return Page(self._spare.pop())
 
     def share(self, pages: Sequence[Page]) -> list[Page]:
         """Return the same pages, for one user more."""
@@ -70,6 +71,8 @@ class PagePool:
                 if not page.users:
                     self.n_used -= 1
                     self._forget(page)
+                    if len(self._spare) < max(1, SLAB // self.page_bytes):
+                        self._spare.append(page.data)
 
     def writable(self, page: Page) -> Page:
         """Return this page if it has one user, else a copy that counts in its place; nobody finds it."""
@@ -109,6 +112,14 @@ class PagePool:
         if page.name is not None:
             del self._by_name[page.name]
             page.name = None
+
+
+def _slab(page_bytes: int) -> list[np.ndarray]:
+    """Return memory for as many pages as a slab has room for; it is not touched, and so not paid for, yet."""
+    n, step = max(1, SLAB // page_bytes), -(-page_bytes // LINE) * LINE
+    room = np.empty(n * step + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    return [room[i : i + page_bytes] for i in range(start, start + n * step, step)]
 
 
 def _names(ids: Sequence[int]) -> Iterator[bytes]:
