@@ -130,11 +130,12 @@ def _reopened(path: str, cache: str, threads: int | None) -> Model | _Unopened:
 def load(path: str | os.PathLike[str], cache: str = "float32", threads: int | None = None) -> Model:
     """Open a GGUF file as a Model. Its weights stay quantized, in the mapped file.
 
-    `cache` is the type of the keys and values that it keeps: "float32", or "float16" for half the memory.
+    `cache` is the type of the keys and values that it keeps: "float32", "float16" for half the memory, or
+    ggml's blocks, "q8_0" and "q4_0", for a quarter and a seventh, where heads are a multiple of 32.
     `threads` is how many threads it computes on; None: one for each core to be had, or as many as
     BLOCKS2TOKENS_THREADS says. Raises ValueError for another type, or for a number of threads that there are
-    not; FileNotFoundError; GGUFError for a broken file; UnsupportedError for an architecture, tensor type or
-    tokenizer that this engine does not have.
+    not; FileNotFoundError; GGUFError for a broken file; UnsupportedError for an architecture, tensor type,
+    tokenizer or size of heads that this engine does not have.
 
     The file must stay as it is: the system ends a process (SIGBUS) that reads, of a mapped file, what was cut
     off. To replace a model's file, put a new one in its place.

@@ -11,6 +11,9 @@ What a template makes of a message may change later: one drops the thoughts of o
 tools to the end; and text that was spoken in some tokens may be read in others. So nothing is taken for
 granted: the ids are compared, and the cache is kept as far as they are the same.
 
+The cache is made of pages, which sessions share: forks all of them, others those that begin with the same
+ids, such as a long system message.
+
 When the context is full the oldest turns go, each a question with its answer; the system message stays. As
 all that follows is read anew then, a quarter of the context is made free at once, not a line at each turn.
 """
@@ -126,7 +129,7 @@ class Session:
         with self._lock:
             kept, ids = self._fitted(text, max_tokens)
             turn = Turn(text, prompt_tokens=len(ids))
-            turn.cached_tokens = self._in_common(ids)
+            turn.cached_tokens = max(self._in_common(ids), self._found(ids))
             turn.forgotten = len(self._turns) - len(kept)
             self.turn = turn
         chosen = self._chosen(turn, ids, max_tokens, sampler or Sampler())
@@ -143,11 +146,11 @@ class Session:
             return self._turns.pop().question if self._turns else None
 
     def fork(self) -> "Session":
-        """Return a session that goes on from here by itself, with a copy of what is in the cache."""
+        """Return a session that goes on from here by itself; of what is in the cache nothing is copied."""
         with self._lock:
             other = Session(self.model, self.system, self.template_variables)
             other._turns = [replace(turn) for turn in self._turns]
-            other._adopt(self._ids, *self._cache.used())
+            other._cache, other._ids = self._cache.fork(), list(self._ids)
             return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -210,22 +213,24 @@ class Session:
         pairs = zip(ids[:n], self._ids, strict=False)
         return next((i for i, (new, old) in enumerate(pairs) if new != old), n)
 
+    def _found(self, ids: list[int]) -> int:
+        """Return how many of ids other sessions have in their caches, in full pages."""
+        return self._cache.pool.n_found(ids[:-1])
+
     def _prepare(self, ids: list[int], n_tokens: int) -> None:
-        """Keep in the cache what ids have in common with it, and make room for n_tokens behind them."""
-        self._cache.truncate(self._in_common(ids))
+        """Keep in the cache what ids have in common with it, and make room for n_tokens behind them.
+
+        If other sessions have more of the ids in their caches, that is shared.
+        """
+        common = self._in_common(ids)
+        self._cache.truncate(common)
         self._ids = ids
         needed = len(ids) + n_tokens
         if needed > self._cache.capacity:
             capacity = min(max(needed, 2 * self._cache.capacity), self.model.config.context_length)
-            larger = self.model.transformer.new_cache(capacity)
-            larger.fill(*self._cache.used())
-            self._cache = larger
-
-    def _adopt(self, ids, keys, values) -> None:
-        """Begin with these ids in the cache, whose keys and values are given."""
-        self._cache = self.model.transformer.new_cache(max(1, keys.shape[2]))
-        self._cache.fill(keys, values)
-        self._ids = [int(i) for i in ids]
+            self._cache = self._cache.fork(capacity)
+        if self._found(ids) > common:
+            self._cache.begin_with(ids[:-1])
 
     # --- What is said -------------------------------------------------------------------------------------
     # At each step all is in order before and after, wherever an interrupt arrives or the iterator is left.
@@ -254,7 +259,10 @@ class Session:
                 if self.turn is not turn:
                     return
                 unread = self._ids[self._cache.length :]
-                choice = sampler(self.model.transformer.next_logits(unread, self._cache), self._ids)
+                logits = self.model.transformer.next_logits(unread, self._cache)
+                if len(unread) > 1:
+                    self._cache.publish(self._ids)
+                choice = sampler(logits, self._ids)
                 if choice in self.model.tokenizer.stop_tokens:
                     return
                 self._ids.append(choice)
@@ -275,7 +283,9 @@ def load_session(path: str | os.PathLike[str], model: Model) -> Session:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     session._turns = [Turn(*parts) for parts in conversation["turns"]]
-    session._adopt(ids, keys, values)
+    session._cache = model.transformer.new_cache(max(1, len(ids)))
+    session._cache.fill(keys, values)
+    session._ids = ids.tolist()
     return session
 
 

@@ -4,11 +4,14 @@
     header         JSON        {"__metadata__": {...}, "ids": {...}, "keys": {...}, "values": {...}}
     ids            int64       [n_tokens]
     keys, values   float32 or float16   [n_layers, n_kv_heads, n_tokens, head_dim]
+                   or uint8             [n_layers, n_kv_heads, n_tokens, bytes of a row's blocks]
 
     __metadata__   format      "blocks2tokens session 1"
                    model       JSON: the fingerprint of the model's file
+                   cache       the type of keys and values: "float32", "float16", "q8_0", "q4_0"
                    session     JSON: system, template_variables, turns [question, answer]
-    ids, ...       dtype "I64", "F32" or "F16"; shape; data_offsets [first, last] in bytes behind the header
+    ids, ...       dtype "I64", "F32", "F16" or "U8"; shape;
+                   data_offsets [first, last] in bytes behind the header
 
 This is the layout of safetensors files, so other programs can look into it. Nothing in it is believed: what
 the header says of the arrays has to be, word for word, what the model makes of that many tokens, and the file
@@ -34,8 +37,8 @@ from blocks2tokens.gguf_file import GGUFFile
 FORMAT = "blocks2tokens session 1"
 LENGTH = struct.Struct("<Q")
 MOST_HEADER = 1 << 26  # bytes; a conversation is as long as a model's context, and that is a few megabytes
-DTYPES = {"float32": "F32", "float16": "F16"}  # in safetensors' words
-NUMPY = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}  # in safetensors' words
+NUMPY = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1")}
 SAMPLE = 64  # bytes of each tensor that tell models of the same shape apart
 
 
@@ -68,6 +71,7 @@ def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"template_variables: they cannot be saved: {error}") from error
     said = {"format": FORMAT, "model": json.dumps(fingerprint(model.file)), "session": told}
+    said["cache"] = model.transformer.cache_type
     header = json.dumps({"__metadata__": said, **_arrays(model, len(ids))}).encode()
     header += b" " * (-len(header) % 8)
     if len(header) > MOST_HEADER:
@@ -120,7 +124,8 @@ def is_session(path: str | os.PathLike[str]) -> bool:
 def _arrays(model, n_tokens: int) -> dict[str, dict]:
     """Return what a header says of the arrays of n_tokens tokens."""
     c = model.config
-    cache = DTYPES[model.transformer.cache_dtype], [c.n_layers, c.n_kv_heads, n_tokens, c.head_dim]
+    row = model.transformer.new_cache(1).row
+    cache = DTYPES[row.base.name], [c.n_layers, c.n_kv_heads, n_tokens, *row.shape]
     arrays, end = {}, 0
     for name, (dtype, shape) in {"ids": ("I64", [n_tokens]), "keys": cache, "values": cache}.items():
         start, end = end, end + prod(shape) * NUMPY[dtype].itemsize
@@ -190,13 +195,15 @@ def _check_model(path: Path, found: object, model) -> None:
 
 
 def _check_cache_type(path: Path, header: dict, model) -> None:
-    keys, own = header.get("keys"), model.transformer.cache_dtype
-    found = {dtype: name for name, dtype in DTYPES.items()}.get(
-        str(keys.get("dtype") if isinstance(keys, dict) else "")
-    )
-    if found is not None and found != own:
+    found, own = header["__metadata__"].get("cache"), model.transformer.cache_type
+    if found is None:  # as files were before there were blocks
+        keys = header.get("keys")
+        dtype = keys.get("dtype") if isinstance(keys, dict) else None
+        found = {"F32": "float32", "F16": "float16"}.get(str(dtype), own)
+    if found != own:
         raise ValueError(
-            f"{path}: its cache is {found}, that of this model {own}: load the model with cache={found!r}"
+            f"{path}: its cache is {found!s:.20}, that of this model {own}: "
+            f"load the model with cache={found!r:.20}"
         )
 
 

@@ -438,7 +438,7 @@ def test_info_says_what_is_in_the_file(run, tmp_path, path, model):
     assert facts["vocabulary"] == "320 tokens, tokenizer gpt2, pre-tokenizer smollm"
     assert (facts["chat template"], facts["runs here"]) == ("yes", "yes")
     cache = b2t.load(mixed).transformer.new_cache(64)
-    whole = cache.keys.nbytes + cache.values.nbytes
+    whole = cache.nbytes
     assert facts["KV cache"] == f"{whole // 64:,} bytes per token, {whole:,} for the whole context"
     tensors = gguf.GGUFReader(mixed).tensors
     for name in ("F32", "Q8_0", "Q4_0", "all"):

@@ -339,7 +339,7 @@ import multiprocessing, sys
 import blocks2tokens as b2t
 
 def work(model):
-    return list(model.generate([3, 1, 4], 5)), model.transformer.cache_dtype, model.transformer.threads
+    return list(model.generate([3, 1, 4], 5)), model.transformer.cache_type, model.transformer.threads
 
 if __name__ == "__main__":
     model = b2t.load(sys.argv[1], cache="float16", threads=1)

@@ -18,6 +18,7 @@ from vocabularies import sentencepiece, with_vocabulary
 import blocks2tokens as b2t
 from blocks2tokens import session_file
 from blocks2tokens.model import Transformer
+from blocks2tokens.model.cache_rows import PAGE
 
 QUESTIONS = [
     "Where is the cat?",
@@ -431,18 +432,20 @@ def test_a_turn_is_taken_back(model, read):
     assert session.messages == [] and say(session, "Hi") == anew(model, [user("Hi")])[2]
 
 
-@pytest.mark.parametrize("cache", ["float32", "float16"])
+@pytest.mark.parametrize("cache", ["float32", "float16", "q8_0", "q4_0"])
 @pytest.mark.parametrize("how", ["fork", "save"])
 def test_a_copy_goes_on_as_the_original_would(path_of, read, tmp_path, how, cache):
-    model = b2t.load(path_of(), cache=cache)
+    sizes = {"dim": 128} if cache in ("q8_0", "q4_0") else {}  # heads of 32
+    model = b2t.load(path_of(**sizes), cache=cache)
     session = check_turns(model.session("Be brief.", {"mood": "kind"}), read, questions=QUESTIONS[:3])
     if how == "fork":
         other = session.fork()
     else:
         session.save(tmp_path / "talk.session")
-        other = b2t.load_session(tmp_path / "talk.session", b2t.load(path_of(), cache=cache))
+        other = b2t.load_session(tmp_path / "talk.session", b2t.load(path_of(**sizes), cache=cache))
         assert os.listdir(tmp_path) == ["talk.session"]
-    assert not np.shares_memory(session._cache.keys, other._cache.keys)
+    same = session._cache.pages == other._cache.pages
+    assert same == (how == "fork")
     assert other.messages == session.messages and other.template_variables == {"mood": "kind"}
     assert [part.tobytes() for part in other._cache.used()] == [
         part.tobytes() for part in session._cache.used()
@@ -450,10 +453,25 @@ def test_a_copy_goes_on_as_the_original_would(path_of, read, tmp_path, how, cach
     say(other.fork(), "something else")  # leaves the others alone
     for question in QUESTIONS[3:]:
         assert say(other, question) == say(session, question)
-        assert other.turn.cached_tokens == session.turn.cached_tokens
+        assert other.turn.cached_tokens <= session.turn.cached_tokens  # what the other has read is shared
         assert other._ids == session._ids
     session.rewind()
     assert len(other.messages) == len(session.messages) + 2
+
+
+def test_sessions_share_what_they_begin_with(model, read):
+    system = "The kettle is on the stove and the cat is on the chair. " * 5
+    one, other = model.session(system), model.session(system)
+    say(one, QUESTIONS[0])
+    ids, _, text = anew(model, [{"role": "system", "content": system}, user(QUESTIONS[1])])
+    shared = in_common(one._ids, ids) // PAGE
+    assert shared  # the test's own: the message fills a page
+    read.clear()
+    assert say(other, QUESTIONS[1]) == text
+    assert other.turn.cached_tokens == shared * PAGE and read[0] == len(ids) - shared * PAGE
+    assert other._cache.pages[:shared] == one._cache.pages[:shared]
+    assert other._cache.pages[shared:] != one._cache.pages[shared:]
+    assert say(one, QUESTIONS[2]) == anew(model, [*one.messages[:-2], user(QUESTIONS[2])])[2]
 
 
 def test_a_fork_in_the_middle_of_an_answer(model):
@@ -640,6 +658,15 @@ def test_a_session_of_another_model(saved, path_of, change):
 def test_another_type_of_cache(saved, path_of):
     message = refused(saved, b2t.load(path_of(), cache="float16"))
     assert "its cache is float32" in message and "load the model with cache='float32'" in message
+
+
+def test_types_of_the_same_bytes_are_told_apart(path_of, tmp_path):
+    model = b2t.load(path_of(dim=128), cache="q4_0")
+    session = model.session()
+    say(session, "Hi")
+    session.save(tmp_path / "s")
+    message = refused(tmp_path / "s", b2t.load(path_of(dim=128), cache="q8_0"))
+    assert "its cache is q4_0, that of this model q8_0" in message
 
 
 HUGE = 1 << 60

@@ -7,6 +7,7 @@ from numba import get_num_threads
 from blocks2tokens.model import batch_attention, split_attention
 from blocks2tokens.model.attention_tile import TILE
 from blocks2tokens.model.batch_attention import attend_batch
+from blocks2tokens.model.cache_rows import rows_of
 from blocks2tokens.model.split_attention import LEAST_PART, MOST_PARTS, attend_part, join_parts
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # scores reach 20: their own rounding is seen in exp
@@ -64,12 +65,13 @@ def decoded(q, k, v, n_keys, window=0, scale=None, softcap=0.0, sinks=None, part
     first = max(0, n_keys - window) if window else 0
     step = part_keys or split_attention.keys_of_a_part(n_keys - first)
     starts = list(range(first, n_keys, step))
+    rows = rows_of(k, v)
     for h in range(n_kv_heads):
         own = slice(h * group, (h + 1) * group)
         for p, start in enumerate(starts):
             scale_, cap = np.float32(scale or head_dim**-0.5), np.float32(softcap)
             end = min(start + step, n_keys)
-            attend_part(q[own], k[h], v[h], start, end, scale_, cap, room, parts[p, own])
+            attend_part(q[own], rows, h, start, end, scale_, cap, room, parts[p, own])
     out = np.empty(n_heads * head_dim, np.float32)
     sinks = np.full(n_heads, -np.inf, np.float32) if sinks is None else sinks
     join_parts(parts, len(starts), sinks, out)

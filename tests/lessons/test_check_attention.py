@@ -250,15 +250,15 @@ def test_absorbing_all_tokens_is_the_engine_s_sum(qkv):
 def test_bytes_are_those_of_the_engine_s_cache():
     cache = KVCache(n_layers=3, n_kv_heads=2, head_dim=8, capacity=5)
     shape = lesson.HeadShape(n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8)
-    bits = 8 * cache.keys.itemsize
-    assert lesson.kv_bytes(shape, 5, bits) == cache.keys.nbytes + cache.values.nbytes
+    assert lesson.kv_bytes(shape, 5, 8 * cache.row.base.itemsize) == cache.nbytes
 
 
 def test_the_engine_s_cache_has_the_head_layout():
     cache = KVCache(n_layers=1, n_kv_heads=2, head_dim=8, capacity=5)
     keys = np.arange(3 * 2 * 8, dtype=np.float32).reshape(3, 2, 8)
+    cache.prepare(5)
     cache.put(0, keys, keys)
-    flat = cache.keys[0].reshape(-1)
+    flat = cache.get(0, 5)[0].reshape(-1)
     for head, token, i in [(0, 0, 0), (1, 2, 3), (3, 1, 7)]:
         assert flat[lesson.offset_of("head", head, token, i, 2, 2, 5, 8)] == keys[token, head // 2, i]
 

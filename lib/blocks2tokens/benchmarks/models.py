@@ -312,8 +312,8 @@ def print_memory(paths: Mapping[str, Path], engines: Sequence[str]) -> None:
 
 def cache_bytes(path: Path, engine: str) -> int:
     """Return the bytes of an engine's cache for CONTEXT tokens; llama.cpp's values are float16."""
-    cache = b2t.load(path).transformer.new_cache(CONTEXT)
-    return cache.nbytes if engine == OURS else 2 * (cache.keys.size + cache.values.size)
+    model = b2t.load(path, cache="float32" if engine == OURS else "float16")
+    return model.transformer.new_cache(CONTEXT).nbytes
 
 
 def main() -> None:

@@ -216,6 +216,10 @@ MEASURED = {
         "bytes of a layer's scores over a tile's, 8,192 tokens": "×",
         "tokens at which attention multiplies as much as the matrices": "",
     },
+    "25": {
+        "bytes of a float32 cache over those of q4_0": "×",
+        "a token behind many, float32 cache over q8_0": "×",
+    },
     "27": {"perplexity of a pruned model over one of fewer bits, at equal bytes": "×"},
     "32": {},
 }
@@ -750,6 +754,10 @@ CLAIMS = {
         "20",
         "The slowest of three layouts over the fastest, many tokens; it counts from 1.1.",
         at_1=at_least("slowest layout of the keys over the fastest", 1.1),
+        shows=(
+            "bytes of a float32 cache over those of q4_0",
+            "a token behind many, float32 cache over q8_0",
+        ),
         inference=True,
     ),
     "S8.9": Claim(

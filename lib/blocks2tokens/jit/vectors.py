@@ -138,6 +138,47 @@ load_floats = loader("load_floats", FLOATS, "Load 16 float32 from byte `offset` 
 load_8_floats = loader("load_8_floats", Vector("f32", 8), "Load 8 float32 from byte `offset` of an array.")
 
 
+def widening_loader(name, widen, doc):
+    """Make an intrinsic that loads 16 bytes from byte `offset` and makes 16 float32 of them."""
+
+    def load(typingctx, array, offset):
+        def codegen(context, builder, signature, args):
+            few = ir.VectorType(I8, 16)
+            at = address(context, builder, signature.args[0], *args, few)
+            return widen(builder, builder.load(at, align=1))
+
+        return FLOATS(array, types.intp), codegen
+
+    load.__name__, load.__doc__ = name, doc
+    return intrinsic(load)
+
+
+def widen_int8s(builder, few):
+    return builder.sitofp(builder.sext(few, INTS.llvm_type), FLOATS.llvm_type)
+
+
+def widen_low_nibbles(builder, few):
+    return widen_nibbles(builder, builder.and_(few, constant(few.type, 15)))
+
+
+def widen_high_nibbles(builder, few):
+    return widen_nibbles(builder, builder.lshr(few, constant(few.type, 4)))
+
+
+def widen_nibbles(builder, few):
+    """Return codes 0..15 as float32 -8..7."""
+    return widen_int8s(builder, builder.sub(few, constant(few.type, 8)))
+
+
+load_int8s = widening_loader("load_int8s", widen_int8s, "Load 16 int8 as float32.")
+load_low_nibbles = widening_loader(
+    "load_low_nibbles", widen_low_nibbles, "Load 16 bytes; return their low nibbles less 8 as float32."
+)
+load_high_nibbles = widening_loader(
+    "load_high_nibbles", widen_high_nibbles, "Load 16 bytes; return their high nibbles less 8 as float32."
+)
+
+
 @intrinsic
 def load_u32(typingctx, array, offset):
     """Load 4 bytes as uint32. (An index of Numba's may count from the end, and asks every time.)"""

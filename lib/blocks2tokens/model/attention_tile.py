@@ -1,6 +1,6 @@
 """A tile of attention: TILE keys and their values against some rows of queries, with an online softmax.
 
-    keys, values [TILE, D]    of one head of the cache, as float32; loaded once for all rows
+    keys, values [TILE, D]    of one head of the cache, decoded to float32 once for all rows
     q            [rows, D]    times the scale: queries of all heads that share these keys
     scores    [rows, TILE]  = q . k, then exp(score - largest)
     largest, total   [rows]   of the softmax so far: what was added before shrinks when a larger score comes
@@ -18,8 +18,7 @@ Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax", 20
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from blocks2tokens.jit import cpu
 from blocks2tokens.jit.pointers import floats_at
@@ -30,10 +29,8 @@ from blocks2tokens.jit.vectors import (
     exp_floats,
     larger,
     load_floats,
-    load_halves,
     most,
     multiply,
-    prefetch,
     repeat_float,
     store,
     tile_product,
@@ -41,7 +38,8 @@ from blocks2tokens.jit.vectors import (
     transpose_words,
     zero_floats,
 )
-from blocks2tokens.model.compiled_layers import INFINITE, as_float, soften
+from blocks2tokens.model.cache_rows import PAGE, load_rows, row_address
+from blocks2tokens.model.compiled_layers import INFINITE, soften
 
 TILE = 64  # keys
 LANES, FLOAT = 16, 4  # numbers in a vector, bytes of one
@@ -113,33 +111,16 @@ def room_in(memory, n_rows, head_dim, turns):
 # --- Reading the cache ------------------------------------------------------------------------------------
 
 
-def load_numbers(keys, offset):
-    """Load 16 numbers of a cache as float32, by the byte of the first: float32, or the bits of float16."""
-
-
-@overload(load_numbers)
-def choose_load_numbers(keys, offset):
-    if keys.dtype == types.uint16:
-        return lambda keys, offset: load_halves(keys, offset)
-    return lambda keys, offset: load_floats(keys, offset)
-
-
 @njit(cache=True)
-def load_tile(keys, first, n, tile):
-    """Copy n rows of a cache, [*, head_dim], to a tile as float32; its padding stays as it is.
-
-    Asks for the next tile's rows meanwhile: they arrive while this tile is multiplied.
-    """
-    size, step, target = keys.shape[1], tile.shape[1] * FLOAT, address_of(tile)
-    whole, ahead = size // LANES * LANES, TILE * keys.strides[0]
-    for s in range(n):
-        source = (first + s) * keys.strides[0]
-        for i in range(0, whole, LANES):
-            at = source + i * keys.itemsize
-            prefetch(keys, at + ahead)
-            store(target, s * step + FLOAT * i, load_numbers(keys, at))
-        for i in range(whole, size):
-            tile[s, i] = as_float(keys[first + s, i])
+def load_tile(rows, part, head, first, n, head_dim, tile):
+    """Decode n rows of a cache, KEYS or VALUES, to a tile as float32; its padding stays as it is."""
+    stride, done = FLOAT * tile.shape[1], 0
+    while done < n:
+        token = first + done
+        few = min(n - done, PAGE - token % PAGE)  # a window may begin anywhere in a page
+        address = row_address(rows, part, head, token)
+        load_rows(rows, address, few, head_dim, address_of(tile) + done * stride, stride)
+        done += few
 
 
 # --- Products ---------------------------------------------------------------------------------------------

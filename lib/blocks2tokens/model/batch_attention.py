@@ -27,6 +27,7 @@ from blocks2tokens.model.attention_tile import (
     score_tile,
     softmax_row,
 )
+from blocks2tokens.model.cache_rows import KEYS, VALUES, LayerRows, rows_of
 from blocks2tokens.model.compiled_layers import INFINITE
 
 ROWS = 64  # of queries against a tile, about: then loading and turning it costs little beside the products
@@ -68,20 +69,21 @@ def softmax_tile(room, n_rows, block, end, start, in_tile, rule):
 
 
 @njit(cache=True)
-def attend_block(q, keys, values, sinks, position, first, block, head, group, rule, out, room):
-    """Attend for `block` queries from `first` on, of `group` heads, which all use these keys and values.
+def attend_block(q, rows, kv_head, sinks, position, first, block, group, rule, out, room):
+    """Attend for `block` queries from `first` on, of the `group` heads that use one head of a layer.
 
     q and out float32 [T, n_heads, head_dim]; query t sees the last of `position` + t + 1 keys, all or a
-    window; `head` is the first head; sinks float32 [n_heads], -infinity where there is none.
+    window; sinks float32 [n_heads], -infinity where there is none.
     """
+    head = kv_head * group
     n = min(block, q.shape[0] - first)
     begin_block(q, sinks, first, block, head, group, rule.scale, room)
     n_keys, end = position + first + n, position + first + 1
     oldest = max(0, end - rule.window) if rule.window else 0
     for start in range(oldest // TILE * TILE, n_keys, TILE):
         in_tile = min(TILE, n_keys - start)
-        load_tile(keys, start, in_tile, room.keys)
-        load_tile(values, start, in_tile, room.values)
+        load_tile(rows, KEYS, kv_head, start, in_tile, q.shape[2], room.keys)
+        load_tile(rows, VALUES, kv_head, start, in_tile, q.shape[2], room.values)
         score_tile(room)
         softmax_tile(room, group * block, block, end, start, in_tile, rule)
         add_tile(room, in_tile)
@@ -92,9 +94,8 @@ def attend_block(q, keys, values, sinks, position, first, block, head, group, ru
 
 
 @njit(cache=True)
-def work(q, keys, values, sinks, position, rule, jobs, memory, out):
+def work(q, rows, n_kv_heads, sinks, position, rule, jobs, memory, out):
     """Take blocks, the longest first, until none are left."""
-    n_kv_heads = keys.shape[0]
     group = q.shape[1] // n_kv_heads
     block = block_size(group)
     n_blocks = -(-q.shape[0] // block)
@@ -102,15 +103,15 @@ def work(q, keys, values, sinks, position, rule, jobs, memory, out):
     job = take_job(jobs, 0)
     while job < n_kv_heads * n_blocks:
         h, first = job % n_kv_heads, block * (n_blocks - 1 - job // n_kv_heads)
-        attend_block(q, keys[h], values[h], sinks, position, first, block, h * group, group, rule, out, room)
+        attend_block(q, rows, h, sinks, position, first, block, group, rule, out, room)
         job = take_job(jobs, 0)
 
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def share(q, keys, values, sinks, position, rule, jobs, rooms, n_workers, out):
+def share(q, rows, n_kv_heads, sinks, position, rule, jobs, rooms, n_workers, out):
     for i in prange(n_workers):
-        work(q, keys, values, sinks, position, rule, jobs, rooms[i], out)
+        work(q, rows, n_kv_heads, sinks, position, rule, jobs, rooms[i], out)
 
 
 def attend_batch(
@@ -130,9 +131,24 @@ def attend_batch(
     `position` + T tokens are there. rooms: see `new_rooms`; as many work as it has rows, and no more than
     Numba's threads. What `attention.attend` defines.
     """
+    return attend_rows(q, rows_of(keys, values), len(keys), position, rooms, window, scale, softcap, sinks)
+
+
+def attend_rows(
+    q: np.ndarray,
+    rows: LayerRows,
+    n_kv_heads: int,
+    position: int,
+    rooms: np.ndarray,
+    window: int = 0,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return what `attend_batch` does, of keys and values as `KVCache.rows` tells where they are."""
     out, n_heads = np.empty_like(q), q.shape[1]
     rule = Rule(np.float32(scale or q.shape[2] ** -0.5), np.float32(softcap), window)
     sinks = np.full(n_heads, -INFINITE) if sinks is None else sinks
     n_workers = min(len(rooms), get_num_threads())
-    share(q, keys, values, sinks, position, rule, new_counters(1), rooms, n_workers, out)
+    share(q, rows, n_kv_heads, sinks, position, rule, new_counters(1), rooms, n_workers, out)
     return out

@@ -6,7 +6,8 @@ silu_times      gate = silu(gate) * up, and the gates of other families: `gate_t
 top_experts     the experts with the highest scores, and their shares
 attend_head     one query of one head over its keys and values: scores, softmax, weighted sum
 
-Keys and values may be float32, or float16 kept as uint16: `as_float` and `store` know both.
+Its keys and values may be float32, or float16 kept as uint16: `as_float` knows both. The engine's own cache
+is read in tiles: `attention_tile`.
 Compiled code checks nothing: `Transformer` has checked all sizes.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from blocks2tokens.formats.compiled import bits_to_float, float_to_half, half_to_float
+from blocks2tokens.formats.compiled import bits_to_float, half_to_float
 from blocks2tokens.model.layers import CLAMPED_LIMIT, CLAMPED_SLOPE
 
 IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
@@ -176,32 +177,6 @@ def choose_as_float(value):
     if value == types.uint16:
         return lambda value: half_to_float(value)
     return lambda value: value
-
-
-def store(numbers, i, value):
-    """Set numbers[i] to a float32."""
-
-
-@overload(store)
-def choose_store(numbers, i, value):
-    if numbers.dtype == types.uint16:
-
-        def store_half(numbers, i, value):
-            numbers[i] = float_to_half(value)
-
-        return store_half
-
-    def store_float(numbers, i, value):
-        numbers[i] = value
-
-    return store_float
-
-
-@njit(cache=True)
-def store_all(x, numbers):
-    """Store x, float32 [n], in a row of a cache."""
-    for i in range(x.size):
-        store(numbers, i, x[i])
 
 
 # --- Attention --------------------------------------------------------------------------------------------

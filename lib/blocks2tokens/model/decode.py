@@ -43,6 +43,7 @@ from blocks2tokens.kernels.ours.quantized_activations import quantize_row, quant
 from blocks2tokens.kernels.ours.simd_dot import vectors_for
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.architectures import QKV
+from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, rows_of_layer, store_row, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     INFINITE,
@@ -53,7 +54,6 @@ from blocks2tokens.model.compiled_layers import (
     normalize,
     rotate,
     soften,
-    store_all,
     top_experts,
 )
 from blocks2tokens.model.config import ModelConfig
@@ -321,7 +321,7 @@ def keep_residual(state, scratch, sizes, half, job):
 
 
 @njit(cache=True)
-def do_head(parameters, state, scratch, keys, values, sizes, layer, position, job, coming):
+def do_head(parameters, state, scratch, cache, sizes, layer, position, job, coming):
     """Make one head of Q, K or V: jobs are numbered in this order."""
     matrix, head = head_of(sizes, job)
     m, size = parameters.matrices[layer, matrix], sizes.head_dim
@@ -334,14 +334,15 @@ def do_head(parameters, state, scratch, keys, values, sizes, layer, position, jo
             normalize(made, parameters.head_norms[layer, matrix], sizes.eps, made)
         turns = state.turns[state.turns.shape[0] - 1 if parameters.windows[layer] else 0]
         rotate(made, turns[0], turns[1], sizes.halves)
-    if matrix == K:
-        store_all(made, keys[layer, head, position])
-    elif matrix == V:
-        store_all(made, values[layer, head, position])
+    if cache.turned:
+        turn(made, cache.turned)
+    if matrix != Q:
+        part = KEYS if matrix == K else VALUES
+        store_row(cache.kind, made, row_address(rows_of_layer(cache, layer), part, head, position))
 
 
 @njit(cache=True)
-def heads_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage):
+def heads_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage):
     n_jobs = sizes.n_heads + 2 * sizes.n_kv_heads
     following = entry(parameters.matrices[layer, O], worker)
     job = take_first(state.counters, stage, worker, n_jobs)
@@ -354,7 +355,7 @@ def heads_stage(parameters, state, scratch, keys, values, sizes, layer, position
         coming = following
         if not is_last(worker, job, n_jobs):
             coming = address_of_head(parameters, sizes, layer, job + 1)
-        do_head(parameters, state, scratch, keys, values, sizes, layer, position, job, coming)
+        do_head(parameters, state, scratch, cache, sizes, layer, position, job, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
@@ -368,20 +369,20 @@ def seen_keys(parameters, layer, position):
 
 
 @njit(cache=True)
-def attention_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage):
+def attention_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage):
     group, size = sizes.n_heads // sizes.n_kv_heads, sizes.head_dim
     queries = state.qkv[: sizes.n_heads * size].reshape(sizes.n_heads, size)
     begin, n_keys = seen_keys(parameters, layer, position)
     n_parts, step = parts_of(n_keys), keys_of_a_part(n_keys)
-    n_jobs = sizes.n_kv_heads * n_parts
+    n_jobs, rows = sizes.n_kv_heads * n_parts, rows_of_layer(cache, layer)
     job = take_first(state.counters, stage, worker, n_jobs)
     while job < n_jobs:
         head, part = job // n_parts, job % n_parts
         heads, first = slice(head * group, (head + 1) * group), begin + part * step
         attend_part(
             queries[heads],
-            keys[layer, head],
-            values[layer, head],
+            rows,
+            head,
             first,
             min(first + step, begin + n_keys),
             sizes.scale,
@@ -394,11 +395,13 @@ def attention_stage(parameters, state, scratch, keys, values, sizes, layer, posi
 
 
 @njit(cache=True)
-def attended_values(parameters, state, scratch, sizes, layer, position):
+def attended_values(parameters, state, scratch, cache, sizes, layer, position):
     """Return what the parts give together, float32 [n_heads * head_dim]: each worker joins for itself."""
     _, n_keys = seen_keys(parameters, layer, position)
     x = scratch.vectors[ATTENDED, : sizes.n_heads * sizes.head_dim]
     join_parts(state.parts, parts_of(n_keys), parameters.sinks[layer], x)
+    if cache.turned:
+        turn(x, cache.turned)
     return x
 
 
@@ -521,18 +524,16 @@ def after_layer(parameters, sizes, layer, worker):
 
 
 @njit(cache=True)
-def run_stages(parameters, state, scratch, keys, values, sizes, position, with_logits, worker):
+def run_stages(parameters, state, scratch, cache, sizes, position, with_logits, worker):
     """Go through all stages as one of the workers."""
     for layer in range(sizes.n_layers):
         stage, matrices = STAGES * layer, parameters.matrices[layer]
         out, down = matrices[O : O + 1], matrices[FFN_DOWN:]
         after = after_layer(parameters, sizes, layer, worker)
         then = entry(matrices[ROUTE if sizes.mixture else GATE], worker)
-        heads_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage + HEADS)
-        attention_stage(
-            parameters, state, scratch, keys, values, sizes, layer, position, worker, stage + ATTENTION
-        )
-        x = attended_values(parameters, state, scratch, sizes, layer, position)
+        heads_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage + HEADS)
+        attention_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage + ATTENTION)
+        x = attended_values(parameters, state, scratch, cache, sizes, layer, position)
         add_product_stage(out, state, scratch, sizes, x, False, worker, stage + OUTPUT, then)
         if sizes.mixture:
             router_stage(parameters, state, scratch, sizes, layer, worker, stage + ROUTER)
@@ -559,7 +560,7 @@ def begin(embedding, decode_row, parameters, state, sizes, position):
 @takes_turns
 @njit(parallel=True, cache=True)
 def decode_token(
-    embeddings, token, decode_row, parameters, state, scratch, keys, values, sizes, position, with_logits, n
+    embeddings, token, decode_row, parameters, state, scratch, cache, sizes, position, with_logits, n
 ):
     """Run one token behind `position` others, on n workers."""
     begin(embeddings[token], decode_row, parameters, state, sizes, position)
@@ -575,7 +576,7 @@ def decode_token(
             scratch.chosen[w],
             scratch.shares[w],
         )
-        run_stages(parameters, state, own, keys, values, sizes, position, with_logits, Worker(w, n))
+        run_stages(parameters, state, own, cache, sizes, position, with_logits, Worker(w, n))
     finish(parameters, state, sizes)
 
 
@@ -604,7 +605,7 @@ class Decoder:
             _parameters(weights, c),
             self.state,
             _scratch(c),
-            *cache.for_numba(),
+            cache.rows(0),
             _sizes(c),
         )
 

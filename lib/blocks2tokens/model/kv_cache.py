@@ -1,88 +1,272 @@
 """KVCache: the keys and values of every token seen so far, so that none is computed twice.
 
-    keys, values   float32 or float16 [n_layers, n_kv_heads, capacity, head_dim]
-    length         tokens in it
+    length     tokens in it, of `capacity`
+    pages      the memory of PAGE tokens each, for all layers: see `pages`
+    table      where they are: int64 [capacity / PAGE], 0 where none is needed yet
 
-A head's keys lie together: attention reads them from the first token to the last without a gap. In float16
-they take half the memory and half the reading, and keep 11 bits of each number.
+    page       [n_layers, keys | values, n_kv_heads, PAGE, row]        rows of one of four types: `cache_rows`
+
+A page is taken when its first token comes. A head's keys lie together within it, so attention reads PAGE of
+them without a gap. Forks share pages and copy one only when they write into it; caches that begin with the
+same ids can share as well.
+
+A row of float16 keeps 11 bits of each number; q8_0 about 8, q4_0 about 4, with a scale for each 32.
 """
+
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
 
-DTYPES = {"float32": np.float32, "float16": np.float16}
+from blocks2tokens.errors import UnsupportedError
+from blocks2tokens.formats import FORMATS
+from blocks2tokens.model.cache_rows import (
+    BLOCKS,
+    KEYS,
+    PAGE,
+    TYPES,
+    VALUES,
+    WEIGHTS,
+    LayerRows,
+    row_bytes,
+    turn,
+    turned,
+)
+from blocks2tokens.model.pages import Page, PagePool
+
+
+def check_type(kind: str, head_dim: int) -> None:
+    """Raise ValueError for a type of cache that there is not, UnsupportedError if heads do not fit it."""
+    if kind not in TYPES:
+        raise ValueError(f"cache: expected one of {', '.join(TYPES)}, got {kind!r}")
+    if kind in BLOCKS and head_dim % WEIGHTS:
+        raise UnsupportedError(
+            f"cache: {kind} has blocks of {WEIGHTS} numbers, which heads of {head_dim} cannot be cut into"
+        )
+
+
+def page_bytes(n_layers: int, n_kv_heads: int, head_dim: int, kind: str) -> int:
+    """Return the bytes of the keys and values of PAGE tokens."""
+    return 2 * n_layers * n_kv_heads * PAGE * row_bytes(kind, head_dim)
 
 
 class KVCache:
-    """Room for `capacity` tokens. Memory is touched, and so paid for, only as tokens arrive."""
+    """Room for `capacity` tokens. Memory is taken page by page, and touched, as tokens arrive."""
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, dtype: str = "float32"):
-        """Make room; dtype is "float32" or "float16"."""
-        self.capacity = capacity
-        self.length = 0
+    def __init__(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        kind: str = "float32",
+        pool: PagePool | None = None,
+    ):
+        """Begin with nothing; pages come from `pool`, which caches of one shape and type may share.
+
+        Raises ValueError for another type than float32, float16, q8_0 and q4_0, and UnsupportedError for
+        heads that are not made of whole blocks of it.
+        """
+        check_type(kind, head_dim)
+        self.shape = n_layers, n_kv_heads, head_dim
+        self.kind, self.capacity, self.length = kind, capacity, 0
+        self.pool = pool or PagePool(page_bytes(*self.shape, kind))
         self.decoder = None  # memory to decode into this cache, made by the transformer at the first token
-        shape = (n_layers, n_kv_heads, capacity, head_dim)
-        self._keys, self._values = np.zeros(shape, DTYPES[dtype]), np.zeros(shape, DTYPES[dtype])
+        self.table = np.zeros(-(-capacity // PAGE), np.int64)
+        self._pages: list[Page] = []
+        weakref.finalize(self, self.pool.give_back, self._pages).atexit = False
 
-    # Read-only: a decoder knows where they lie. A copy of a cache therefore begins without one.
-    keys = property(lambda self: self._keys)
-    values = property(lambda self: self._values)
+    pages = property(lambda self: tuple(self._pages))
 
-    def __getstate__(self):
-        return self.__dict__ | {"decoder": None}
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        return page_bytes(*self.shape, self.kind) // PAGE
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values at full length."""
-        return self.keys.nbytes + self.values.nbytes
+        return self.capacity * self.bytes_per_token
 
-    def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
-        """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
+    def rows(self, layer: int) -> LayerRows:
+        """Return where compiled code finds the rows of a layer."""
+        _, n_kv_heads, head_dim = self.shape
+        row = row_bytes(self.kind, head_dim)
+        head, half = PAGE * row, n_kv_heads * PAGE * row
+        return LayerRows(
+            self.table, 2 * half * layer, TYPES[self.kind], turned(self.kind, head_dim), row, head, half
+        )
 
-        For passes written in NumPy; the engine's own write to `for_numba`.
-        Raises ValueError for more than there is room for.
+    # --- Pages --------------------------------------------------------------------------------------------
+
+    def prepare(self, n_tokens: int) -> None:
+        """Have pages for so many tokens more, and none of them shared.
+
+        Raises ValueError for more than there is room for, or if the pool has no more pages.
         """
-        end = self.length + len(keys)
-        if end > self.capacity:
-            raise ValueError(f"{len(keys)} more tokens do not fit, {self.length} of {self.capacity} used")
-        self.keys[layer, :, self.length : end] = keys.transpose(1, 0, 2)
-        self.values[layer, :, self.length : end] = values.transpose(1, 0, 2)
+        end = self.length + n_tokens
+        if not 0 <= self.length <= end <= self.capacity:
+            raise ValueError(f"{n_tokens} more tokens do not fit, {self.length} of {self.capacity} used")
+        for i in range(self.length // PAGE, -(-end // PAGE)):
+            if i == len(self._pages):
+                self._set(i, self.pool.take())
+            elif self._pages[i].users > 1 or self._pages[i].name is not None:
+                self._set(i, self.pool.writable(self._pages[i]))
 
-    def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return views of keys and values, [n_kv_heads, n_tokens, head_dim]."""
-        return self.keys[layer, :, :n_tokens], self.values[layer, :, :n_tokens]
+    def _set(self, i, page):
+        self._pages[i : i + 1] = [page]
+        self.table[i] = page.address
 
-    def used(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return views of what it holds: keys and values, [n_layers, n_kv_heads, length, head_dim]."""
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def fill(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Hold these keys and values, as `used` gives them, in the place of all that there is.
-
-        Raises ValueError for another dtype or shape, or for more tokens than there is room for.
-        """
-        n_layers, n_kv_heads, _, head_dim = self.keys.shape
-        n_tokens = keys.shape[2] if keys.ndim == 4 else 0
-        for part, name in ((keys, "keys"), (values, "values")):
-            expected = (n_layers, n_kv_heads, min(n_tokens, self.capacity), head_dim)
-            if part.shape != expected or part.dtype != self.keys.dtype:
-                raise ValueError(
-                    f"{name}: expected {self.keys.dtype} {expected}, got {part.dtype} {part.shape}"
-                )
-        self.length = n_tokens
-        for own, part in zip(self.used(), (keys, values), strict=True):
-            own[...] = part
+    def _hold(self, pages: list[Page], length: int) -> None:
+        """Hold these pages, and so many tokens, in the place of all that there is."""
+        self.pool.give_back(self._pages)
+        self._pages += pages
+        self.table[:] = 0
+        self.table[: len(pages)] = [page.address for page in pages]
+        self.length = length
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens; ValueError if there are fewer."""
         if not 0 <= length <= self.length:
             raise ValueError(f"length: expected 0 to {self.length}, got {length}")
         self.length = length
+        self.pool.give_back(self._pages, -(-length // PAGE))
+        self.table[len(self._pages) :] = 0
 
-    def for_numba(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return keys and values as compiled code takes them: float16 as its bits, uint16."""
-        parts = self.keys, self.values
-        return parts if self.keys.dtype == np.float32 else tuple(part.view(np.uint16) for part in parts)
+    def fork(self, capacity: int | None = None) -> "KVCache":
+        """Return a cache that goes on from here by itself, and shares the pages as long as they are the same.
+
+        Its capacity is that of this one unless said otherwise; ValueError for less than there is in it.
+        """
+        capacity = self.capacity if capacity is None else capacity
+        if capacity < self.length:
+            raise ValueError(f"capacity: expected at least {self.length}, got {capacity}")
+        other = KVCache(*self.shape, capacity, self.kind, self.pool)
+        other._hold(self.pool.share(self._pages[: -(-self.length // PAGE)]), self.length)
+        return other
+
+    def __deepcopy__(self, memo):
+        return self.fork()
+
+    def __reduce__(self):
+        return _restored, (*self.shape, self.capacity, self.kind, *self.used())
+
+    def publish(self, ids: Sequence[int]) -> None:
+        """Let other caches of the pool find the full pages of this one; `ids` are those in it."""
+        self.pool.publish(ids[: self.length], self._pages)
+
+    def begin_with(self, ids: Sequence[int]) -> int:
+        """Hold, in the place of all that there is, the pages that others have of these ids' beginning.
+
+        Returns how many tokens that are. Raises ValueError for more ids than there is room for.
+        """
+        if len(ids) > self.capacity:
+            raise ValueError(f"{len(ids)} tokens do not fit into {self.capacity}")
+        pages = self.pool.find(ids)
+        self._hold(pages, PAGE * len(pages))
+        return self.length
+
+    # --- What is in it ------------------------------------------------------------------------------------
+
+    def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
+
+        For passes written in NumPy; the engine's own write by way of `rows`.
+        Raises ValueError for more than there is room for.
+        """
+        self.prepare(len(keys))
+        encoded = self._encoded(keys), self._encoded(values)
+        for part, page, own, there in self._pieces(self.length, self.length + len(keys)):
+            self._view(page)[layer, part, :, own] = encoded[part][there].swapaxes(0, 1)
+
+    def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return keys and values of the first tokens, [n_kv_heads, n_tokens, head_dim].
+
+        float16 as it is, the others as float32: blocks decoded and turned back.
+        """
+        keys, values = (part[0] for part in self._gathered(slice(layer, layer + 1), n_tokens))
+        return self._decoded(keys), self._decoded(values)
+
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what it holds: keys and values, [n_layers, n_kv_heads, length, a row], as they are stored.
+
+        A row is float32 or float16 [head_dim], or uint8 [bytes of its blocks].
+        """
+        return self._gathered(slice(None), self.length)
+
+    def fill(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Hold these keys and values, as `used` gives them, in the place of all that there is.
+
+        Raises ValueError for another dtype or shape, or for more tokens than there is room for.
+        """
+        n_layers, n_kv_heads, _ = self.shape
+        n_tokens = keys.shape[2] if keys.ndim == 4 else 0
+        for part, name in ((keys, "keys"), (values, "values")):
+            expected = (n_layers, n_kv_heads, min(n_tokens, self.capacity), *self.row.shape)
+            if part.shape != expected or part.dtype != self.row.base:
+                raise ValueError(
+                    f"{name}: expected {self.row.base} {expected}, got {part.dtype} {part.shape}"
+                )
+        self.truncate(0)
+        self.prepare(n_tokens)
+        for part, page, own, there in self._pieces(0, n_tokens):
+            self._view(page)[:, part, :, own] = (keys, values)[part][:, :, there]
+        self.length = n_tokens
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as seen, once every layer has put theirs."""
         self.length += n_tokens
+
+    @property
+    def row(self) -> np.dtype:
+        """What a row is: float32 or float16 [head_dim], or uint8 [bytes of its blocks]."""
+        head_dim = self.shape[2]
+        if self.kind in BLOCKS:
+            return np.dtype((np.uint8, row_bytes(self.kind, head_dim)))
+        return np.dtype((self.kind, head_dim))
+
+    def _view(self, page: Page) -> np.ndarray:
+        """Return a page as an array, [n_layers, 2, n_kv_heads, PAGE, a row]."""
+        n_layers, n_kv_heads, _ = self.shape
+        shape = n_layers, 2, n_kv_heads, PAGE, *self.row.shape
+        return page.data.view(self.row.base).reshape(shape)
+
+    def _pieces(self, first, last):
+        """Yield, for keys and values and each page of tokens first to last: part, page, where in each."""
+        for i in range(first // PAGE, -(-last // PAGE)):
+            start, end = max(first, i * PAGE), min(last, (i + 1) * PAGE)
+            for part in (KEYS, VALUES):
+                own = slice(start - i * PAGE, end - i * PAGE)
+                yield part, self._pages[i], own, slice(start - first, end - first)
+
+    def _gathered(self, layers, n_tokens) -> tuple[np.ndarray, np.ndarray]:
+        n_layers, n_kv_heads, _ = self.shape
+        shape = len(range(n_layers)[layers]), n_kv_heads, n_tokens, *self.row.shape
+        out = np.empty(shape, self.row.base), np.empty(shape, self.row.base)
+        for part, page, own, there in self._pieces(0, n_tokens):
+            out[part][:, :, there] = self._view(page)[layers, part, :, own]
+        return out
+
+    def _encoded(self, x):
+        """Return numbers, float32 [..., head_dim], as rows."""
+        if self.kind not in BLOCKS:
+            return x
+        return FORMATS[BLOCKS[self.kind]].quantize(self._turned(x))
+
+    def _decoded(self, rows):
+        if self.kind not in BLOCKS:
+            return rows
+        return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows))
+
+    def _turned(self, x):
+        """Return rows turned, or turned back: the same transform."""
+        n, x = turned(self.kind, self.shape[2]), np.array(x, np.float32, order="C")
+        if n:
+            turn(x.reshape(-1), n)
+        return x
+
+
+def _restored(n_layers, n_kv_heads, head_dim, capacity, kind, keys, values) -> KVCache:
+    cache = KVCache(n_layers, n_kv_heads, head_dim, capacity, kind)
+    cache.fill(keys, values)
+    return cache

@@ -14,7 +14,8 @@ from numba import get_num_threads, njit, prange
 
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul
-from blocks2tokens.model.batch_attention import attend_batch, new_rooms
+from blocks2tokens.model.batch_attention import attend_rows, new_rooms
+from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, store_row, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     add,
@@ -22,7 +23,6 @@ from blocks2tokens.model.compiled_layers import (
     gate_times,
     normalize,
     rotate,
-    store_all,
 )
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.kv_cache import KVCache
@@ -59,11 +59,11 @@ def gate_times_rows(kind, gate, up):
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def finish_heads(x, bias, norm, eps, cos, sin, halves):
-    """Add the bias, normalize and rotate each head in place; x float32 [T, heads, head_dim].
+def finish_heads(x, bias, norm, eps, cos, sin, halves, turned):
+    """Add the bias, normalize and rotate each head in place, and turn it; x float32 [T, heads, head_dim].
 
     bias float32 [heads * head_dim], norm [head_dim], cos and sin [T, head_dim / 2]; an empty one leaves its
-    step out.
+    step out. turned: numbers that are turned together, as the cache wants its rows; 0: none.
     """
     size = x.shape[2]
     for t in prange(x.shape[0]):
@@ -74,15 +74,17 @@ def finish_heads(x, bias, norm, eps, cos, sin, halves):
                 normalize(x[t, head], norm, eps, x[t, head])
             if cos.size:
                 rotate(x[t, head], cos[t], sin[t], halves)
+            if turned:
+                turn(x[t, head], turned)
 
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def store_rows(x, cache, first):
-    """Store x, float32 [T, heads, head_dim], in a layer of the cache, [heads, capacity, head_dim]."""
+def store_rows(x, rows, part, first):
+    """Store x, float32 [T, heads, head_dim], as the keys or the values of tokens `first` and on."""
     for t in prange(x.shape[0]):
         for head in range(x.shape[1]):
-            store_all(x[t, head], cache[head, first + t])
+            store_row(rows.kind, x[t, head], row_address(rows, part, head, first + t))
 
 
 @njit(cache=True)
@@ -133,21 +135,24 @@ def _add(x, made, norm, eps) -> None:
 
 def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache, rooms) -> np.ndarray:
     T, eps, halves = len(h), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
-    unturned = np.empty((T, 0), np.float32)
+    unrotated = np.empty((T, 0), np.float32)
+
+    rows, n_kv_heads = cache.rows(i), c.n_kv_heads
 
     def heads(name, n, cos, sin):
         x = matmul(h, getattr(layer, name)).reshape(T, n, c.head_dim)
         bias, norm = (getattr(layer, f"{name}_{part}", None) for part in ("bias", "norm"))
         given = (NOTHING if part is None else part for part in (bias, norm))
-        finish_heads(x, *given, eps, cos, sin, halves)
+        finish_heads(x, *given, eps, cos, sin, halves, rows.turned)
         return x
 
-    keys, values = (part[i] for part in cache.for_numba())
     q = heads("attn_q", c.n_heads, *angles)
-    store_rows(heads("attn_k", c.n_kv_heads, *angles), keys, cache.length)
-    store_rows(heads("attn_v", c.n_kv_heads, unturned, unturned), values, cache.length)
+    store_rows(heads("attn_k", n_kv_heads, *angles), rows, KEYS, cache.length)
+    store_rows(heads("attn_v", n_kv_heads, unrotated, unrotated), rows, VALUES, cache.length)
     rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
-    out = attend_batch(q, keys, values, cache.length, rooms, *rule)
+    out = attend_rows(q, rows, n_kv_heads, cache.length, rooms, *rule)
+    if rows.turned:
+        finish_heads(out, NOTHING, NOTHING, eps, unrotated, unrotated, halves, rows.turned)
     return _product(out.reshape(T, -1), layer.attn_output, layer.attn_output_bias)
 
 

@@ -20,7 +20,6 @@ from blocks2tokens.jit.vectors import (
     address_of,
     load_floats,
     multiply_add,
-    prefetch,
     store_float,
     total,
     zero_floats,
@@ -38,11 +37,11 @@ from blocks2tokens.model.attention_tile import (
     room_in,
     softmax_row,
 )
-from blocks2tokens.model.compiled_layers import INFINITE, add_values, dot_key
+from blocks2tokens.model.cache_rows import KEYS, VALUES
+from blocks2tokens.model.compiled_layers import INFINITE
 
 MOST_PARTS = 16  # of the keys: joining them stays far below reading them
 LEAST_PART = 128  # keys: a job of fewer costs more to hand out than to do
-FEW = 2  # rows: for so many a copy of a tile costs more than it saves
 TURNS = 0  # a Room has no turned keys
 LARGEST, TOTAL, BESIDE = 0, 1, LANES  # floats behind a part's out; as many as keep rows on whole vectors
 
@@ -95,36 +94,10 @@ def add_rows_of_tile(room, n_rows, n):
 
 
 @njit(cache=True)
-def attend_few(room, n_rows, keys, values, softcap):
-    """Take a tile in, keys and values [n, head_dim], for one or two rows: read where it lies in the cache."""
-    n, size = keys.shape
-    row = keys.strides[0]
-    for r in range(n_rows):
-        for s in range(n):
-            for at in range(s * row, (s + 1) * row, VECTOR):  # what comes next is read meanwhile
-                prefetch(values, at)
-                prefetch(keys, at + TILE * row)
-            room.scores[r, s] = dot_key(room.q[r, :size], keys[s])
-        softmax_row(room, r, 0, n, softcap)
-        add_values(room.scores[r, :n], values, room.out[r, :size])
-
-
-@njit(cache=True)
-def attend_tile(room, n_rows, keys, values, start, n, softcap):
-    """Take n keys from `start` on in, for all rows: loaded once for all of them."""
-    load_tile(keys, start, n, room.keys)
-    load_tile(values, start, n, room.values)
-    score_rows(room, n_rows, n)
-    for r in range(n_rows):
-        softmax_row(room, r, 0, n, softcap)
-    add_rows_of_tile(room, n_rows, n)
-
-
-@njit(cache=True)
-def attend_part(q, keys, values, first, last, scale, softcap, memory, part):
+def attend_part(q, rows, head, first, last, scale, softcap, memory, part):
     """Attend to keys `first` to last - 1 for all queries that share them.
 
-    q float32 [group, head_dim]; keys and values [capacity, head_dim]; memory float32 [floats], a worker's;
+    q float32 [group, head_dim]; rows: a layer's, of which one `head`; memory float32 [floats], a worker's;
     part float32 [group, head_dim + BESIDE]: filled with the sums, not divided yet, and LARGEST and TOTAL.
     """
     group, size = q.shape
@@ -135,10 +108,12 @@ def attend_part(q, keys, values, first, last, scale, softcap, memory, part):
             room.q[r, i] = q[r, i] * scale
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
-        if group <= FEW:
-            attend_few(room, group, keys[start : start + n], values[start : start + n], softcap)
-        else:
-            attend_tile(room, group, keys, values, start, n, softcap)
+        load_tile(rows, KEYS, head, start, n, size, room.keys)
+        load_tile(rows, VALUES, head, start, n, size, room.values)
+        score_rows(room, group, n)
+        for r in range(group):
+            softmax_row(room, r, 0, n, softcap)
+        add_rows_of_tile(room, group, n)
     for r in range(group):
         part[r, :size] = room.out[r, :size]
         part[r, size + LARGEST], part[r, size + TOTAL] = room.largest[r], room.total[r]

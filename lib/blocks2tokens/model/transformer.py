@@ -28,8 +28,9 @@ from blocks2tokens.kernels import matmul
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.decode import Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
-from blocks2tokens.model.kv_cache import DTYPES, KVCache
+from blocks2tokens.model.kv_cache import KVCache, check_type, page_bytes
 from blocks2tokens.model.layers import rms_norm, softcap
+from blocks2tokens.model.pages import PagePool
 from blocks2tokens.model.prefill import run_batch
 from blocks2tokens.model.weights import Weights
 
@@ -57,17 +58,18 @@ class Transformer:
         self,
         file: GGUFFile,
         config: ModelConfig,
-        cache_dtype: str = "float32",
+        cache: str = "float32",
         threads: int | None = None,
     ):
         """Find and check every tensor; GGUFError and UnsupportedError as in `Weights`.
 
-        `cache_dtype` is that of new caches, "float32" or "float16"; ValueError for another. Every pass runs
-        on `threads` threads, None: on Numba's; ValueError for a number that `cores.checked` refuses.
+        `cache` is the type of new caches: "float32", "float16", "q8_0" or "q4_0"; ValueError for another,
+        UnsupportedError for heads that are not made of its blocks. Every pass runs on `threads` threads,
+        None: on Numba's; ValueError for a number that `cores.checked` refuses.
         """
-        if cache_dtype not in DTYPES:
-            raise ValueError(f"cache: expected one of {', '.join(DTYPES)}, got {cache_dtype!r}")
-        self.config, self.cache_dtype = config, cache_dtype
+        check_type(cache, config.head_dim)
+        self.config, self.cache_type = config, cache
+        self.pool = PagePool(page_bytes(config.n_layers, config.n_kv_heads, config.head_dim, cache))
         self.threads = cores.checked(threads)
         self.weights = Weights(file, config)
 
@@ -81,7 +83,7 @@ class Transformer:
         c = self.config
         if not isinstance(capacity, Integral) or not 0 < capacity <= c.context_length:
             raise ValueError(f"capacity: expected 1 to {c.context_length} tokens, got {capacity!r}")
-        return KVCache(c.n_layers, c.n_kv_heads, c.head_dim, capacity, self.cache_dtype)
+        return KVCache(c.n_layers, c.n_kv_heads, c.head_dim, capacity, self.cache_type, self.pool)
 
     def hidden(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Run ids, int [T], behind the tokens of the cache; return the final stream, float32 [T, dim].
@@ -119,7 +121,7 @@ class Transformer:
             raise ValueError(
                 f"token: expected a whole number, 0 <= id < {self.config.vocab_size}, got {token}"
             )
-        self._check_room(1, cache)
+        self._make_room(1, cache)
         with _all_or_nothing(cache), interrupts_wait():
             return self._decode(token, cache, with_logits=True).logits
 
@@ -153,18 +155,15 @@ class Transformer:
 
     def _checked(self, ids, cache):
         ids = self.check_ids(ids)
-        self._check_room(len(ids), cache)
+        self._make_room(len(ids), cache)
         return ids
 
-    def _check_room(self, n_tokens, cache):
+    def _make_room(self, n_tokens, cache):
         c = self.config
-        expected = (c.n_layers, c.n_kv_heads, cache.capacity, c.head_dim)
-        if cache.keys.shape != expected:
-            raise ValueError(f"cache: this model's keys have shape {expected}, got {cache.keys.shape}")
-        if not 0 <= cache.length <= cache.capacity - n_tokens:
-            raise ValueError(
-                f"ids: {n_tokens} more tokens do not fit, {cache.length} of {cache.capacity} used"
-            )
+        expected = c.n_layers, c.n_kv_heads, c.head_dim
+        if cache.shape != expected:
+            raise ValueError(f"cache: this model's keys have shape {expected}, got {cache.shape}")
+        cache.prepare(n_tokens)
 
     def _decoder(self, cache) -> Decoder:
         if cache.decoder is None or cache.decoder.weights is not self.weights:

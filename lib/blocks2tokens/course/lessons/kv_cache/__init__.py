@@ -1,0 +1,1 @@
+"""What lesson 25_kv_cache alone uses."""

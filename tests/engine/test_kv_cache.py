@@ -1,0 +1,367 @@
+"""KVCache: rows of four types against ggml's blocks and float64; pages taken, shared, copied, given back."""
+
+import copy
+import gc
+import pickle
+
+import gguf
+import numpy as np
+import pytest
+from small_model import small_model
+
+import blocks2tokens as b2t
+from blocks2tokens.course import bench
+from blocks2tokens.model import KVCache, cache_rows
+from blocks2tokens.model.batch_attention import attend_batch, attend_rows, new_rooms
+from blocks2tokens.model.cache_rows import PAGE, TYPES, LayerRows, row_bytes, rows_of, turn
+from blocks2tokens.model.pages import PagePool
+from blocks2tokens.model.split_attention import attend_part, join_parts, new_parts
+
+QUANTIZED = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
+N_LAYERS, N_KV_HEADS = 2, 3
+
+
+def random_floats(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def filled(n_tokens, kind="float32", head_dim=64, capacity=None, seed=0, pool=None):
+    """Return a cache of random tokens, and their keys and values, [n_layers, n, n_kv_heads, head_dim]."""
+    cache = KVCache(N_LAYERS, N_KV_HEADS, head_dim, capacity or n_tokens, kind, pool)
+    shape = N_LAYERS, n_tokens, N_KV_HEADS, head_dim
+    keys, values = random_floats(*shape, seed=seed), random_floats(*shape, seed=seed + 1)
+    for layer in range(N_LAYERS):
+        cache.put(layer, keys[layer], values[layer])
+    cache.advance(n_tokens)
+    return cache, keys, values
+
+
+def hadamard(n):
+    """Return Hadamard's matrix by Sylvester's doubling, float64 [n, n], with rows of length 1."""
+    h = np.ones((1, 1))
+    while len(h) < n:
+        h = np.block([[h, h], [h, -h]])
+    return h / np.sqrt(n)
+
+
+# --- Rows -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+def test_rows_are_ggml_s_blocks(kind, head_dim):
+    x = random_floats(PAGE, head_dim)
+    x[3], x[5, 7], x[6] = 0, 300, 0.25
+    n_bytes = row_bytes(kind, head_dim)
+    rows = np.zeros((len(x), n_bytes), np.uint8)
+    for i, row in enumerate(x):
+        cache_rows.store_row(TYPES[kind], row, rows.ctypes.data + i * n_bytes)
+    assert np.array_equal(rows, b2t.FORMATS[kind.upper()].quantize(x))
+    out = np.full((len(x), head_dim + 3), np.nan, np.float32)
+    there = LayerRows(np.zeros(1, np.int64), 0, TYPES[kind], 0, n_bytes, 0, 0)
+    cache_rows.load_rows(there, rows.ctypes.data, len(x), head_dim, out.ctypes.data, out.strides[0])
+    assert np.array_equal(out[:, :head_dim], gguf.dequantize(rows, QUANTIZED[kind]))
+    assert np.all(np.isnan(out[:, head_dim:]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 32, 64, 128, 256])
+def test_turning_is_hadamard_s_matrix(n):
+    x = random_floats(3 * n)
+    expected = (x.reshape(3, n) @ hadamard(n)).reshape(-1)
+    turned = x.copy()
+    turn(turned, n)
+    assert np.allclose(turned, expected, atol=1e-5)
+    turn(turned, n)
+    assert np.allclose(turned, x, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head_dim", "n"), [(64, 64), (96, 32), (128, 128), (192, 64), (256, 256)])
+def test_turned_keys_and_queries_have_the_same_products(head_dim, n):
+    assert cache_rows.turned("q4_0", head_dim) == n and not cache_rows.turned("q8_0", head_dim)
+    q, k = random_floats(head_dim), random_floats(head_dim, seed=1)
+    expected = q.astype(float) @ k
+    turn(q, n), turn(k, n)
+    assert np.isclose(q @ k, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("head_dim", [32, 64, 96])
+def test_a_cache_gives_what_was_put_as_near_as_its_type_comes(kind, head_dim):
+    cache, keys, values = filled(2 * PAGE + 5, kind, head_dim)
+    for layer in range(N_LAYERS):
+        for found, given in zip(cache.get(layer, len(keys[0])), (keys[layer], values[layer]), strict=True):
+            error = np.std(found - given.swapaxes(0, 1))
+            assert error <= {"float32": 0, "float16": 3e-4, "q8_0": 0.007, "q4_0": 0.1}[kind]
+    assert cache.nbytes == cache.bytes_per_token * (2 * PAGE + 5)
+    assert cache.bytes_per_token == 2 * N_LAYERS * N_KV_HEADS * row_bytes(kind, head_dim)
+
+
+# --- Attention over pages, against float64 ----------------------------------------------------------------
+
+
+def attend_in_float64(q, keys, values, position, window):
+    """Attend by the definition; q [T, n_heads, head_dim], keys and values [n_kv_heads, n, head_dim]."""
+    out = np.zeros(q.shape)
+    for t in range(len(q)):
+        last = position + t + 1
+        first = max(0, last - window) if window else 0
+        for head in range(q.shape[1]):
+            kv = head * len(keys) // q.shape[1]
+            scores = keys[kv, first:last].astype(float) @ q[t, head] / np.sqrt(q.shape[2])
+            weights = np.exp(scores - scores.max())
+            out[t, head] = weights @ values[kv, first:last] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("window", [0, 70])
+def test_attention_reads_pages_of_any_type(kind, window):
+    n, T, head_dim = 3 * PAGE + 7, 5, 64
+    cache, *_ = filled(n, kind, head_dim)
+    q = random_floats(T, 2 * N_KV_HEADS, head_dim, seed=5)
+    expected = attend_in_float64(q, *cache.get(1, n), n - T, window)
+    rows, given, n_heads = cache.rows(1), q.copy(), q.shape[1]
+    if rows.turned:
+        turn(given.reshape(-1), rows.turned)
+    rooms = new_rooms(n_heads, N_KV_HEADS, head_dim, 1)
+    batch = attend_rows(given, rows, N_KV_HEADS, n - T, rooms, window)
+    if rows.turned:
+        turn(batch.reshape(-1), rows.turned)
+    assert np.allclose(batch, expected, atol=2e-5)
+    first, parts, out = n - window if window else 0, new_parts(n_heads, head_dim), np.empty(q[0].size, "f4")
+    scale, softcap, group = np.float32(head_dim**-0.5), np.float32(0), n_heads // N_KV_HEADS
+    for part, (a, b) in enumerate([(first, n - 30), (n - 30, n)]):  # a part may begin in the middle of a page
+        for head in range(N_KV_HEADS):
+            own = slice(head * group, (head + 1) * group)
+            attend_part(given[-1, own], rows, head, a, b, scale, softcap, rooms[0], parts[part, own])
+    join_parts(parts, 2, np.full(n_heads, -np.inf, np.float32), out)
+    if rows.turned:
+        turn(out, rows.turned)
+    assert np.allclose(out.reshape(n_heads, -1), expected[-1], atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_an_array_in_one_piece_is_pages_too(dtype):
+    keys, values = (random_floats(N_KV_HEADS, 150, 32, seed=i).astype(dtype) for i in range(2))
+    q = random_floats(4, N_KV_HEADS, 32, seed=3)
+    bits = (keys, values) if dtype == np.float32 else (keys.view(np.uint16), values.view(np.uint16))
+    found = attend_batch(q, *bits, 146, new_rooms(N_KV_HEADS, N_KV_HEADS, 32, 1))
+    assert np.allclose(found, attend_in_float64(q, keys, values, 146, 0), atol=2e-5)
+    assert len(rows_of(*bits).table) == 3
+
+
+# --- Pages ------------------------------------------------------------------------------------------------
+
+
+def test_pages_are_taken_as_tokens_come():
+    cache = filled(1, capacity=10 * PAGE)[0]
+    assert len(cache.pages) == cache.pool.n_used == 1
+    cache.prepare(PAGE - 1)
+    assert len(cache.pages) == 1
+    cache.prepare(PAGE)
+    assert len(cache.pages) == 2
+    assert [*cache.table] == [page.address for page in cache.pages] + [0] * 8
+    assert all(page.address % 64 == 0 for page in cache.pages)
+
+
+def test_rewinding_gives_pages_back():
+    cache, keys, _ = filled(3 * PAGE)
+    cache.truncate(PAGE + 1)
+    assert len(cache.pages) == cache.pool.n_used == 2 and cache.table[2] == 0
+    assert np.array_equal(cache.get(0, PAGE + 1)[0], keys[0, : PAGE + 1].swapaxes(0, 1))
+    cache.truncate(0)
+    assert cache.pages == () and cache.pool.n_used == 0
+
+
+def test_a_fork_copies_nothing_and_the_first_to_write_copies_one_page():
+    cache = filled(2 * PAGE + 10, capacity=4 * PAGE)[0]
+    fork = cache.fork()
+    assert fork.pages == cache.pages and cache.pool.n_used == 3
+    before = [part.copy() for part in cache.used()]
+    token = np.ones((1, N_KV_HEADS, 64), np.float32)
+    for layer in range(N_LAYERS):
+        fork.put(layer, token, token)
+    fork.advance(1)
+    assert fork.pages[:2] == cache.pages[:2] and fork.pages[2] is not cache.pages[2]
+    assert cache.pool.n_used == 4 and [page.users for page in cache.pages] == [2, 2, 1]
+    own = cache.pages
+    cache.put(0, 2 * token, 2 * token)  # it is the only one left that holds its last page
+    assert cache.pages == own
+    assert all(np.array_equal(a, b) for a, b in zip(before, cache.used(), strict=True))
+    assert np.all(fork.get(0, fork.length)[0][:, -1] == 1)
+    assert np.array_equal(fork.used()[0][:, :, :-1], cache.used()[0])
+
+
+def test_a_fork_may_have_another_capacity():
+    cache = filled(PAGE + 3)[0]
+    larger = cache.fork(5 * PAGE)
+    assert (larger.capacity, larger.length, larger.pages) == (5 * PAGE, PAGE + 3, cache.pages)
+    with pytest.raises(ValueError, match=f"capacity: expected at least {PAGE + 3}, got 3"):
+        cache.fork(3)
+
+
+def test_pages_live_as_long_as_a_cache_holds_them():
+    cache = filled(2 * PAGE)[0]
+    pool, fork = cache.pool, copy.deepcopy(cache)
+    fork.truncate(PAGE)
+    gc.disable()
+    try:
+        del cache
+        assert pool.n_used == 1 and [page.users for page in fork.pages] == [1]
+        del fork
+        assert pool.n_used == 0
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_pickled_cache_is_another_of_the_same(kind):
+    cache = filled(PAGE + 3, kind)[0]
+    other = pickle.loads(pickle.dumps(cache))
+    assert other.kind == kind and other.length == cache.length and other.pages != cache.pages
+    assert all(np.array_equal(a, b) for a, b in zip(cache.used(), other.used(), strict=True))
+
+
+def test_a_pool_may_run_out_of_pages():
+    pool = PagePool(filled(1)[0].pool.page_bytes, limit=3)
+    cache, other = filled(2 * PAGE, pool=pool, capacity=4 * PAGE)[0], filled(1, pool=pool, capacity=100)[0]
+    with pytest.raises(ValueError, match=f"cache: all 3 pages of {PAGE} tokens are in use"):
+        cache.prepare(1)
+    assert (cache.length, len(cache.pages)) == (2 * PAGE, 2)
+    del other
+    cache.prepare(1)
+    fork = cache.fork()
+    fork.truncate(1)
+    with pytest.raises(ValueError, match="cache: all 3 pages"):
+        fork.prepare(1)  # a copy would be a fourth
+    assert fork.pages == cache.pages[:1] and cache.pages[0].users == 2
+
+
+# --- Prefixes ---------------------------------------------------------------------------------------------
+
+
+def test_a_cache_begins_with_what_others_have_read():
+    ids = list(range(3 * PAGE))
+    cache = filled(2 * PAGE + 9)[0]
+    cache.publish(ids)
+    other = KVCache(*cache.shape, 4 * PAGE, pool=cache.pool)
+    assert cache.pool.n_found(ids) == other.begin_with(ids) == other.length == 2 * PAGE
+    assert other.pages == cache.pages[:2] and cache.pool.n_used == 3
+    assert other.begin_with([*ids[: PAGE + 5], 9, *ids[PAGE + 6 :]]) == PAGE  # as far as the ids are the same
+    assert other.begin_with([1, *ids[1:]]) == 0 and other.pages == ()
+    assert other.begin_with(ids[: PAGE - 1]) == 0  # only pages that are full
+    with pytest.raises(ValueError, match="300 tokens do not fit into 256"):
+        other.begin_with(range(300))
+
+
+def test_a_page_that_is_written_into_is_found_no_more():
+    ids = list(range(2 * PAGE))
+    cache = filled(2 * PAGE)[0]
+    cache.publish(ids)
+    other = KVCache(*cache.shape, 2 * PAGE, pool=cache.pool)
+    assert other.begin_with(ids) == 2 * PAGE
+    cache.truncate(PAGE + 1)
+    cache.prepare(1)  # a copy: the other one holds the page too, and may be found with it
+    assert cache.pages[1] is not other.pages[1] and cache.pool.n_found(ids) == 2 * PAGE
+    other.truncate(PAGE + 1)
+    other.prepare(1)  # the last that held it
+    assert cache.pool.n_found(ids) == PAGE
+    del cache, other
+    gc.collect()
+
+
+def test_a_page_is_found_as_long_as_somebody_holds_it():
+    ids, cache = list(range(PAGE)), filled(PAGE)[0]
+    pool = cache.pool
+    cache.publish(ids)
+    del cache
+    gc.collect()
+    assert pool.n_found(ids) == 0
+
+
+# --- Bad input, and models --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["int8", "Q8_0", None, 4])
+def test_a_type_that_there_is_not(kind):
+    with pytest.raises(ValueError, match="cache: expected one of float32, float16, q8_0, q4_0, got"):
+        KVCache(1, 1, 64, 10, kind)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("head_dim", [16, 48, 80])
+def test_heads_that_are_not_made_of_blocks(kind, head_dim):
+    with pytest.raises(
+        b2t.UnsupportedError, match=f"{kind} has blocks of 32 numbers, .* heads of {head_dim}"
+    ):
+        KVCache(1, 1, head_dim, 10, kind)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A model with heads of 32 numbers."""
+    sizes = {"n_heads": 4, "n_kv_heads": 2, "dim": 128}
+    return small_model(**sizes).write(tmp_path_factory.mktemp("models") / "small.gguf")
+
+
+def stepped(transformer, ids):
+    """Return the logits after each of ids, one token at a time."""
+    cache = transformer.new_cache(len(ids))
+    return np.array([transformer.step(int(i), cache).copy() for i in ids])
+
+
+def spread(found, expected):
+    """Return the error of logits as a part of their spread."""
+    return np.std(found - expected) / np.std(expected)
+
+
+@pytest.mark.parametrize("kind", [*QUANTIZED, "float16"])
+def test_a_model_says_nearly_the_same_with_each_type(path, kind):
+    exact, other = b2t.load(path).transformer, b2t.load(path, cache=kind).transformer
+    ids = np.random.default_rng(1).integers(3, 320, 60)
+    expected = exact.project(exact.hidden(ids, exact.new_cache(60)))
+    batch = other.project(other.hidden(ids, other.new_cache(60)))
+    single = stepped(other, ids)
+    assert 0 < spread(batch, expected) < {"float16": 0.002, "q8_0": 0.02, "q4_0": 0.3}[kind]
+    assert spread(single, batch) < {"float16": 0.002, "q8_0": 0.01, "q4_0": 0.15}[kind]  # a code may differ
+
+
+def test_turning_helps_where_one_number_is_far_larger():
+    keys = random_floats(PAGE, N_KV_HEADS, 64)
+    keys[..., 5] = 12 + keys[..., 5]  # a channel that is large in all tokens, as models have them
+    q = random_floats(PAGE, N_KV_HEADS, 64, seed=1)
+    errors = {}
+    for n in (0, 64):
+        turned_keys, turned_q = keys.copy(), q.copy()
+        if n:
+            turn(turned_keys.reshape(-1), n), turn(turned_q.reshape(-1), n)
+        fmt = b2t.FORMATS["Q4_0"]
+        errors[n] = np.std(np.sum((fmt.dequantize(fmt.quantize(turned_keys)) - turned_keys) * turned_q, -1))
+    assert errors[64] < errors[0] / 1.3
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_a_model_whose_heads_do_not_fit_is_refused(kind, tmp_path):
+    path = small_model().write(tmp_path / "narrow.gguf")  # heads of 16
+    with pytest.raises(b2t.UnsupportedError, match=f"{kind} has blocks of 32"):
+        b2t.load(path, cache=kind)
+
+
+def test_a_token_makes_no_array_within_a_page(path):
+    for kind in TYPES:
+        transformer = b2t.load(path, cache=kind).transformer
+        cache = transformer.new_cache(9)
+        transformer.next_logits([3, 4, 5, 6], cache)
+        found = bench.allocations(lambda t=transformer, c=cache: t.step(5, c))
+        assert (found.count, found.nbytes) == (cache.decoder.n_arrays, 0)
+
+
+def test_a_model_goes_on_from_pages_that_another_cache_has_read(path):
+    long = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=256).write(path.parent / "long.gguf")
+    transformer = b2t.load(long).transformer
+    ids = np.random.default_rng(2).integers(3, 320, 150).tolist()
+    cache, other = transformer.new_cache(150), transformer.new_cache(150)
+    expected = transformer.next_logits(ids, cache).copy()
+    cache.publish(ids)
+    assert other.begin_with(ids[:-1]) == 2 * PAGE
+    assert np.allclose(transformer.next_logits(ids[2 * PAGE :], other), expected, atol=1e-4)
