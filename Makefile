@@ -1,24 +1,29 @@
 # Blocks to Tokens: `make help` lists what can be done.
 #
 # Needed: Python 3.11 to 3.14 with pip, and make (GNU, 3.81 or newer). All else is installed in .venv, in this
-# folder. A step that is broken off is done again by the next run: a stamp in .venv is written last, and holds
-# what was installed for (pyproject.toml and this folder's path), so that pip runs only when that changes.
-# All paths are relative: this folder may have spaces in its name.
+# folder, by start.py. All paths are relative: this folder may have spaces in its name.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-arm lessons bench peer clean venv install-lab install-test smollm2
+.PHONY: help lab test test-arm lessons bench lock peer clean install-lab install-test
 
 PYTHON ?=
 ARGS ?=
 PY := .venv/bin/python
+export PYTHON
 
 # Settings of a shell or of pip that would mix other packages in.
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
-# Threads of BLAS that have nothing to do sleep after 2^16 cycles, not 2^26: see lib/blocks2tokens/__init__.py.
-export OPENBLAS_THREAD_TIMEOUT ?= 16
+# $(call start,COMMAND): start.py does the work, here as where there is no make; any Python 3 runs it.
+define start
+@for python in $(if $(PYTHON),"$(PYTHON)") python3 python3.14 python3.13 python3.12 python3.11 python; do \
+    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 6))' 2>/dev/null \
+        && exec "$$python" start.py $(1); \
+done; \
+echo "Python 3.11 to 3.14 is needed; found none. Install one: https://www.python.org/downloads"; exit 1
+endef
 
 help: ## print this
 	@echo "Blocks to Tokens"
@@ -29,40 +34,25 @@ help: ## print this
 	@echo "  make lessons ARGS=PATH           run one lesson only"
 	@echo "  PYTHON=python3.12 make lab       choose the Python that .venv is made with"
 
-# --allow-root matters in containers only; the server answers this machine alone, and asks for its token.
-lab: install-lab smollm2 ## set up, copy new lessons to work/ (keeping what you changed), open JupyterLab there
-	@$(PY) -m blocks2tokens.course.setup.workspace
-	@$(PY) -m blocks2tokens.course.setup.warm_up
-	@echo "Starting JupyterLab on work/. Ctrl-C, twice, stops it."
-	@export PATH="$$PWD/.venv/bin:$$PATH"; \
-	exec $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=work --allow-root $(ARGS)
+lab: ## set up, copy new lessons to work/ (keeping what you changed), open JupyterLab there
+	$(call start,lab $(ARGS))
 
-# Lines of progress show only where a cell is slow: without them its outputs are the same on every machine.
-test: install-test smollm2 ## set up, then check style, run all tests and all lessons
-	@$(PY) -m blocks2tokens.course.setup.warm_up
-	@summary=""; \
-	step() { \
-	    name="$$1"; shift; start=$$(date +%s); \
-	    printf '\n== %s: %s\n' "$$name" "$$*"; \
-	    if "$$@"; then result=passed; else result=FAILED; fi; \
-	    summary="$$summary$$(printf '  %-8s %s  %s s' "$$name" "$$result" "$$(($$(date +%s) - start))")|"; \
-	}; \
-	step lint    $(PY) -m ruff check .; \
-	step format  $(PY) -m ruff format --check .; \
-	step tests   $(PY) -m pytest --doctest-modules lib tests; \
-	export TQDM_DISABLE=1; \
-	step lessons $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks; \
-	printf '\n== summary\n'; printf '%s' "$$summary" | tr '|' '\n'; \
-	case "$$summary" in *FAILED*) exit 1;; esac
+test: ## set up, then check style, run all tests and all lessons
+	$(call start,test)
 
-test-arm: venv ## run the kernels' tests as ARM code, under emulation (Debian or Ubuntu)
+test-arm: install-test ## run the kernels' tests as ARM code, under emulation (Debian or Ubuntu)
 	@$(PY) tests/arm/emulate.py $(ARGS)
 
-lessons: install-test smollm2 ## run all lessons and save their outputs in notebooks/
-	@$(PY) -m blocks2tokens.course.setup.notebooks $(ARGS)
+lessons: ## run all lessons and save their outputs in notebooks/
+	$(call start,lessons $(ARGS))
 
-bench: install-test smollm2 ## print the performance tables of this machine
-	@$(PY) -m blocks2tokens.benchmarks
+bench: ## print the performance tables of this machine
+	$(call start,bench)
+
+lock: install-test ## write constraints.txt anew: the newest versions within pyproject.toml's bounds
+	@$(PY) -m pip install --disable-pip-version-check --quiet "uv>=0.9,<1"
+	@{ sed -n '/^#/p' constraints.txt; $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	    --extra test --no-header --no-annotate pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
 # SIMD=avx2 a second one without AVX-512, beside the first.
@@ -86,54 +76,8 @@ clean: ## remove .venv and caches; never work/, never data/models/
 	find lib tests data notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 	@echo "Kept: work/ (your copy of the lessons) and data/models/ (downloaded models)."
 
-# A .venv that runs is kept, unless PYTHON asks for another version than it has. The pip that comes with Python
-# may be too old to show how far it has got with installing; a newer one is welcome, but not needed.
-venv:
-	@supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'; \
-	version='import sys; print("%d.%d" % sys.version_info[:2])'; \
-	if [ ! -e .venv/incomplete ] && $(PY) -c "import pip; $$supported" 2>/dev/null && { [ -z "$(PYTHON)" ] \
-	    || [ "$$("$(PYTHON)" -c "$$version" 2>/dev/null)" = "$$($(PY) -c "$$version")" ]; }; then exit 0; fi; \
-	chosen=""; bare=""; \
-	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11 python); do \
-	    "$$candidate" -c "$$supported" 2>/dev/null || continue; \
-	    if "$$candidate" -c 'import venv, ensurepip' 2>/dev/null; then chosen="$$candidate"; break; fi; \
-	    bare="$$candidate"; \
-	done; \
-	if [ -z "$$chosen" ] && [ -n "$$bare" ]; then \
-	    echo "$$bare has no venv or no ensurepip, so it cannot set up an environment."; \
-	    echo "On Debian and Ubuntu they are in a package of their own:"; \
-	    echo "    sudo apt install python$$("$$bare" -c "$$version")-venv"; \
-	    exit 1; \
-	elif [ -z "$$chosen" ]; then \
-	    echo "Python 3.11 to 3.14 is needed; found: $$("$(or $(PYTHON),python3)" --version 2>&1 | head -n 1)"; \
-	    echo "Install one (https://www.python.org/downloads), or name one that you have:"; \
-	    echo "    PYTHON=python3.12 make lab"; \
-	    exit 1; \
-	fi; \
-	echo "Making .venv with $$("$$chosen" --version) ..."; \
-	"$$chosen" -m venv --clear --without-pip .venv && touch .venv/incomplete \
-	    && $(PY) -m ensurepip --default-pip && rm .venv/incomplete || exit 1; \
-	$(PY) -m pip install --disable-pip-version-check --retries 1 --upgrade "pip>=25.1" || true
+install-lab:
+	$(call start,setup lab)
 
-# $(call install,STAMPS,REQUIREMENT): run pip unless one of the stamps holds; write the first one.
-stamp = { pwd -P; cat pyproject.toml; }
-define install
-	@for name in $(1); do $(stamp) | cmp -s - .venv/$$name.stamp 2>/dev/null && exit 0; done; \
-	echo "Installing into .venv. The first time takes some minutes ..."; \
-	if ! $(PY) -m pip install --disable-pip-version-check --prefer-binary -e "$(2)"; then \
-	    echo; \
-	    echo "Installing failed; pip's reason stands above. Without a network: connect and run this again."; \
-	    echo "Where a package does not build, another Python may have it ready: PYTHON=python3.12 make lab"; \
-	    exit 1; \
-	fi; \
-	for name in $(1); do $(stamp) > .venv/$$name.stamp; break; done
-endef
-
-install-lab: venv
-	$(call install,lab test,.[course])
-
-install-test: venv
-	$(call install,test,.[test])
-
-smollm2:
-	@$(PY) data/fetch_smollm2.py
+install-test:
+	$(call start,setup test)

@@ -11,6 +11,11 @@ epoch the held-out loss is measured; the epoch with the lowest one is kept.
 
     pip install -e ".[train]"
     python data/train_austen.py            # writes austen.gguf, austen_training.json and .png
+    python data/train_austen.py --draft    # writes austen_draft.gguf and austen_draft_training.json
+
+The draft, 0.9 M parameters in 3 layers of 128, guesses for Austen: it has the same vocabulary and learns, not
+the next token, but what Austen expects of it [Hinton et al., "Distilling the Knowledge in a Neural Network",
+2015].
 """
 
 import argparse
@@ -18,6 +23,7 @@ import json
 import lzma
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -29,9 +35,24 @@ from torch import nn
 
 HERE = Path(__file__).parent
 SEPARATOR = "<|endoftext|>"
-VOCAB, DIM, LAYERS, HEADS, FF, CONTEXT = 2048, 256, 8, 4, 768, 512
-HEAD_DIM, ROPE_THETA, EPS = DIM // HEADS, 10_000.0, 1e-5
-BATCH, EPOCHS, DROPOUT = 8, 8, 0.15
+VOCAB, CONTEXT, HEAD_DIM, ROPE_THETA, EPS = 2048, 512, 64, 10_000.0, 1e-5
+BATCH, EPOCHS = 8, 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """What sets one model apart from the other."""
+
+    name: str
+    dim: int
+    layers: int
+    heads: int
+    ff: int
+    dropout: float
+
+
+AUSTEN = Size("Austen 7M", dim=256, layers=8, heads=4, ff=768, dropout=0.15)
+DRAFT = Size("Austen draft 1M", dim=128, layers=3, heads=2, ff=384, dropout=0.0)
 
 
 def read_chapters(name):
@@ -75,55 +96,79 @@ def rotate(x, cos, sin):
 
 
 class Layer(nn.Module):
-    def __init__(self):
+    def __init__(self, size):
         super().__init__()
-        self.attn_norm, self.ffn_norm = nn.RMSNorm(DIM, EPS), nn.RMSNorm(DIM, EPS)
+        self.size, dim, ff = size, size.dim, size.ff
+        self.attn_norm, self.ffn_norm = nn.RMSNorm(dim, EPS), nn.RMSNorm(dim, EPS)
         for name, (n_out, n_in) in {
-            "attn_q": (DIM, DIM),
-            "attn_k": (DIM, DIM),
-            "attn_v": (DIM, DIM),
-            "attn_output": (DIM, DIM),
-            "ffn_gate": (FF, DIM),
-            "ffn_up": (FF, DIM),
-            "ffn_down": (DIM, FF),
+            "attn_q": (dim, dim),
+            "attn_k": (dim, dim),
+            "attn_v": (dim, dim),
+            "attn_output": (dim, dim),
+            "ffn_gate": (ff, dim),
+            "ffn_up": (ff, dim),
+            "ffn_down": (dim, ff),
         }.items():
             setattr(self, name, nn.Linear(n_in, n_out, bias=False))
             nn.init.normal_(getattr(self, name).weight, std=n_in**-0.5)
         for output in (self.attn_output, self.ffn_down):
-            output.weight.data /= math.sqrt(2 * LAYERS)
+            output.weight.data /= math.sqrt(2 * size.layers)
 
     def forward(self, x, cos, sin):
         h = self.attn_norm(x)
         q, k, v = (
-            project(h).unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)
+            project(h).unflatten(-1, (self.size.heads, HEAD_DIM)).transpose(1, 2)
             for project in (self.attn_q, self.attn_k, self.attn_v)
         )
         h = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
-        x = x + F.dropout(self.attn_output(h.transpose(1, 2).flatten(-2)), DROPOUT, self.training)
+        x = x + self.drop(self.attn_output(h.transpose(1, 2).flatten(-2)))
         h = self.ffn_norm(x)
         h = self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
-        return x + F.dropout(h, DROPOUT, self.training)
+        return x + self.drop(h)
+
+    def drop(self, x):
+        return F.dropout(x, self.size.dropout, self.training)
 
 
 class Llama(nn.Module):
-    def __init__(self):
+    def __init__(self, size):
         super().__init__()
-        self.token_embd = nn.Embedding(VOCAB, DIM)
+        self.size = size
+        self.token_embd = nn.Embedding(VOCAB, size.dim)
         nn.init.normal_(self.token_embd.weight, std=0.02)
-        self.blk = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.output_norm = nn.RMSNorm(DIM, EPS)
+        self.blk = nn.ModuleList(Layer(size) for _ in range(size.layers))
+        self.output_norm = nn.RMSNorm(size.dim, EPS)
         cos, sin = rope_tables()
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def loss(self, ids, targets):
-        """Return the mean cross-entropy in nats per token; ids and targets int64 [batch, tokens]."""
+    def forward(self, ids):
+        """Return the logits, float32 [batch * tokens, VOCAB], of ids, int64 [batch, tokens]."""
         n = ids.shape[1]
-        x = F.dropout(self.token_embd(ids), DROPOUT, self.training)
+        x = F.dropout(self.token_embd(ids), self.size.dropout, self.training)
         for layer in self.blk:
             x = layer(x, self.cos[:n], self.sin[:n])
         logits = F.linear(self.output_norm(x), self.token_embd.weight)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return logits.float().flatten(0, 1)
+
+    def loss(self, ids, targets):
+        """Return the mean cross-entropy in nats per token; ids and targets int64 [batch, tokens]."""
+        return F.cross_entropy(self(ids), targets.flatten())
+
+
+class Draft(Llama):
+    """A model that learns from a teacher: in training, its loss is the cross-entropy to what that expects."""
+
+    def __init__(self, size, teacher):
+        super().__init__(size)
+        self.teacher = [teacher.eval()]  # in a list: its weights are not the draft's
+
+    def loss(self, ids, targets):
+        if not self.training:
+            return super().loss(ids, targets)
+        with torch.no_grad():
+            expected = self.teacher[0](ids).softmax(-1)
+        return F.cross_entropy(self(ids), expected)
 
 
 def batches(stream, generator):
@@ -168,15 +213,16 @@ def write_gguf(path, model, tokenizer):
     """Write the model as an F16 GGUF of the llama architecture (norms F32)."""
     partial = path.with_suffix(".partial")
     writer = gguf.GGUFWriter(partial, "llama")
-    writer.add_name("Austen 7M")
+    size = model.size
+    writer.add_name(size.name)
     writer.add_description("Trained on Jane Austen's six novels (public domain) by data/train_austen.py")
     writer.add_license("CC0-1.0")
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(DIM)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FF)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    writer.add_embedding_length(size.dim)
+    writer.add_block_count(size.layers)
+    writer.add_feed_forward_length(size.ff)
+    writer.add_head_count(size.heads)
+    writer.add_head_count_kv(size.heads)
     writer.add_rope_dimension_count(HEAD_DIM)
     writer.add_rope_freq_base(ROPE_THETA)
     writer.add_layer_norm_rms_eps(EPS)
@@ -191,6 +237,28 @@ def write_gguf(path, model, tokenizer):
     writer.write_tensors_to_file()
     writer.close()
     partial.rename(path)
+
+
+def read_gguf(path, tokenizer):
+    """Return the model that `write_gguf` wrote; ValueError if its tokens are not the tokenizer's."""
+    reader = gguf.GGUFReader(path)
+    tokens = reader.get_field("tokenizer.ggml.tokens").contents()
+    if tokens != [tokenizer.id_to_token(i) for i in range(VOCAB)]:
+        raise ValueError(f"{path}: another vocabulary")
+    model = Llama(AUSTEN)
+    weights = {tensor.name: torch.tensor(tensor.data.astype(np.float32)) for tensor in reader.tensors}
+    model.load_state_dict(weights)
+    return model
+
+
+def agreement(model, teacher, stream):
+    """Return the share of positions at which both expect the same token first."""
+    starts, same = torch.arange(0, len(stream) - CONTEXT, CONTEXT), 0
+    with torch.no_grad():
+        for start in starts:
+            ids = stream[start : start + CONTEXT][None]
+            same += int((model.eval()(ids).argmax(-1) == teacher(ids).argmax(-1)).sum())
+    return same / (len(starts) * CONTEXT)
 
 
 def add_vocabulary(writer, tokenizer):
@@ -272,28 +340,33 @@ def train(model, stream, heldout, epochs, seed=0):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--out", type=Path, default=HERE / "austen.gguf")
+    parser.add_argument("--draft", action="store_true", help="train the draft, on what austen.gguf expects")
     args = parser.parse_args()
     torch.manual_seed(0)
     tokenizer = train_tokenizer(read_chapters("train"))
     stream = encode(tokenizer, read_chapters("train"))
     heldout = encode(tokenizer, read_chapters("heldout"))
-    model = Llama()
+    teacher = read_gguf(HERE / "austen.gguf", tokenizer) if args.draft else None
+    model = Draft(DRAFT, teacher) if args.draft else Llama(AUSTEN)
+    name = "austen_draft" if args.draft else "austen"
     n_parameters = sum(p.numel() for p in model.parameters())
     print(
         f"{n_parameters:,} parameters, {len(stream):,} training tokens, {len(heldout):,} held out", flush=True
     )
     best, history = train(model, stream, heldout, args.epochs)
     model.load_state_dict(best)
-    write_gguf(args.out, model, tokenizer)
+    write_gguf(HERE / f"{name}.gguf", model, tokenizer)
     record = {
         "parameters": n_parameters,
         "training_tokens": len(stream),
         "heldout_tokens": len(heldout),
         "history": history,
     }
-    (HERE / "austen_training.json").write_text(json.dumps(record, indent=1) + "\n")
-    draw(history, HERE / "austen_training.png")
+    if args.draft:
+        record["same_first_choice_as_austen"] = agreement(model, teacher, heldout)
+    else:
+        draw(history, HERE / "austen_training.png")
+    (HERE / f"{name}_training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,14 +32,17 @@ from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.perplexity import perplexity
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.session import Session, load_session
+from blocks2tokens.speculate import Draft, PromptLookup
 
 __all__ = [
     "FORMATS",
     "KERNELS",
+    "Draft",
     "GGUFError",
     "GGUFFile",
     "Grammar",
     "Model",
+    "PromptLookup",
     "QuantizedMatrix",
     "Sampler",
     "Session",

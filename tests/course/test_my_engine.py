@@ -15,6 +15,7 @@ from pasting import answered, run_cell
 import blocks2tokens as b2t
 from blocks2tokens.course import check, collected, models, my_engine, progress, work
 from blocks2tokens.course.collected import file, kept
+from blocks2tokens.course.lessons.where_the_time_goes import profiler
 from blocks2tokens.course.progress import READERS
 from blocks2tokens.course.setup import notebooks, workspace
 from blocks2tokens.model.forward import forward as plain_forward
@@ -721,6 +722,28 @@ check.rms_norm(rms_norm)
     before = norm.calls
     mine(austen, IDS)
     assert norm.calls - before == 2 * austen.config.n_layers + 1
+
+
+def test_each_piece_of_a_pass_can_be_timed(learner):
+    record = profiler.Recorder()
+    austen = b2t.load(models.austen())
+    mine = my_engine.forward(record)
+    with record("pass"):
+        mine(austen, IDS)
+    layers, found = austen.config.n_layers, record["pass"].stages
+    assert {name: stage.calls for name, stage in found.items()} == {
+        "rope_angles": 1,
+        "layer_forward": layers,
+        "rms_norm": 1,
+    }
+    inside = {name: stage.calls for name, stage in found["layer_forward"].stages.items()}
+    heads = austen.config.n_heads * layers
+    assert inside == {
+        "rms_norm": 2 * layers,
+        "rotate_adjacent": 2 * layers,
+        "causal_weights": heads,
+        "swiglu": layers,
+    }
 
 
 def test_a_piece_that_is_no_longer_right_is_not_used(learner, capsys):

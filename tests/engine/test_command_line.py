@@ -298,6 +298,23 @@ def test_a_model_without_a_template_is_sent_to_generate(run, austen_path):
     assert "the command generate" in one_error(run("chat", austen_path, stdin="Hello"))
 
 
+def test_a_base_model_chats_with_the_template_of_a_file(run, austen_path, tmp_path):
+    shipped = austen_path.with_name("dialogue.jinja")
+    base = b2t.load(austen_path)
+    base.tokenizer.chat_template = shipped.read_text()
+    messages = [{"role": "system", "content": "Be brief."}, user("Who is Emma?")]
+    assert base.tokenizer.render_chat(messages) == "Be brief.\n\nQuestion: Who is Emma?\nAnswer:"
+    expected = continued(base, messages, 5)
+    options = ["--chat-template", shipped, "--system", "Be brief.", "--temperature", 0, "--max-tokens", 5]
+    for command in (["chat", austen_path], ["generate", austen_path, "-"]):
+        code, out, _ = run(*command, *options, stdin="Who is Emma?")
+        assert (code, out) == (0, f"{expected}\n") and expected.strip()
+    deaf = tmp_path / "deaf.jinja"
+    deaf.write_text("{% for message in messages %}.{% endfor %}")
+    assert "is not in" in one_error(run("chat", austen_path, "--chat-template", deaf, stdin="Hello"))
+    assert "none.jinja" in one_error(run("chat", austen_path, "--chat-template", tmp_path / "none.jinja"))
+
+
 def test_a_template_that_takes_no_system_message_says_so_at_once(run, tmp_path):
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
     path = small_model(chat_template=template).write(tmp_path / "strict.gguf")

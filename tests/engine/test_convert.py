@@ -456,6 +456,24 @@ def test_llama_cpp_reads_a_file_with_replaced_formats(xllamacpp, tmp_path):
         assert len(oracle.greedy([3, 4, 5], 4)) == 4
 
 
+@pytest.mark.parametrize("target", ["Q8_0", "Q4_K_M"])
+def test_a_mixture_of_experts(xllamacpp, tmp_path, target):
+    made_of = small_model("qwen3moe", dim=256, ffn_dim=256, head_dim=64, n_experts=4)
+    source = made_of.write(tmp_path / "experts.gguf")
+    made = b2t.convert(source, tmp_path / "new.gguf", target)
+    before, after, found = b2t.GGUFFile(source), b2t.GGUFFile(made.path), formats_of(made.path)
+    for name in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"):
+        name = f"blk.1.{name}.weight"
+        fmt, shape = b2t.FORMATS[found[name]], after.tensors[name].shape
+        assert fmt.block_size > 1 and shape == before.tensors[name].shape and shape[0] == 4
+        weights = before.raw(name).view(np.float32).reshape(shape)
+        assert np.array_equal(after.raw(name).reshape(-1), fmt.quantize(weights).reshape(-1)), name
+    assert found["blk.1.ffn_gate_inp.weight"] == "F32"
+    with llama_cpp(xllamacpp, made.path, n_context=64) as oracle:
+        equal, margins = compare(b2t.load(made.path), oracle, "the kettle", 16)
+        assert equal[margins > 0.3].all() and equal.mean() > 0.6, margins[~equal]
+
+
 # --- Interruptions ----------------------------------------------------------------------------------------
 
 

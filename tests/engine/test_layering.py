@@ -22,6 +22,7 @@ LAYERS = {
     "tokenizer": {"errors", "gguf_file"},
     "model": {"errors", "jit", "formats", "gguf_file", "matrix", "kernels"},
     "sampler": {"errors", "model"},
+    "speculate": {"model", "sampler"},
     "session_file": {"errors", "files", "gguf_file"},
     "session": {"errors", "gguf_file", "model", "tokenizer", "sampler", "stops", "session_file"},
 }

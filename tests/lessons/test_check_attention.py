@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from pasting import code_cells
 
 from blocks2tokens.course.lessons.attention import exercises as lesson
+from blocks2tokens.course.lessons.attention.at_all import at_all
+from blocks2tokens.course.setup import notebooks
 from blocks2tokens.model import KVCache
 from blocks2tokens.model.attention import attend
 
@@ -258,3 +261,39 @@ def test_the_engine_s_cache_has_the_head_layout():
     flat = cache.get(0, 5)[0].reshape(-1)
     for head, token, i in [(0, 0, 0), (1, 2, 3), (3, 1, 7)]:
         assert flat[lesson.offset_of("head", head, token, i, 2, 2, 5, 8)] == keys[token, head // 2, i]
+
+
+# The lesson asks for many places at once, the exercise for one
+
+
+def one_number_at_a_time(layout, head, token, i, group, n_kv_heads, capacity, head_dim):
+    kv_head, token, i = int(head) // group, int(token), int(i)
+    match layout:
+        case "token":
+            return (token * n_kv_heads + kv_head) * head_dim + i
+        case "head":
+            return (kv_head * capacity + token) * head_dim + i
+    return (kv_head * head_dim + i) * capacity + token
+
+
+@pytest.mark.parametrize("layout", ["token", "head", "transposed"])
+def test_a_place_at_a_time_is_enough_for_the_pictures(layout):
+    """`places` of the lesson, with a right function that takes no arrays."""
+    cells = code_cells(notebooks.NOTEBOOKS / "4_transformer" / "20_attention.ipynb")
+    definition = next(cell for cell in cells if "def places(" in cell).split("\n\n\npictures.")[0]
+    found = []
+    for offset_of in (one_number_at_a_time, lesson.offset_of):
+        names = {"np": np, "at_all": at_all, "offset_of": offset_of}
+        exec(definition, names)
+        found.append(names["places"](layout, [1, 3], range(5), 4, 8, 8))
+    assert len(found[0]) == 2 * 5 * 8 and np.array_equal(*found)
+
+
+def test_arrays_go_in_at_once_where_they_may():
+    calls = []
+
+    def place(layout, *numbers):
+        calls.append(numbers)
+        return sum(numbers)
+
+    assert at_all(place, "token", np.arange(3), 1).tolist() == [1, 2, 3] and len(calls) == 1

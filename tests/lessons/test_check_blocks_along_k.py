@@ -196,6 +196,7 @@ WRONG = [
         "divide `bits` by 8",
     ),
     ("weight_bytes_moved", moved(lambda M, b: b / 8 + 4), "then read again"),
+    ("weight_bytes_moved", moved(lambda M, b: M * (b / 8 + 8)), "do not depend on M"),
     ("weight_bytes_moved", moved(lambda M, b: 8), "read the stored blocks too"),
     (
         "weight_bytes_moved",

@@ -417,6 +417,10 @@ def with_a_view_it_lacks(x):
     return 2 * x.repeat(1, axis=0)
 
 
+def with_a_generator(x):
+    return x * sum(1 for _ in range(2))
+
+
 def with_an_open_file(x):
     with open(__file__):
         return 2 * x
@@ -425,6 +429,7 @@ def with_an_open_file(x):
 NOT_COMPILED = [
     with_a_plain_helper,
     with_a_view_it_lacks,
+    with_a_generator,
     with_an_open_file,
 ]
 
@@ -439,6 +444,10 @@ def test_what_numba_cannot_compile_is_explained_in_a_sentence(function):
 
 def test_a_plain_helper_is_named():
     assert "it calls plain_helper, which is plain Python" in COMPILED.judge(with_a_plain_helper).message
+
+
+def test_a_generator_is_named():
+    assert "it has a generator in it" in COMPILED.judge(with_a_generator).message
 
 
 def test_a_function_that_the_learner_compiled_can_be_compiled_again():

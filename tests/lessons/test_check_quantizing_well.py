@@ -98,6 +98,11 @@ def low_and_scale(x, weights, codes):
     return best_scale(x - low, weights, codes), low
 
 
+def polyfit(x, weights, codes):
+    scale, minimum = np.polyfit(codes, x, 1, w=weights)
+    return (best_scale(x, weights, codes), 0.0) if minimum > 0 else (scale, minimum)
+
+
 def scale_alone(x, weights, codes):
     return best_scale(x, weights, codes), 0.0
 
@@ -139,6 +144,11 @@ def asymmetric(
     return search
 
 
+def as_the_search_has_it(x, weights):
+    scale, minimum, codes = asymmetric()(x, weights)
+    return scale, minimum if x.max() == min(x.min(), 0) else -minimum, codes
+
+
 def table(values, scale, in_order=False):
     def decode(blocks):
         rows = []
@@ -149,6 +159,10 @@ def table(values, scale, in_order=False):
         return np.array(rows, np.float32)
 
     return decode
+
+
+def nibbles(blocks):
+    return np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=1)
 
 
 def half(block):
@@ -174,6 +188,10 @@ MISTAKES = {
         "rounded down": nearest(floor),
         "halves are rounded up": nearest(lambda v: floor(v + 0.5)),
         "halves are rounded away": nearest(lambda v: int(v + 0.5) if v > 0 else int(v - 0.5)),
+        "halves are rounded down": lambda x, scale, nmax: np.arange(-nmax, nmax)[
+            np.abs(x[:, None] - scale * np.arange(-nmax, nmax)).argmin(axis=1)
+        ],
+        "clipped to 0": lambda x, scale, nmax: np.clip(np.rint(x / scale), 0, 2 * nmax - 1),
         "leave their range": nearest(low=lambda nmax: -(10**9), high=lambda nmax: 10**9),
         "highest code is nmax": nearest(high=lambda nmax: nmax),
         "lowest code is 1 - nmax": nearest(low=lambda nmax: 1 - nmax),
@@ -189,6 +207,8 @@ MISTAKES = {
         "only the upper sum": scale_by(lambda w, x, q: w * x * q, lambda w, x, q: q * q),
         "only the lower sum": scale_by(lambda w, x, q: x * q, lambda w, x, q: w * q * q),
         "predicts codes": scale_by(lambda w, x, q: w * x * x, lambda w, x, q: w * q * x),
+        "the errors cancel out": scale_by(lambda w, x, q: w * x, lambda w, x, q: w * q),
+        "some codes are 0": lambda x, weights, codes: (weights * x / codes).sum() / weights.sum(),
         "mean of the ratios": scale_by(lambda w, x, q: w * x / q if q else 0, lambda w, x, q: w if q else 0),
         "sums of magnitudes": scale_by(lambda w, x, q: w * abs(x), lambda w, x, q: w * abs(q)),
     },
@@ -211,6 +231,8 @@ MISTAKES = {
     },
     "scale_and_minimum": {
         "weights are not used": fit_to(weigh=False),
+        "np.polyfit squares": polyfit,
+        "the weights are squared": lambda x, weights, codes: fit_to()(x, weights**2, codes),
         "may be above zero": fit_to(clip=False),
         "fitted again": fit_to(again=False),
         "wrong sign": fit_to(result=lambda scale, minimum: (scale, -minimum)),
@@ -224,6 +246,8 @@ MISTAKES = {
         "keep the scale": asymmetric(refit=False),
         "not weighted": asymmetric(weigh=False),
         "may be above zero": asymmetric(floor=np.inf),
+        "begin at the smallest weight": asymmetric(floor=np.inf, fit=fit_to()),
+        "comes back as the search has it": as_the_search_has_it,
         "wrong sign": asymmetric(sign=1),
         "last trial wins": asymmetric(last=True),
         "20 trials": asymmetric(trials=range(20)),
@@ -241,9 +265,16 @@ MISTAKES = {
         "levels of Q4_0": table(range(-8, 8), half),
         "a whole number": table(iq4_nl.VALUES, lambda block: block["d"].view("<u2")),
         "bytes exchanged": table(iq4_nl.VALUES, lambda block: block["d"].view(">f2")),
+        "in float16": lambda blocks: blocks["d"][:, None] * iq4_nl.VALUES[nibbles(blocks)],
     },
     "dequantize_mxfp4": {
         "nibbles come in order": table(mxfp4.VALUES, power, in_order=True),
+        "122 - 128 is 250:": lambda blocks: (
+            2.0 ** (blocks["e"][:, None] - 128) * mxfp4.VALUES[nibbles(blocks)]
+        ),
+        "that power is infinite": lambda blocks: (
+            np.ldexp(np.float32(1), blocks["e"] - 128)[:, None] * mxfp4.VALUES[nibbles(blocks)]
+        ),
         "twice too large": table(mxfp4.VALUES, lambda block: 2 * power(block)),
         "no bias": table(mxfp4.VALUES, lambda block: 2.0 ** int(block["e"])),
         "not the scale itself": table(mxfp4.VALUES, lambda block: block["e"]),

@@ -1,5 +1,6 @@
 """What every lesson must keep to. A rule takes a notebook and returns what breaks it, one line per place."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ MEASURED_TIME = re.compile(
     r"\d(?:\s|&nbsp;)?(?:ns|[µμu]s|ms|seconds?|tok(?:en)?s?/s|[kMGT]?i?B/s|[MGT]?FLOPS?(?:/s)?)(?!\w)"
     r"|\d(?:\s|&nbsp;)s(?!\w)|\d\.\d+s(?!\w)"
 )
+EXERCISE = re.compile(r"^\w+ = check\.\w+\(", re.MULTILINE)
+COUNTS_THEM = re.compile(r"^check\.progress\(|\bmy_engine\.speak\(", re.MULTILINE)
 MINUTES = re.compile(r"(\d+) minutes to read, (\d+)(?: minutes)? to do")
 CARD = re.compile(r"^\W*difficulty [●○]+ · importance [●○]+ · (\d+) minutes\W*$", re.MULTILINE)
 NAMES_ITS_SOURCE = re.compile(r"\breport|\bsource\b", re.IGNORECASE)
@@ -70,6 +73,15 @@ def at(notebook, cell) -> str:
 def is_tagged(cell) -> bool:
     """Does nbval run this cell without comparing its outputs?"""
     return "nbval-ignore-output" in cell.metadata.get("tags", [])
+
+
+def syntax(cell) -> ast.Module:
+    """Return the tree of a cell, without the lines that only IPython reads."""
+    return ast.parse("\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!"))))
+
+
+def is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def is_folded(cell) -> bool:
@@ -171,6 +183,25 @@ def prose_has_no_measured_times(notebook):
                 yield f"{at(notebook, cell)}: {line[max(0, match.start() - 20) : match.end()]!r}"
 
 
+def cells_run_twice(notebook):
+    """A cell takes nothing out of what an earlier one made: run once more, it would not find it."""
+    for cell in code_cells(notebook):
+        body = syntax(cell).body
+        made = {n.id for part in body for n in ast.walk(part) if isinstance(n, ast.Name) and is_stored(n)}
+        for part in body:
+            for target in part.targets if isinstance(part, ast.Delete) else ():
+                base = target.value if isinstance(target, ast.Subscript) else target
+                if getattr(base, "id", None) not in made:
+                    yield f"{at(notebook, cell)}: {ast.unparse(part)}; .pop(..., None) can be run again"
+
+
+def what_is_found_has_names_of_its_own(notebook):
+    """Whoever leaves out the cell with the guesses, or changes it, gets no other labels for the numbers."""
+    for cell in code_cells(notebook):
+        if taken := re.search(r"\bzip\(my_\w+", cell.source):
+            yield f"{at(notebook, cell)}: {taken[0]}...) takes its names from a guess"
+
+
 def code_cells_are_short(notebook):
     for cell in code_cells(notebook):
         if lines(cell.source) > MAX_LINES:
@@ -246,6 +277,16 @@ def has_its_turns(notebook):
         yield f"{len(turns)} headings 'Your turn', expected {TURNS.start} to {TURNS.stop - 1}"
 
 
+def what_counts_the_exercises_comes_behind_them(notebook):
+    """Whoever runs the cells in order sees what is theirs: the last strip, and the model that speaks."""
+    cells = code_cells(notebook)
+    exercises = [i for i, cell in enumerate(cells) if EXERCISE.search(cell.source)]
+    counting = [i for i, cell in enumerate(cells) if COUNTS_THEM.search(cell.source)][1:]  # one at the head
+    for i in counting:
+        if exercises and i < exercises[-1]:
+            yield f"{at(notebook, cells[i])}: an exercise comes behind it"
+
+
 def length_is_right(notebook):
     if len(notebook.cells) not in CELLS:
         yield f"{len(notebook.cells)} cells, expected {CELLS.start} to {CELLS.stop - 1}"
@@ -263,6 +304,8 @@ RULES = [
     the_clock_is_read_within_a_budget,
     no_compared_cell_ends_with_a_semicolon,
     prose_has_no_measured_times,
+    cells_run_twice,
+    what_is_found_has_names_of_its_own,
     code_cells_are_short,
     few_cells_are_folded,
     pictures_have_alternative_texts,
@@ -270,7 +313,13 @@ RULES = [
     form_is_fixed,
     begins_with_its_title,
 ]
-LESSON_RULES = [has_its_sections, minutes_add_up, has_its_turns, length_is_right]
+LESSON_RULES = [
+    has_its_sections,
+    minutes_add_up,
+    has_its_turns,
+    what_counts_the_exercises_comes_behind_them,
+    length_is_right,
+]
 
 
 # The course
@@ -503,6 +552,12 @@ BAD = {
         prose_has_no_measured_times,
     ),
     "a table has no source": (with_cells(markdown("| x | 3 ms |")), prose_has_no_measured_times),
+    "an entry of an earlier cell is deleted": (with_cells(code("del calls['x']\nf()")), cells_run_twice),
+    "a name of an earlier cell is deleted": (with_cells(code("x = 1\ndel y")), cells_run_twice),
+    "a guess gives the names": (
+        with_cells(code("predict.compare(my_guess, dict(zip(my_guess, found)))")),
+        what_is_found_has_names_of_its_own,
+    ),
     "a cell of 31 lines": (with_cells(code("\n".join(["x = 1"] * 31))), code_cells_are_short),
     "a folded cell of 31 lines": (with_cells(folded("\n".join(["x = 1"] * 31))), code_cells_are_short),
     "half of the cells are folded": (fold_every_other, few_cells_are_folded),
@@ -530,6 +585,14 @@ BAD = {
     "a section in code only": (with_source("## 0. Why", "```\n## 0. Why\n```"), has_its_sections),
     "2 turns": (with_source("### Your turn 1", "### Their turn"), has_its_turns),
     "6 turns": (with_cells(*[markdown("### Your turn") for _ in range(3)]), has_its_turns),
+    "an exercise behind the last strip": (
+        with_cells(*map(code, ("check.progress('x')", "check.progress('x')", "f = check.f(f)"))),
+        what_counts_the_exercises_comes_behind_them,
+    ),
+    "an exercise behind the model that speaks": (
+        with_cells(*map(code, ("check.progress('x')", "_ = my_engine.speak('x')", "f = check.f(f)"))),
+        what_counts_the_exercises_comes_behind_them,
+    ),
     "39 cells": (lambda notebook: notebook.cells.pop(), length_is_right),
     "71 cells": (lambda notebook: notebook.cells.extend(markdown("x") for _ in range(31)), length_is_right),
     "2,001 words": (with_cells(markdown("word " * 2_001)), length_is_right),

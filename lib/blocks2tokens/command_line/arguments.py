@@ -102,7 +102,7 @@ def add_generate(commands) -> None:
         "prompt", metavar="PROMPT", nargs="?", help="the text; - or none reads it from a pipe"
     )
     _add_threads(parser)
-    question = "put PROMPT to a chat model as a question; --system and --template-variable imply it"
+    question = "put PROMPT to a chat model as a question; options of its chat format imply it"
     parser.add_argument("--chat", action="store_true", help=question)
     _add_chat_format(parser)
     parser.add_argument("--stats", action="store_true", help="say in the end how long it took")
@@ -193,6 +193,8 @@ def _add_threads(parser) -> None:
 def _add_chat_format(parser) -> None:
     """Add what goes into a model's chat template."""
     parser.add_argument("--system", metavar="TEXT", help="tell the model who it is, ahead of all messages")
+    file = "a chat template, in Jinja, to use in the place of the model's own; a base model has none"
+    parser.add_argument("--chat-template", metavar="FILE", help=file)
     about = (
         "a variable for the model's chat template, such as enable_thinking=false; JSON, or else text. "
         "Can be given several times"

@@ -116,10 +116,11 @@ class Chat:
 def run(args) -> None:
     """Hold a conversation until the input ends; without prompts if it comes from a pipe."""
     chosen = sampler(args)
-    model = load(args.model, args.threads)
+    model = load(args.model, args.threads, args.chat_template)
     if not model.tokenizer.chat_template:
         raise ValueError(
-            f"{args.model} has no chat template, so it does not chat; the command generate continues a text"
+            f"{args.model} has no chat template, so it does not chat; the command generate continues a text, "
+            "and --chat-template brings one"
         )
     chat = Chat(model.session(args.system, args.template_variable), args.max_tokens, chosen, args.stop)
     interactive = sys.stdin.isatty()

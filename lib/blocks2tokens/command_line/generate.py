@@ -20,10 +20,10 @@ def run(args) -> None:
     text = (
         args.prompt if args.prompt not in (None, "-") else without_mark(sys.stdin.read()).removesuffix("\n")
     )
-    model = load(args.model, args.threads)
+    model = load(args.model, args.threads, args.chat_template)
     if schema is not None:
         chosen = b2t.Grammar(model.tokenizer, schema).sampler(chosen)
-    chats = args.chat or args.system is not None or bool(args.template_variable)
+    chats = args.chat or bool(args.template_variable) or (args.system, args.chat_template) != (None, None)
     ids = prompt_ids(model, text, args) if chats else model.tokenizer.encode(text)
     if not ids:
         raise ValueError("the prompt is empty")

@@ -21,6 +21,7 @@ broken one is refused before your functions see it.
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -39,6 +40,7 @@ from blocks2tokens.model.forward import plus
 
 PROMPT = "It is a truth universally acknowledged, that"
 ENGINES, NOT_YET = "the engine's", "not yours yet"
+Clock = Callable[[str], AbstractContextManager]  # with clock("rms_norm"): ...
 ARRAY = 9  # the type of an array in a GGUF header
 HEADER = ("read_string", "read_value", "shape_and_bytes", "align")
 LAYER = ("rms_norm", "rope_angles", "rotate_adjacent", "swiglu", "causal_weights", "layer_forward", "greedy")
@@ -287,10 +289,11 @@ def _show(supplied):
 # forward
 
 
-def forward() -> "Forward":
+def forward(record: Clock = nullcontext) -> "Forward":
     """Return a forward pass with your functions of lessons 19 to 21; print a table of what is yours.
 
-    A function is used if its check still calls it right.
+    A function is used if its check still calls it right. Each runs in `with record(its name):`, by which it
+    can be timed.
     """
     pieces, supplied = {}, {}
     for name in LAYER:
@@ -300,7 +303,7 @@ def forward() -> "Forward":
         reason = found.complaint or (NOT_YET if found.function is None else "yours is no longer right")
         supplied[name] = "" if is_right else reason
     _show(supplied)
-    return Forward(pieces)
+    return Forward(pieces, record)
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,7 @@ class Forward:
     """A pass over all tokens, every weight decoded to float32, no cache: to read and to compare, not fast."""
 
     pieces: dict[str, Callable]
+    record: Clock = nullcontext
 
     def __call__(self, model: Model, ids: Sequence[int]) -> np.ndarray:
         """Return the logits after each of ids, float32 [T, vocab].
@@ -315,40 +319,50 @@ class Forward:
         For models of the llama architecture whose positions are not stretched, as Austen and SmolLM2;
         UnsupportedError for others. Raises ValueError for an id outside the vocabulary.
         """
-        c, t, piece = model.config, model.transformer, self.pieces
+        c, t = model.config, model.transformer
+        piece = {name: self._recorded(name, function) for name, function in self.pieces.items()}
         _check_supported(model)
         ids, eps = t.check_ids(ids), c.norm_eps
         angles = piece["rope_angles"](np.arange(len(ids)), c.head_dim, c.rope_theta)  # [T, head_dim / 2]
         turns = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
         def attention(h, w):  # [T, dim] -> [T, dim]
-            return self._attend(h, w, c.head_dim, turns) @ w["attn_output"].T
+            return _attend(piece, h, w, c.head_dim, turns) @ w["attn_output"].T
 
         def feed_forward(h, w):  # [T, dim] -> [T, dim]
             return piece["swiglu"](h @ w["ffn_gate"].T, h @ w["ffn_up"].T) @ w["ffn_down"].T
 
-        layer = with_names(plain(piece["layer_forward"]), rms_norm=piece["rms_norm"])
+        layer = with_names(plain(self.pieces["layer_forward"]), rms_norm=piece["rms_norm"])
+        layer = self._recorded("layer_forward", layer)
         layers, output = float_weights(model)
         x = t.token_embd.rows(ids)  # [T, dim]
         for w in layers:
             x = layer(x, w, eps, attention, feed_forward)
         return piece["rms_norm"](x, t.output_norm, eps) @ output.T
 
-    def _attend(self, h, w, head_dim, turns):
-        """Return what the heads find, float32 [T, n_heads * head_dim], one head after another."""
-        q, k, v = (plus(h @ w[n].T, w[f"{n}_bias"]) for n in ("attn_q", "attn_k", "attn_v"))
-        q, k, v = (z.reshape(len(h), -1, head_dim) for z in (q, k, v))  # [T, heads, head_dim]
-        q, k = (self.pieces["rotate_adjacent"](z, *turns) for z in (q, k))
-        group, found = q.shape[1] // k.shape[1], []
-        for head in range(q.shape[1]):
-            scores = q[:, head] @ k[:, head // group].T * np.float32(head_dim**-0.5)  # [T, T]
-            found.append(self.pieces["causal_weights"](scores) @ v[:, head // group])
-        return np.concatenate(found, axis=1)
+    def _recorded(self, name, function):
+        def run(*arguments):
+            with self.record(name):
+                return function(*arguments)
+
+        return run
 
     def generate(self, model: Model, ids: Sequence[int], n: int) -> list[int]:
         """Return the n most likely ids behind ids, by your `greedy`; all tokens run again for each."""
         with tqdm(total=n, desc="your engine", unit=" tokens", delay=2, leave=False) as bar:
             return self.pieces["greedy"](_Again(self, model, bar), list(ids), n)
+
+
+def _attend(piece, h, w, head_dim, turns):
+    """Return what the heads find, float32 [T, n_heads * head_dim], one head after another."""
+    q, k, v = (plus(h @ w[n].T, w[f"{n}_bias"]) for n in ("attn_q", "attn_k", "attn_v"))
+    q, k, v = (z.reshape(len(h), -1, head_dim) for z in (q, k, v))  # [T, heads, head_dim]
+    q, k = (piece["rotate_adjacent"](z, *turns) for z in (q, k))
+    group, found = q.shape[1] // k.shape[1], []
+    for head in range(q.shape[1]):
+        scores = q[:, head] @ k[:, head // group].T * np.float32(head_dim**-0.5)  # [T, T]
+        found.append(piece["causal_weights"](scores) @ v[:, head // group])
+    return np.concatenate(found, axis=1)
 
 
 @dataclass

@@ -15,7 +15,7 @@ Several tokens go through it in batches, `prefill`; a single one in one parallel
 compute the same; weights are views of the mapped file, and nothing is decoded before a kernel needs it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 
@@ -124,6 +124,15 @@ class Transformer:
         self._make_room(1, cache)
         with _all_or_nothing(cache), interrupts_wait():
             return self._decode(token, cache, with_logits=True).logits
+
+    def steps(self, ids: Sequence[int], cache: KVCache) -> np.ndarray:
+        """Run tokens behind those of the cache, as `step` for each; return their logits, float32 [T, vocab].
+
+        They are bit for bit those of `step` after `step`. Raises ValueError as `hidden` does.
+        """
+        ids = self._checked(ids, cache)
+        with _all_or_nothing(cache):
+            return np.array([self.step(int(i), cache).copy() for i in ids])
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""

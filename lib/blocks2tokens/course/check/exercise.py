@@ -30,8 +30,13 @@ from blocks2tokens.course.check import calls
 from blocks2tokens.course.check.bounds import checked
 from blocks2tokens.course.check.calls import names_of_arguments, observe
 from blocks2tokens.course.check.explain import explain as _explain_exception
+from blocks2tokens.course.check.memory import full_of
 
 GOES_ON = "the lesson goes on with the engine's version"
+FROM_ZEROS = (
+    "your answers would be right if np.empty made zeros: it gives memory with what was left in it. Begin "
+    "with np.zeros, or write each place before you add to it"
+)
 NEAR, CLEARLY_WRONG = 1e-5, 1e-4  # relative differences: the same mistake, rounded otherwise; no rounding
 INPUT = "the input of"
 LONGEST_INPUT = 150  # characters of an array
@@ -121,10 +126,11 @@ class Exercise:
         cases, outcomes, label = self.cases(), {}, None
         function = checked(function)
         cases = {label: tuple(map(checked, arguments)) for label, arguments in cases.items()}
+        in_used_memory = full_of(np.nan, function)
         try:
             with calls.time_limit(calls.SECONDS):
                 for label, arguments in cases.items():
-                    outcomes[label] = observe(function, arguments)
+                    outcomes[label] = observe(in_used_memory, arguments)
         except BaseException as error:  # exit() and an interrupt are answers, too
             return "wrong", f"{_explain_exception(error)}\n{self._input(function, label, cases[label])}", None
         answers = {label: outcome.answer for label, outcome in outcomes.items()}
@@ -141,6 +147,8 @@ class Exercise:
         found = self._first_difference(answers, expected)
         if found is not None:
             return "wrong", self._what_is_wrong(function, cases, outcomes, expected, *found), None
+        if in_used_memory is not function:  # what NumPy warned of may have been the NaN put there
+            outcomes = _outcomes(function, cases) or outcomes
         problem = self._right_but(function, cases, outcomes, right)
         if problem:
             return "wrong", problem, None
@@ -166,6 +174,8 @@ class Exercise:
         lines = []
         if mistake := self._find_mistake(cases, answers, expected):
             lines.append(mistake.message)
+        elif self._is_right_from_zeros(function, cases, expected):
+            lines.append(FROM_ZEROS)
         lines.append(message)
         if not mistake:
             lines.append(self._input(function, label, cases[label], place, expected[label]))
@@ -176,6 +186,15 @@ class Exercise:
             if written:
                 lines.append(written)
         return "\n".join(lines)
+
+    def _is_right_from_zeros(self, function, cases, expected):
+        """Would the answers be right if np.empty gave zeros?"""
+        from_zeros = full_of(0, function)
+        if from_zeros is function:
+            return False
+        outcomes = _outcomes(from_zeros, cases)
+        answers = {label: outcome.answer for label, outcome in outcomes.items()}
+        return bool(answers) and self._first_difference(answers, expected) is None
 
     def _find_mistake(self, cases, answers, expected):
         for mistake in self.mistakes:
@@ -256,6 +275,15 @@ class Exercise:
     def _verdict(self, kind, message, pattern=None, printed=""):
         solution = self.solution or self.engine
         return Verdict(self.name, kind, message, self.hints, solution, self.twin, pattern, printed)
+
+
+def _outcomes(function, cases):
+    """Return the outcome of each case, {} if one has none."""
+    try:
+        with calls.time_limit(calls.SECONDS):
+            return {label: observe(function, arguments) for label, arguments in cases.items()}
+    except BaseException:
+        return {}
 
 
 def _is_empty(function) -> bool:

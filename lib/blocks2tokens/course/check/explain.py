@@ -276,6 +276,10 @@ NUMBA_REASONS = (
         lambda m: f"it cannot do .{m['name']}(...) with what you give it; write it as a loop",
     ),
     (
+        r"The use of yield in a closure|generator ?exp",
+        lambda m: "it has a generator in it, such as sum(... for ...): write the loop, and add to a total",
+    ),
+    (
         r"Use of unsupported (?P<what>[^\n]*)|(?P<other>The use of [^\n]*)",
         lambda m: (m["what"] or m["other"]).strip(),
     ),

@@ -33,6 +33,7 @@ NO_PROGRESS = {"TQDM_DISABLE": "1"}  # read by tqdm; `make test` sets it too: th
 FAILURES = (CellExecutionError, TimeoutError, DeadKernelError)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
+CONTROL = "(a control: run this cell, and it stands here)"  # in the place of the widget's repr
 KEPT_CELL_METADATA = {"tags", "jupyter"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"  # names a model by a random id
 
@@ -61,7 +62,8 @@ def normalize(notebook: NotebookNode) -> NotebookNode:
         for key in set(cell.metadata) - KEPT_CELL_METADATA:
             del cell.metadata[key]
         for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET_VIEW, None)
+            if output.get("data", {}).pop(WIDGET_VIEW, None):
+                output.data["text/plain"] = CONTROL
     return notebook
 
 

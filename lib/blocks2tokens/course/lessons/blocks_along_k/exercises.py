@@ -471,6 +471,10 @@ MOVED = Exercise(
             "the baseline's copy is written, and then read again: 4 bytes of float32 twice",
         ),
         Mistake(
+            lambda kind, M, K, N, bits: moved_with(kind, M, K, N, bits, stored=M, written=M, read=M),
+            "the baseline decodes once for all rows of x: its bytes do not depend on M",
+        ),
+        Mistake(
             partial(moved_with, stored=0),
             "the baseline has to read the stored blocks too, before it can write the copy",
         ),

@@ -152,12 +152,14 @@ def weight(
     mins=10,
     sub_block=lambda i: i // 32,
     counts=16,
+    in_turn=False,
 ):
     """Decode weight i; each argument that is given replaces a right choice by a wrong one."""
     s, l = i // 32, i % 32
     q = np.float32(int(low(raw, at, s, l, i)) + counts * int(high(raw, at, s, l, i)))
     mine = sub_block(i)
-    return combine(header[0], header[1], header[scales + mine], header[mins + mine], q)
+    places = (2 + 2 * mine, 3 + 2 * mine) if in_turn else (scales + mine, mins + mine)
+    return combine(header[0], header[1], *header[list(places)], q)
 
 
 def wrong(**changes):
@@ -203,6 +205,10 @@ WEIGHT = WatchedExercise(
             "your fifth bits come in sequence: the one of weight l of sub-block s is bit s of byte l of qh",
         ),
         Mistake(
+            wrong(high=lambda raw, at, s, l, i: raw[at + 16 + l] >> l % 8 & 1),
+            "you take bit l % 8 of byte l of qh: a byte has a bit for each of 8 sub-blocks: bit s",
+        ),
+        Mistake(
             wrong(high=lambda raw, at, s, l, i: raw[at + 16 + l] >> 7 - s & 1),
             "your fifth bits are counted from the top: bit s of a byte is (byte >> s) & 1",
         ),
@@ -236,6 +242,10 @@ WEIGHT = WatchedExercise(
         Mistake(
             wrong(scales=0, mins=8),
             "your scales begin at header[0]: d and dmin come first, the scales from header[2] on",
+        ),
+        Mistake(
+            wrong(in_turn=True),
+            "you take scales and minimums in turn: header[2] to [9] are scales, [10] to [17] minimums",
         ),
         Mistake(
             wrong(scales=10, mins=2),

@@ -68,6 +68,10 @@ def half_up(value):
     return np.floor(value + 0.5)
 
 
+def half_down(value):
+    return np.ceil(value - 0.5)
+
+
 def half_away(value):
     return np.trunc(value + np.copysign(0.5, value))
 
@@ -79,6 +83,8 @@ ROUNDING_MISTAKES = {
     "your halves are rounded away from zero: 2.5 becomes 3. Round half to even, as np.rint does": {
         "rounding": half_away
     },
+    "your halves are rounded down, as argmin does, which takes the first of two: 3.5 becomes 3. Round half "
+    "to even, as np.rint does": {"rounding": half_down},
 }
 RANGE_MISTAKES = {
     "your codes leave their range: clip them to -nmax..nmax - 1": {"clip": lambda q, nmax: q},
@@ -98,6 +104,9 @@ RANGE_MISTAKES = {
 NEAREST_MISTAKES = {
     **ROUNDING_MISTAKES,
     **RANGE_MISTAKES,
+    "your codes are clipped to 0..2 * nmax - 1: here they run from -nmax to nmax - 1": {
+        "clip": lambda q, nmax: np.clip(q, 0, 2 * nmax - 1)
+    },
     **{f"{a}; and {b}": i | j for a, i in ROUNDING_MISTAKES.items() for b, j in RANGE_MISTAKES.items()},
 }
 
@@ -125,6 +134,11 @@ BEST_SCALE_MISTAKES = {
     ),
     "that is a mean of the ratios x / q: small codes count as much as large ones. Set the derivative of "
     "the error to zero": lambda x, w, q: ratio((w * x)[q != 0] / q[q != 0], w[q != 0]),
+    "there the errors cancel out, and their squares are not least: the derivative of w * (s * q - x)**2 has "
+    "q in it once more, and so have both sums": lambda x, w, q: ratio(w * x, w * q),
+    "that is a mean of the ratios x / q, and some codes are 0. Set the derivative of the error to zero": (
+        lambda x, w, q: np.sum(w * x / q) / np.sum(w)
+    ),
     "those are sums of magnitudes: each term has q in it once more, sum(w * x * q) / sum(w * q * q)": (
         lambda x, w, q: ratio(w * abs(x), w * abs(q))
     ),
@@ -211,11 +225,13 @@ def in_pairs(table):
 def scale_and_minimum(x, weights, codes, kind="right"):
     x, q = x.astype(np.float64), codes.astype(np.float64)
     w = np.ones(len(x)) if kind == "unweighted" else weights.astype(np.float64)
+    once, w = w, w * w if kind in ("squared", "polyfit") else w
     qq, qx, s, sq, sx = ((w * v).sum() for v in (q * q, q * x, np.ones(len(x)), q, x))
     determinant = s * qq - sq * sq
     scale, minimum = (s * qx - sx * sq) / determinant, (qq * sx - sq * qx) / determinant
     if minimum > 0 and kind != "any minimum":
-        scale, minimum = (scale if kind == "old scale" else qx / qq), 0.0
+        alone = best_scale(x, once, q) if kind == "polyfit" else qx / qq
+        scale, minimum = (scale if kind == "old scale" else alone), 0.0
     if kind == "no minimum":
         return qx / qq, 0.0
     if kind == "exchanged":
@@ -228,6 +244,8 @@ def scale_and_minimum(x, weights, codes, kind="right"):
 
 FIT_MISTAKES = {
     "the weights are not used: every one of the five sums has w in it": {"kind": "unweighted"},
+    "np.polyfit squares the weights that it is given: hand it np.sqrt(weights)": {"kind": "polyfit"},
+    "the weights are squared: every one of the five sums has w in it once": {"kind": "squared"},
     "your minimum may be above zero: the format stores -minimum as 0..63, so it is 0 at most": {
         "kind": "any minimum"
     },
@@ -258,11 +276,13 @@ def asymmetric_search(
     in_error=-1,
     formula_counts=True,
     lowest=0,
+    from_zero=True,
+    sign_of_constants=None,
 ):
     x, w = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(len(x))
-    low, high = min(x.min(), 0.0) if to_zero else x.min(), x.max()
+    low, high = min(x.min(), 0.0) if to_zero and from_zero else x.min(), x.max()
     if low == high:
-        return empty, sign * low, np.zeros(len(x))
+        return empty, (sign_of_constants or sign) * low, np.zeros(len(x))
     base, best = low, None
     for t in range(-1, trials):
         inverse = (15 + (-1 + 0.1 * t if t >= 0 else 0)) / (high - base)
@@ -290,7 +310,14 @@ ASYMMETRIC_MISTAKES = {
     "your minimum may be above zero: low = min(x.min(), 0), and a fitted one is 0 at most": {
         "to_zero": False
     },
+    "your trials begin at the smallest weight, even where that is above zero: low = min(x.min(), 0)": {
+        "from_zero": False
+    },
     "your minimum has the wrong sign: it is returned as a number >= 0, to be subtracted": {"sign": 1},
+    "your minimum comes back as the search has it, 0 or less: return -minimum, to be subtracted": {
+        "sign": 1,
+        "sign_of_constants": -1,
+    },
     "your codes are those of x + minimum: the minimum is 0 or less, so inverse * (x - minimum) counts "
     "from it": {"added": True},
     "your error has - minimum in it, as if the minimum were the number >= 0 that you return: in the "
@@ -427,9 +454,11 @@ def nibbles(qs, in_order=False):
     return np.stack([low, high], axis=2).reshape(-1, 32) if in_order else np.concatenate([low, high], axis=1)
 
 
-def iq4_nl_weights(blocks, table=iq4_nl.VALUES, in_order=False, d_type="<f2", no_d=False):
-    d = np.float32(1) if no_d else blocks["d"].copy().view(d_type).astype(np.float32)[:, None]
-    return d * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(np.float32)
+def iq4_nl_weights(
+    blocks, table=iq4_nl.VALUES, in_order=False, d_type="<f2", no_d=False, computed=np.float32
+):
+    d = np.float32(1) if no_d else blocks["d"].copy().view(d_type).astype(computed)[:, None]
+    return d * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(computed)
 
 
 IQ4_NL_MISTAKES = {
@@ -439,16 +468,29 @@ IQ4_NL_MISTAKES = {
     "those are the levels of Q4_0, code - 8: a weight is d * VALUES[code]": {"table": np.arange(16) - 8},
     "your d is read as a whole number: its two bytes are a float16": {"d_type": "<u2"},
     "your d has its bytes exchanged: the file is little-endian, the low byte first": {"d_type": ">f2"},
+    "your weights are computed in float16, which keeps 11 bits: convert d to float32 before you multiply": {
+        "computed": np.float16
+    },
 }
 
 
-def mxfp4_weights(blocks, bias=128, table=mxfp4.VALUES, in_order=False, plain=False, no_scale=False):
+def mxfp4_weights(
+    blocks, bias=128, table=mxfp4.VALUES, in_order=False, plain=False, no_scale=False, in_a_byte=None
+):
+    if in_a_byte:  # the type of the scale
+        scale = np.ldexp(in_a_byte(1), (blocks["e"] - np.uint8(128)).astype(np.int32))
+        return scale[:, None] * table[nibbles(blocks["qs"])]
     e = 0 * blocks["e"].astype(np.int32) + bias if no_scale else blocks["e"].astype(np.int32)
     scale = e.astype(np.float32) if plain else np.ldexp(np.float32(1), e - bias)
     return scale[:, None] * np.asarray(table)[nibbles(blocks["qs"], in_order)].astype(np.float32)
 
 
 MXFP4_MISTAKES = {
+    "e - 128 is computed in uint8, where 122 - 128 is 250: make e a signed integer first": {
+        "in_a_byte": np.float64
+    },
+    "e - 128 is computed in uint8, where 122 - 128 is 250, and 2 to that power is infinite: make e a signed "
+    "integer first": {"in_a_byte": np.float32},
     "your nibbles come in order: the high nibble of byte 0 is weight 16, not weight 1": {"in_order": True},
     "your scale is twice too large: VALUES are twice the 4-bit floats, so the scale is 2 ** (e - 128)": {
         "bias": 127
