@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from blocks2tokens.model.transformer import MOST_ROWS
 from blocks2tokens.sampler import Sampler
 
 if TYPE_CHECKING:
     from blocks2tokens.generate import Model
 
-MOST_GUESSES = 15  # with the token before them 16 rows
+MOST_GUESSES = MOST_ROWS - 1  # and the token before them
 
 
 class Guesser(Protocol):

@@ -50,7 +50,14 @@ from blocks2tokens.kernels.ours.quantized_activations import quantize_row, quant
 from blocks2tokens.kernels.ours.simd_dot import vectors_for
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.architectures import QKV
-from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, rows_of_layer, store_row, turn
+from blocks2tokens.model.cache_rows import (
+    KEYS,
+    VALUES,
+    LayerRows,
+    row_address,
+    store_row,
+    turn,
+)
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     INFINITE,
@@ -64,7 +71,6 @@ from blocks2tokens.model.compiled_layers import (
     top_experts,
 )
 from blocks2tokens.model.config import ModelConfig
-from blocks2tokens.model.kv_cache import KVCache
 from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.split_attention import (
     attend_part,
@@ -130,7 +136,11 @@ class Batch(NamedTuple):
 
     rows: np.ndarray  # int64 [most rows, PLACES]
     tables: np.ndarray  # int64 [caches, pages], see `kv_cache`
-    first: LayerRows  # what the rows of all these caches are
+    kind: int  # what the rows of all these caches are: as in `LayerRows`, which cannot be in a tuple here
+    turned: int
+    row_bytes: int
+    head_bytes: int
+    values_at: int
 
 
 class State(NamedTuple):
@@ -364,11 +374,12 @@ def residual_of(state, scratch, sizes, row, half, norm):
 
 @njit(cache=True)
 def prepare_inputs(state, scratch, sizes, n_rows, half, post_norm, norm, matrices):
-    """Normalize each row's residual into its vector NORMALIZED, and round that for the matrices of a stage."""
+    """Normalize each row's residual into its vector NORMALIZED, and round it for the matrices of a stage."""
     for row in range(n_rows):
-        residual, x = residual_of(state, scratch, sizes, row, half, post_norm), scratch.vectors[row, NORMALIZED]
-        normalize(residual, norm, sizes.eps, x[: sizes.dim])
-        round_input(matrices, scratch, row, x[: sizes.dim])
+        residual = residual_of(state, scratch, sizes, row, half, post_norm)
+        x = vector(scratch, sizes, row, NORMALIZED)
+        normalize(residual, norm, sizes.eps, x)
+        round_input(matrices, scratch, row, x)
 
 
 @njit(cache=True)
@@ -382,12 +393,10 @@ def keep_residuals(state, scratch, sizes, n_rows, half, job):
 @njit(cache=True)
 def layer_of(batch, row, layer):
     """Return where the rows of a layer are in the cache of a row of the pass."""
-    first = batch.first
-    table = batch.tables[batch.rows[row, TABLE]]
-    rows = LayerRows(
-        table, 0, first.kind, first.turned, first.row_bytes, first.head_bytes, first.values_at
+    table, start = batch.tables[batch.rows[row, TABLE]], layer * 2 * batch.values_at
+    return LayerRows(
+        table, start, batch.kind, batch.turned, batch.row_bytes, batch.head_bytes, batch.values_at
     )
-    return rows_of_layer(rows, layer)
 
 
 @njit(cache=True)
@@ -398,12 +407,12 @@ def finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made)
             normalize(made, parameters.head_norms[layer, matrix], sizes.eps, made)
         turns = state.turns[row, state.turns.shape[1] - 1 if parameters.windows[layer] else 0]
         rotate(made, turns[0], turns[1], sizes.halves)
-    if batch.first.turned:
-        turn(made, batch.first.turned)
+    if batch.turned:
+        turn(made, batch.turned)
     if matrix != Q:
         part, position = KEYS if matrix == K else VALUES, batch.rows[row, POSITION]
         address = row_address(layer_of(batch, row, layer), part, head, position)
-        store_row(batch.first.kind, made, address)
+        store_row(batch.kind, made, address)
 
 
 @njit(cache=True)
@@ -494,8 +503,8 @@ def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
         _, n_keys = seen_keys(parameters, layer, batch.rows[row, POSITION])
         x = scratch.vectors[row, ATTENDED, : sizes.n_heads * sizes.head_dim]
         join_parts(state.parts[row], parts_of(n_keys), parameters.sinks[layer], x)
-        if batch.first.turned:
-            turn(x, batch.first.turned)
+        if batch.turned:
+            turn(x, batch.turned)
 
 
 @njit(cache=True)
@@ -548,7 +557,9 @@ def router_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
         norm, post_norm = parameters.norms[layer, FFN_NORM], parameters.norms[layer, -2]
-        prepare_inputs(state, scratch, sizes, n_rows, 1, post_norm, norm, parameters.matrices[layer, ROUTE:GATE])
+        prepare_inputs(
+            state, scratch, sizes, n_rows, 1, post_norm, norm, parameters.matrices[layer, ROUTE:GATE]
+        )
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         coming = address_of_row(m, last if last < m.rows else 0)  # whose rows are next is still to be seen
@@ -711,36 +722,33 @@ def finish(parameters, state, n_rows, sizes):
 class Decoder:
     """All that decoding needs besides the caches, made once: `step` makes no array."""
 
-    def __init__(self, weights: Weights, c: ModelConfig, first: LayerRows, tables: np.ndarray, most_rows: int):
+    def __init__(
+        self, weights: Weights, c: ModelConfig, first: LayerRows, tables: np.ndarray, most_rows: int
+    ):
         """Prepare to decode up to `most_rows` rows at a time.
 
         They go into caches whose tables are int64 [caches, pages], and their first layer's rows `first`.
         """
-        self.weights, self.state = weights, _state(weights, c, most_rows)
+        self.weights, self.most_rows = weights, most_rows
+        self.state = state = _state(weights, c, most_rows)
+        self.x, self.logits = (
+            state.residual[:, 0],
+            state.logits,
+        )  # of the last rows, [most_rows, dim or vocab]
         self.rows = np.zeros((most_rows, PLACES), np.int64)
         self.arguments = (
             weights.token_embd.raw,
             weights.token_embd.format.row_decoder,
             _parameters(weights, c),
-            self.state,
+            state,
             _scratch(c, most_rows),
-            Batch(self.rows, tables, first),
+            Batch(self.rows, tables, *first[2:]),
             _sizes(c),
         )
 
     def step(self, n_rows: int, with_logits: bool) -> None:
-        """Run the first of `rows`; results are in `x` and, if asked for, `logits`."""
+        """Run the first of `rows`; until the next step `x` and, if asked for, `logits` hold the results."""
         decode_rows(*self.arguments, n_rows, with_logits, get_num_threads())
-
-    @property
-    def x(self) -> np.ndarray:
-        """The final residuals of the last rows, float32 [most_rows, dim]; the next step overwrites them."""
-        return self.state.residual[:, 0]
-
-    @property
-    def logits(self) -> np.ndarray:
-        """The logits of the last rows, float32 [most_rows, vocab]; the next step overwrites them."""
-        return self.state.logits
 
     @property
     def n_arrays(self) -> int:

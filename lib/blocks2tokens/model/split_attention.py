@@ -52,10 +52,7 @@ def new_rooms(n_heads: int, n_kv_heads: int, head_dim: int, n_workers: int) -> n
 
 
 def new_parts(n_rows: int, n_heads: int, head_dim: int) -> np.ndarray:
-    """Return memory for what the parts of so many tokens give, [n_rows, MOST_PARTS, n_heads, head_dim + BESIDE].
-
-    Numbers are float32.
-    """
+    """Return memory for what all parts give, float32 [n_rows, MOST_PARTS, n_heads, head_dim + BESIDE]."""
     return np.empty((n_rows, MOST_PARTS, n_heads, head_dim + BESIDE), np.float32)
 
 
