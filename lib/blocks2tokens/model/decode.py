@@ -16,8 +16,8 @@ there: whoever works in the stage that follows does so for itself, and whoever d
 keeps the sum, in the other of two residuals, which nobody reads before the stage is over.
 
 Several tokens are rows of one pass: of one text, so that guesses can be judged, or each of a text of its own.
-A job does its part for all rows: weights come from memory once, for the rows after the first from a cache.
-Each row goes through the same operations in the same order as if it were alone: the results are the same to
+A job does its part for all rows, four at a time: weights come from memory once, and are unpacked once for
+four. Each row goes through the same operations in the same order as if it were alone: the results are the same to
 the last bit. Jobs of ATTENTION, and of the experts of a mixture, are those of each row.
 
 A worker normalizes and rounds the input of a stage for itself, into scratch of its own: that costs less than
@@ -110,6 +110,8 @@ MATRIX = np.dtype(  # where a matrix is, how to multiply by it, and how its inpu
         ("d_bytes", "i8"),  # of one rounded input's scales,
         ("sum_bytes", "i8"),  # and of its sums
         ("parallel", "i8"),  # experts that are multiplied by in one stage, each in its own jobs
+        ("multiply_two", "i8"),  # addresses of the functions that take two and four inputs at a time,
+        ("multiply_four", "i8"),  # see `rows_times_x`; 0: none
     ]
 )
 
@@ -163,7 +165,8 @@ class State(NamedTuple):
 class Scratch(NamedTuple):
     """What a worker has for itself; with a first dimension, what all have.
 
-    All but the room have a dimension before those told, the rows of the pass.
+    Vectors, experts and shares have a dimension before those told, the rows of the pass; rounded inputs have
+    it behind the slots, so that the rows of a tile lie together: see `tile_of`.
     """
 
     vectors: np.ndarray  # float32 [VECTORS, padded], see `vector`
@@ -259,23 +262,37 @@ def entry(m, worker):
 
 
 @njit(cache=True)
-def round_input(matrices, scratch, row, x):
-    """Round x, a row's input, for the matrices of a stage, once for each way of rounding.
+def tile_of(n_rows, row, mixture):
+    """Return which rows of the pass are multiplied together with this one: the first of them, how many.
+
+    Four as long as there are four, then two, then one; in a mixture each alone, as experts differ.
+    """
+    fours = n_rows // 4 * 4
+    if mixture or (row >= fours and n_rows % 2 and row + 1 == n_rows):
+        return row, 1
+    return (row // 4 * 4, 4) if row < fours else (fours, 2)
+
+
+@njit(cache=True)
+def round_input(matrices, scratch, sizes, n_rows, row, x):
+    """Round x, a row's input, for the matrices of a stage, once for each way of rounding, into its tile.
 
     x may be several inputs, one behind the other.
     """
+    first, tile = tile_of(n_rows, row, sizes.mixture)
     for i in range(matrices.size):
         m = matrices[i]
         if m.rounds:
-            blocks = x.size // m.block
-            codes = scratch.codes[row, m.slot, : x.size].reshape(1, blocks, 1, m.block)
-            d = scratch.d[row, m.slot, :blocks].reshape(1, blocks, 1)
-            sums = address_of(scratch.sums[row, m.slot])
+            blocks, width, scales = x.size // m.block, scratch.codes.shape[2], scratch.d.shape[2]
+            codes = scratch.codes[m.slot].reshape(-1)[first * width : first * width + tile * x.size]
+            codes = codes.reshape(1, blocks, tile, m.block)
+            d = scratch.d[m.slot].reshape(-1)[first * scales : first * scales + tile * blocks]
+            d, sums = d.reshape(1, blocks, tile), address_of(scratch.sums[m.slot, first])
             if m.block == SUPER:
-                shape = (1, blocks, 1, m.block // m.group)
-                quantize_super_row(x, 0, 0, codes, d, shorts_at(sums, shape))
+                shape = (1, blocks, tile, m.block // m.group)
+                quantize_super_row(x, 0, row - first, codes, d, shorts_at(sums, shape))
             else:
-                quantize_row(x, 0, 0, codes, d, floats_at(sums, (1, blocks, 1)))
+                quantize_row(x, 0, row - first, codes, d, floats_at(sums, (1, blocks, tile)))
 
 
 @njit(cache=True)
@@ -294,21 +311,51 @@ def multiply_rows(m, expert, scratch, row, first, last, x, place, out, coming):
             last,
             x + 4 * place * m.columns,
             m.columns,
-            address_of(scratch.codes[row, m.slot]) + place * m.columns,
-            address_of(scratch.d[row, m.slot]) + place * m.d_bytes,
-            address_of(scratch.sums[row, m.slot]) + place * m.sum_bytes,
+            address_of(scratch.codes[m.slot, row]) + place * m.columns,
+            address_of(scratch.d[m.slot, row]) + place * m.d_bytes,
+            address_of(scratch.sums[m.slot, row]) + place * m.sum_bytes,
             address_of(scratch.vectors[row, ROW]),
             out,
             coming,
         ),
     )
+    add_bias(m, expert, first, last, out)
+
+
+@njit(cache=True)
+def add_bias(m, expert, first, last, out):
+    """Add to out[first : last] the biases of these rows; out is an address."""
     if m.bias:
         bias = floats_at(m.bias + 4 * (expert * m.rows + first), last - first)
         add(floats_at(out + 4 * first, last - first), bias)
 
 
 @njit(cache=True)
-def multiply_all(m, scratch, n_rows, first, last, xs, outs, coming):
+def multiply_tile(m, scratch, row, tile, first, last, outs, coming):
+    """Do `multiply_rows` for a tile of rows of the pass, of which `row` is the first."""
+    call_job(
+        m.multiply_two if tile == 2 else m.multiply_four,
+        (
+            m.address,
+            m.row_bytes,
+            first,
+            last,
+            outs[1],
+            m.columns,
+            address_of(scratch.codes[m.slot, row]),
+            address_of(scratch.d[m.slot, row]),
+            address_of(scratch.sums[m.slot, row]),
+            address_of(scratch.vectors[row, ROW]),
+            outs[0] + row * outs[1],
+            coming,
+        ),
+    )
+    for i in range(row, row + tile):
+        add_bias(m, NO_EXPERT, first, last, outs[0] + i * outs[1])
+
+
+@njit(cache=True)
+def multiply_all(m, scratch, sizes, n_rows, first, last, xs, outs, coming):
     """Do `multiply_rows` for each row of the pass; xs and outs: where the first row's are, bytes to the next.
 
     All rows are multiplied by a chunk of weights before the next is read.
@@ -317,13 +364,19 @@ def multiply_all(m, scratch, n_rows, first, last, xs, outs, coming):
     if n_rows > 1:
         step = max(16, CHUNK_BYTES // m.row_bytes // 16 * 16)
     for start in range(first, last, step):
-        end = min(start + step, last)
-        for row in range(n_rows):
+        end, row = min(start + step, last), 0
+        while row < n_rows:
+            tile = tile_of(n_rows, row, sizes.mixture)[1]
             then = address_of_row(m, start)
-            if row + 1 == n_rows:
+            if row + tile == n_rows:
                 then = coming if end == last else address_of_row(m, end)
-            x, out = xs[0] + row * xs[1], outs[0] + row * outs[1]
-            multiply_rows(m, NO_EXPERT, scratch, row, start, end, x, 0, out, then)
+            if tile > 1 and m.multiply_two:
+                multiply_tile(m, scratch, row, tile, start, end, outs, then)
+            else:
+                for i in range(row, row + tile):
+                    x, out = xs[0] + i * xs[1], outs[0] + i * outs[1]
+                    multiply_rows(m, NO_EXPERT, scratch, i, start, end, x, 0, out, then)
+            row += tile
 
 
 @njit(cache=True)
@@ -379,7 +432,7 @@ def prepare_inputs(state, scratch, sizes, n_rows, half, post_norm, norm, matrice
         residual = residual_of(state, scratch, sizes, row, half, post_norm)
         x = vector(scratch, sizes, row, NORMALIZED)
         normalize(residual, norm, sizes.eps, x)
-        round_input(matrices, scratch, row, x)
+        round_input(matrices, scratch, sizes, n_rows, row, x)
 
 
 @njit(cache=True)
@@ -422,7 +475,7 @@ def do_head(parameters, state, scratch, batch, n_rows, sizes, layer, job, coming
     m, size = parameters.matrices[layer, matrix], sizes.head_dim
     start, first, last = (job - head) * size, head * size, (head + 1) * size
     outs = address_of(state.qkv[0, start:]), 4 * state.qkv.shape[1]
-    multiply_all(m, scratch, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+    multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
     for row in range(n_rows):
         made = state.qkv[row, start + first : start + last]
         finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made)
@@ -529,7 +582,7 @@ def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
         for row in range(n_rows):
-            round_input(matrices, scratch, row, floats_at(xs[0] + row * xs[1], width))
+            round_input(matrices, scratch, sizes, n_rows, row, floats_at(xs[0] + row * xs[1], width))
             if mixed:
                 top_experts(state.router[row], scratch.chosen[row], scratch.shares[row])
     while job < n_jobs:
@@ -537,7 +590,7 @@ def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker
         after = address_of_row(m, last, scratch.chosen[0, 0] if mixed else NO_EXPERT)
         after = following if is_last(worker, job, n_jobs) else after
         if not mixed:
-            multiply_all(m, scratch, n_rows, first, last, xs, inputs(scratch, PRODUCT), after)
+            multiply_all(m, scratch, sizes, n_rows, first, last, xs, inputs(scratch, PRODUCT), after)
         for row in range(n_rows):
             if mixed:
                 multiply_experts(m, state, scratch, sizes, row, xs[0] + row * xs[1], first, last, after)
@@ -563,7 +616,7 @@ def router_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         coming = address_of_row(m, last if last < m.rows else 0)  # whose rows are next is still to be seen
-        multiply_all(m, scratch, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+        multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
@@ -577,8 +630,8 @@ def do_gate_up(matrices, state, scratch, n_rows, sizes, step, per_expert, job, c
     gates = address_of(state.gate[0, place * gate.rows :]), 4 * state.gate.shape[1]
     ups = address_of(state.up[0, place * gate.rows :]), 4 * state.up.shape[1]
     if not sizes.mixture:
-        multiply_all(gate, scratch, n_rows, first, last, xs, gates, address_of_row(up, first))
-        multiply_all(up, scratch, n_rows, first, last, xs, ups, coming)
+        multiply_all(gate, scratch, sizes, n_rows, first, last, xs, gates, address_of_row(up, first))
+        multiply_all(up, scratch, sizes, n_rows, first, last, xs, ups, coming)
     for row in range(n_rows):
         if sizes.mixture:
             expert, x = scratch.chosen[row, place], xs[0] + row * xs[1]
@@ -625,7 +678,7 @@ def logits_stage(parameters, state, scratch, n_rows, sizes, worker, stage):
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         coming = address_of_row(m, last)
-        multiply_all(m, scratch, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+        multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
         if sizes.logit_softcap:
             for row in range(n_rows):
                 soften(state.logits[row, first:last], sizes.logit_softcap)
@@ -739,7 +792,7 @@ class Decoder:
         self.arguments = (
             weights.token_embd.raw,
             weights.token_embd.format.row_decoder,
-            _parameters(weights, c),
+            _parameters(weights, c, most_rows > 1),
             state,
             _scratch(c, most_rows),
             Batch(self.rows, tables, *first[2:]),
@@ -803,23 +856,23 @@ def _scratch(c: ModelConfig, rows: int) -> Scratch:
     each = workers, rows
     return Scratch(
         vectors=np.empty((*each, VECTORS, padded), np.float32),
-        codes=np.empty((*each, SLOTS, padded), np.int8),
-        d=np.empty((*each, SLOTS, padded // 32), np.float32),
-        sums=np.empty((*each, SLOTS, padded // 32), np.float32),
+        codes=np.empty((workers, SLOTS, rows, padded), np.int8),
+        d=np.empty((workers, SLOTS, rows, padded // 32), np.float32),
+        sums=np.empty((workers, SLOTS, rows, padded // 32), np.float32),
         room=new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, workers),
         chosen=np.full((*each, n_used), NO_EXPERT, np.int64),
         shares=np.ones((*each, n_used), np.float32),
     )
 
 
-def _parameters(weights: Weights, c: ModelConfig) -> Parameters:
+def _parameters(weights: Weights, c: ModelConfig, tiles: bool) -> Parameters:
     """Return where the matrices are and how to multiply by them, and the vectors."""
     layers, no_sinks = weights.layers, np.full(c.n_heads, -INFINITE)
     norms = ["attn_norm", "ffn_norm"] + ["post_attention_norm", "post_ffw_norm"] * c.family.post_norms
     sinks = [no_sinks if layer.attn_sinks is None else layer.attn_sinks for layer in layers]
     return Parameters(
-        matrices=np.array([_layer_records(layer, c) for layer in layers], MATRIX),
-        output=np.array(list(_records([(weights.output, None)])), MATRIX),
+        matrices=np.array([_layer_records(layer, c, tiles) for layer in layers], MATRIX),
+        output=np.array(list(_records([(weights.output, None)], tiles)), MATRIX),
         norms=np.array([[getattr(layer, name) for name in norms] for layer in layers]),
         head_norms=_head_norms(layers),
         sinks=np.array(sinks),
@@ -835,22 +888,25 @@ def _frequencies(weights: Weights) -> np.ndarray:
     return np.array(both[:1] if both[0] is both[1] else both)
 
 
-def _layer_records(layer: Layer, c: ModelConfig) -> list[tuple]:
+def _layer_records(layer: Layer, c: ModelConfig, tiles: bool) -> list[tuple]:
     """Return the records of a layer's matrices in their order, nothing for a router that is not there."""
     stages = (QKV, ("attn_output",), ("ffn_gate_inp",), ("ffn_gate", "ffn_up"), ("ffn_down",))
     found = []
     for names in stages:
         pairs = [(getattr(layer, name), getattr(layer, f"{name}_bias")) for name in names]
         parallel = c.n_used if c.n_experts and names == ("ffn_gate", "ffn_up") else 1
-        found += [NO_MATRIX] if pairs[0][0] is None else _records(pairs, parallel)
+        found += [NO_MATRIX] if pairs[0][0] is None else _records(pairs, tiles, parallel)
     return found
 
 
-def _records(matrices, parallel=1):
-    """Yield the records of the matrices of one stage, (matrix, bias), which have their input in common."""
+def _records(matrices, tiles, parallel=1):
+    """Yield the records of the matrices of one stage, (matrix, bias), which have their input in common.
+
+    tiles: whether functions for several inputs are wanted, too, which are to be compiled then.
+    """
     roundings = []
     for w, bias in matrices:
-        multiply, rounding = _product(w)
+        multiply, rounding, key = _product(w)
         is_new = rounding not in roundings
         if is_new:
             roundings.append(rounding)
@@ -860,17 +916,22 @@ def _records(matrices, parallel=1):
         scales = w.shape[1] // block if block != NOT_ROUNDED else 0
         sum_bytes = 2 * (w.shape[1] // group) if block == SUPER else 4 * scales
         ways = multiply.address, *rounding, roundings.index(rounding), rounds
-        yield *place, *ways, 4 * scales, sum_bytes, parallel
+        several = [rows_times_x.lane_tile(*key, n).address for n in (2, 4)] if tiles and key else (0, 0)
+        yield *place, *ways, 4 * scales, sum_bytes, parallel, *several
 
 
 def _product(w):
-    """Return the function that multiplies rows of a matrix, and how x is rounded: to which block, group."""
+    """Return the function that multiplies rows of a matrix; how x is rounded, to which block, group; its key.
+
+    The key is a format and an instruction set, for which there is a function for several inputs, or None.
+    """
     isa = vectors_for(w.format, *w.shape)
     if isa == "plain" or "simd_dot" not in kernels.candidates(w.format):
-        return rows_times_x.float_rows(w.format), (NOT_ROUNDED, 0)
-    packed = PACKED[w.format.name]
-    rounding = (NOT_ROUNDED, 0) if packed.is_float else (packed.weights, packed.group)
-    return rows_times_x.lane_rows(packed.name, isa), rounding
+        return rows_times_x.float_rows(w.format), (NOT_ROUNDED, 0), None
+    packed, key = PACKED[w.format.name], (w.format.name, isa)
+    if packed.is_float:
+        return rows_times_x.lane_rows(*key), (NOT_ROUNDED, 0), None
+    return rows_times_x.lane_rows(*key), (packed.weights, packed.group), key
 
 
 def _head_norms(layers) -> np.ndarray:
