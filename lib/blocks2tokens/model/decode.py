@@ -17,8 +17,9 @@ keeps the sum, in the other of two residuals, which nobody reads before the stag
 
 Several tokens are rows of one pass: of one text, so that guesses can be judged, or each of a text of its own.
 A job does its part for all rows, four at a time: weights come from memory once, and are unpacked once for
-four. Each row goes through the same operations in the same order as if it were alone: the results are the same to
-the last bit. Jobs of ATTENTION, and of the experts of a mixture, are those of each row.
+four. Each row goes through the same operations in the same order as if it were alone, so that what it gives
+is the same to the last bit. ATTENTION has jobs of its own for each row; and where a mixture has experts, each
+row multiplies by its own.
 
 A worker normalizes and rounds the input of a stage for itself, into scratch of its own: that costs less than
 to wait for somebody who does it for all. All arrays are there before the first token (`Decoder`): what a
