@@ -24,10 +24,11 @@ from typing import Protocol
 import numpy as np
 
 from blocks2tokens.model import ModelConfig, Transformer
+from blocks2tokens.model.transformer import MOST_ROWS
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.tokenizer import Tokenizer
 
-MOST_GUESSES = 15  # with the token before them 16 rows
+MOST_GUESSES = MOST_ROWS - 1  # and the token before them
 
 
 class Model(Protocol):

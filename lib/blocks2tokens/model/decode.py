@@ -1,4 +1,4 @@
-"""Decoding: one token through all layers, in one parallel region.
+"""Decoding: one token, or a few, each with its place, through all layers, in one parallel region.
 
     stage       jobs                          what a job does
     HEADS       n_heads + 2 n_kv_heads        the rows of one head of Q, K or V; bias, norm, rotation;
@@ -15,11 +15,18 @@ Families that normalize what they add leave it in `added` instead. It can be nor
 there: whoever works in the stage that follows does so for itself, and whoever does that stage's first job
 keeps the sum, in the other of two residuals, which nobody reads before the stage is over.
 
+Several tokens are rows of one pass: of one text, so that guesses can be judged, or each of a text of its own.
+A job does its part for all rows, four at a time: weights come from memory once, and are unpacked once for
+four. Each row goes through the same operations in the same order as if it were alone, so that what it gives
+is the same to the last bit. ATTENTION has jobs of its own for each row; and where a mixture has experts, each
+row multiplies by its own.
+
 A worker normalizes and rounds the input of a stage for itself, into scratch of its own: that costs less than
 to wait for somebody who does it for all. All arrays are there before the first token (`Decoder`): what a
 token allocates is a header for each of them, without data, when Numba takes them over.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +40,7 @@ from blocks2tokens.jit.job_counter import (
     count_done,
     first_job,
     new_counters,
+    take_job,
     take_job_at,
     wait_for,
 )
@@ -43,7 +51,14 @@ from blocks2tokens.kernels.ours.quantized_activations import quantize_row, quant
 from blocks2tokens.kernels.ours.simd_dot import vectors_for
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.architectures import QKV
-from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, rows_of_layer, store_row, turn
+from blocks2tokens.model.cache_rows import (
+    KEYS,
+    VALUES,
+    LayerRows,
+    row_address,
+    store_row,
+    turn,
+)
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     INFINITE,
@@ -57,7 +72,6 @@ from blocks2tokens.model.compiled_layers import (
     top_experts,
 )
 from blocks2tokens.model.config import ModelConfig
-from blocks2tokens.model.kv_cache import KVCache
 from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.split_attention import (
     attend_part,
@@ -79,6 +93,8 @@ SUPER = 256  # weights of a block with integer scales
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
 JOBS = 8  # of a stage for each core, at the most
+CHUNK_BYTES = 1 << 17  # of weights that all rows are multiplied by in turn: a core's own cache holds them
+TOKEN, POSITION, TABLE, PLACES = range(4)  # what a row is: its id, how many are before it, whose pages
 
 MATRIX = np.dtype(  # where a matrix is, how to multiply by it, and how its input is rounded
     [
@@ -95,6 +111,8 @@ MATRIX = np.dtype(  # where a matrix is, how to multiply by it, and how its inpu
         ("d_bytes", "i8"),  # of one rounded input's scales,
         ("sum_bytes", "i8"),  # and of its sums
         ("parallel", "i8"),  # experts that are multiplied by in one stage, each in its own jobs
+        ("multiply_two", "i8"),  # addresses of the functions that take two and four inputs at a time,
+        ("multiply_four", "i8"),  # see `rows_times_x`; 0: none
     ]
 )
 
@@ -116,8 +134,23 @@ class Parameters(NamedTuple):
     frequencies: np.ndarray  # float64 [1, head_dim / 2]; [2, ...] where layers with a window have their own
 
 
+class Batch(NamedTuple):
+    """The rows of a pass, and where their caches are."""
+
+    rows: np.ndarray  # int64 [most rows, PLACES]
+    tables: np.ndarray  # int64 [caches, pages], see `kv_cache`
+    kind: int  # what the rows of all these caches are: as in `LayerRows`, which cannot be in a tuple here
+    turned: int
+    row_bytes: int
+    head_bytes: int
+    values_at: int
+
+
 class State(NamedTuple):
-    """What all workers read and write, each element by one of them in a stage; float32 but for counters."""
+    """What all workers read and write, each element by one of them in a stage; float32 but for counters.
+
+    All but the counters have a first dimension, the rows of the pass.
+    """
 
     residual: np.ndarray  # [3, dim]: it, and with post_norms its other one, and what is ADDED to it next
     qkv: np.ndarray  # [heads * head_dim of Q, K and V]
@@ -131,7 +164,11 @@ class State(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What a worker has for itself; with a first dimension, what all have."""
+    """What a worker has for itself; with a first dimension, what all have.
+
+    Vectors, experts and shares have a dimension before those told, the rows of the pass; rounded inputs have
+    it behind the slots, so that the rows of a tile lie together: see `tile_of`.
+    """
 
     vectors: np.ndarray  # float32 [VECTORS, padded], see `vector`
     codes: np.ndarray  # int8 [SLOTS, padded]
@@ -143,7 +180,7 @@ class Scratch(NamedTuple):
 
 
 # Each array is passed from stage to stage, so there are few: these share one.
-NORMALIZED, PRODUCT, OWN_RESIDUAL, ATTENDED, ROW, VECTORS = range(6)  # ROW: decoded, or 16 results
+NORMALIZED, PRODUCT, EXPERT, OWN_RESIDUAL, ATTENDED, ROW, VECTORS = range(7)  # ROW: decoded, or 16 results
 
 
 class Sizes(NamedTuple):
@@ -226,31 +263,45 @@ def entry(m, worker):
 
 
 @njit(cache=True)
-def round_input(matrices, scratch, x):
-    """Round x for the matrices of a stage, once for each way of rounding.
+def tile_of(n_rows, row, mixture):
+    """Return which rows of the pass are multiplied together with this one: the first of them, how many.
 
-    x may be several inputs, one behind the other.
+    Four as long as there are four, then two, then one; in a mixture each alone, as experts differ.
     """
-    for i in range(matrices.size):
-        m = matrices[i]
-        if m.rounds:
-            blocks = x.size // m.block
-            codes = scratch.codes[m.slot, : x.size].reshape(1, blocks, 1, m.block)
-            d = scratch.d[m.slot, :blocks].reshape(1, blocks, 1)
-            sums = address_of(scratch.sums[m.slot])
-            if m.block == SUPER:
-                shape = (1, blocks, 1, m.block // m.group)
-                quantize_super_row(x, 0, 0, codes, d, shorts_at(sums, shape))
-            else:
-                quantize_row(x, 0, 0, codes, d, floats_at(sums, (1, blocks, 1)))
+    fours = n_rows // 4 * 4
+    if mixture or (row >= fours and n_rows % 2 and row + 1 == n_rows):
+        return row, 1
+    return (row // 4 * 4, 4) if row < fours else (fours, 2)
 
 
 @njit(cache=True)
-def multiply_rows(m, expert, scratch, first, last, x, place, out, coming):
+def round_input(matrices, scratch, sizes, n_rows, row, x):
+    """Round x, a row's input, for the matrices of a stage, once for each way of rounding, into its tile.
+
+    x may be several inputs, one behind the other.
+    """
+    first, tile = tile_of(n_rows, row, sizes.mixture)
+    for i in range(matrices.size):
+        m = matrices[i]
+        if m.rounds:
+            blocks, width, scales = x.size // m.block, scratch.codes.shape[2], scratch.d.shape[2]
+            codes = scratch.codes[m.slot].reshape(-1)[first * width : first * width + tile * x.size]
+            codes = codes.reshape(1, blocks, tile, m.block)
+            d = scratch.d[m.slot].reshape(-1)[first * scales : first * scales + tile * blocks]
+            d, sums = d.reshape(1, blocks, tile), address_of(scratch.sums[m.slot, first])
+            if m.block == SUPER:
+                shape = (1, blocks, tile, m.block // m.group)
+                quantize_super_row(x, 0, row - first, codes, d, shorts_at(sums, shape))
+            else:
+                quantize_row(x, 0, row - first, codes, d, floats_at(sums, (1, blocks, tile)))
+
+
+@njit(cache=True)
+def multiply_rows(m, expert, scratch, row, first, last, x, place, out, coming):
     """Fill out[first : last] with these rows of an expert's matrix times an input, and add their biases.
 
-    x is all that `round_input` has seen, the input number `place` of it; out float32 [rows of m]; coming is
-    the address of what this worker multiplies next.
+    x is the address of all that `round_input` has seen for this row of the pass, the input number `place` of
+    it; out the address of float32 [rows of m]; coming is the address of what this worker multiplies next.
     """
     call_job(
         m.multiply,
@@ -259,18 +310,80 @@ def multiply_rows(m, expert, scratch, first, last, x, place, out, coming):
             m.row_bytes,
             first,
             last,
-            address_of(x) + 4 * place * m.columns,
+            x + 4 * place * m.columns,
             m.columns,
-            address_of(scratch.codes[m.slot]) + place * m.columns,
-            address_of(scratch.d[m.slot]) + place * m.d_bytes,
-            address_of(scratch.sums[m.slot]) + place * m.sum_bytes,
-            address_of(scratch.vectors[ROW]),
-            address_of(out),
+            address_of(scratch.codes[m.slot, row]) + place * m.columns,
+            address_of(scratch.d[m.slot, row]) + place * m.d_bytes,
+            address_of(scratch.sums[m.slot, row]) + place * m.sum_bytes,
+            address_of(scratch.vectors[row, ROW]),
+            out,
             coming,
         ),
     )
+    add_bias(m, expert, first, last, out)
+
+
+@njit(cache=True)
+def add_bias(m, expert, first, last, out):
+    """Add to out[first : last] the biases of these rows; out is an address."""
     if m.bias:
-        add(out[first:last], floats_at(m.bias + 4 * (expert * m.rows + first), last - first))
+        bias = floats_at(m.bias + 4 * (expert * m.rows + first), last - first)
+        add(floats_at(out + 4 * first, last - first), bias)
+
+
+@njit(cache=True)
+def multiply_tile(m, scratch, row, tile, first, last, outs, coming):
+    """Do `multiply_rows` for a tile of rows of the pass, of which `row` is the first."""
+    call_job(
+        m.multiply_two if tile == 2 else m.multiply_four,
+        (
+            m.address,
+            m.row_bytes,
+            first,
+            last,
+            outs[1],
+            m.columns,
+            address_of(scratch.codes[m.slot, row]),
+            address_of(scratch.d[m.slot, row]),
+            address_of(scratch.sums[m.slot, row]),
+            address_of(scratch.vectors[row, ROW]),
+            outs[0] + row * outs[1],
+            coming,
+        ),
+    )
+    for i in range(row, row + tile):
+        add_bias(m, NO_EXPERT, first, last, outs[0] + i * outs[1])
+
+
+@njit(cache=True)
+def multiply_all(m, scratch, sizes, n_rows, first, last, xs, outs, coming):
+    """Do `multiply_rows` for each row of the pass; xs and outs: where the first row's are, bytes to the next.
+
+    All rows are multiplied by a chunk of weights before the next is read.
+    """
+    step = last - first
+    if n_rows > 1:
+        step = max(16, CHUNK_BYTES // m.row_bytes // 16 * 16)
+    for start in range(first, last, step):
+        end, row = min(start + step, last), 0
+        while row < n_rows:
+            tile = tile_of(n_rows, row, sizes.mixture)[1]
+            then = address_of_row(m, start)
+            if row + tile == n_rows:
+                then = coming if end == last else address_of_row(m, end)
+            if tile > 1 and m.multiply_two:
+                multiply_tile(m, scratch, row, tile, start, end, outs, then)
+            else:
+                for i in range(row, row + tile):
+                    x, out = xs[0] + i * xs[1], outs[0] + i * outs[1]
+                    multiply_rows(m, NO_EXPERT, scratch, i, start, end, x, 0, out, then)
+            row += tile
+
+
+@njit(cache=True)
+def inputs(scratch, which):
+    """Return where the vectors number `which` of all rows are: the first one's address, bytes to the next."""
+    return address_of(scratch.vectors[0, which]), 4 * scratch.vectors.shape[1] * scratch.vectors.shape[2]
 
 
 # --- Stages -----------------------------------------------------------------------------------------------
@@ -293,69 +406,97 @@ def address_of_head(parameters, sizes, layer, job):
 
 
 @njit(cache=True)
-def vector(scratch, sizes, which):
-    """Return one of the worker's own vectors, float32 [dim]."""
-    return scratch.vectors[which, : sizes.dim]
+def vector(scratch, sizes, row, which):
+    """Return one of the worker's own vectors for a row of the pass, float32 [dim]."""
+    return scratch.vectors[row, which, : sizes.dim]
 
 
 @njit(cache=True)
-def residual_of(state, scratch, sizes, half, norm):
+def residual_of(state, scratch, sizes, row, half, norm):
     """Return the residual that a stage begins with, float32 [dim].
 
     With post_norms that is the one numbered `half`, and what the half of a layer before has left in `added`,
     normalized; `norm` are the weights for it.
     """
     if not sizes.post_norms:
-        return state.residual[0]
-    own = vector(scratch, sizes, OWN_RESIDUAL)
-    normalize(state.residual[ADDED], norm, sizes.eps, own)
-    add(own, state.residual[half])
+        return state.residual[row, 0]
+    own = vector(scratch, sizes, row, OWN_RESIDUAL)
+    normalize(state.residual[row, ADDED], norm, sizes.eps, own)
+    add(own, state.residual[row, half])
     return own
 
 
 @njit(cache=True)
-def keep_residual(state, scratch, sizes, half, job):
-    """Keep that sum for the stages that follow, in one job alone."""
-    if sizes.post_norms and job == 0:
-        state.residual[1 - half, :] = vector(scratch, sizes, OWN_RESIDUAL)
+def prepare_inputs(state, scratch, sizes, n_rows, half, post_norm, norm, matrices):
+    """Normalize each row's residual into its vector NORMALIZED, and round it for the matrices of a stage."""
+    for row in range(n_rows):
+        residual = residual_of(state, scratch, sizes, row, half, post_norm)
+        x = vector(scratch, sizes, row, NORMALIZED)
+        normalize(residual, norm, sizes.eps, x)
+        round_input(matrices, scratch, sizes, n_rows, row, x)
 
 
 @njit(cache=True)
-def do_head(parameters, state, scratch, cache, sizes, layer, position, job, coming):
-    """Make one head of Q, K or V: jobs are numbered in this order."""
-    matrix, head = head_of(sizes, job)
-    m, size = parameters.matrices[layer, matrix], sizes.head_dim
-    start, first, last = (job - head) * size, head * size, (head + 1) * size
-    part = state.qkv[start : start + m.rows]
-    multiply_rows(m, NO_EXPERT, scratch, first, last, vector(scratch, sizes, NORMALIZED), 0, part, coming)
-    made = part[first:last]
+def keep_residuals(state, scratch, sizes, n_rows, half, job):
+    """Keep those sums for the stages that follow, in one job alone."""
+    if sizes.post_norms and job == 0:
+        for row in range(n_rows):
+            state.residual[row, 1 - half, :] = vector(scratch, sizes, row, OWN_RESIDUAL)
+
+
+@njit(cache=True)
+def layer_of(batch, row, layer):
+    """Return where the rows of a layer are in the cache of a row of the pass."""
+    table, start = batch.tables[batch.rows[row, TABLE]], layer * 2 * batch.values_at
+    return LayerRows(
+        table, start, batch.kind, batch.turned, batch.row_bytes, batch.head_bytes, batch.values_at
+    )
+
+
+@njit(cache=True)
+def finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made):
+    """Normalize, rotate and turn one head of a row, float32 [head_dim]; store it if it is K's or V's."""
     if matrix != V:
         if parameters.head_norms.shape[2]:
             normalize(made, parameters.head_norms[layer, matrix], sizes.eps, made)
-        turns = state.turns[state.turns.shape[0] - 1 if parameters.windows[layer] else 0]
+        turns = state.turns[row, state.turns.shape[1] - 1 if parameters.windows[layer] else 0]
         rotate(made, turns[0], turns[1], sizes.halves)
-    if cache.turned:
-        turn(made, cache.turned)
+    if batch.turned:
+        turn(made, batch.turned)
     if matrix != Q:
-        part = KEYS if matrix == K else VALUES
-        store_row(cache.kind, made, row_address(rows_of_layer(cache, layer), part, head, position))
+        part, position = KEYS if matrix == K else VALUES, batch.rows[row, POSITION]
+        address = row_address(layer_of(batch, row, layer), part, head, position)
+        store_row(batch.kind, made, address)
 
 
 @njit(cache=True)
-def heads_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage):
+def do_head(parameters, state, scratch, batch, n_rows, sizes, layer, job, coming):
+    """Make one head of Q, K or V for each row of the pass: jobs are numbered in this order."""
+    matrix, head = head_of(sizes, job)
+    m, size = parameters.matrices[layer, matrix], sizes.head_dim
+    start, first, last = (job - head) * size, head * size, (head + 1) * size
+    outs = address_of(state.qkv[0, start:]), 4 * state.qkv.shape[1]
+    multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+    for row in range(n_rows):
+        made = state.qkv[row, start + first : start + last]
+        finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made)
+
+
+@njit(cache=True)
+def heads_stage(parameters, state, scratch, batch, n_rows, sizes, layer, worker, stage):
     n_jobs = sizes.n_heads + 2 * sizes.n_kv_heads
     following = entry(parameters.matrices[layer, O], worker)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        residual = residual_of(state, scratch, sizes, 0, parameters.norms[max(layer - 1, 0), -1])
-        normalize(residual, parameters.norms[layer, ATTN_NORM], sizes.eps, vector(scratch, sizes, NORMALIZED))
-        round_input(parameters.matrices[layer, Q:O], scratch, vector(scratch, sizes, NORMALIZED))
+        norm, post_norm = parameters.norms[layer, ATTN_NORM], parameters.norms[max(layer - 1, 0), -1]
+        matrices = parameters.matrices[layer, Q:O]
+        prepare_inputs(state, scratch, sizes, n_rows, 0, post_norm, norm, matrices)
     while job < n_jobs:
-        keep_residual(state, scratch, sizes, 0, job)
+        keep_residuals(state, scratch, sizes, n_rows, 0, job)
         coming = following
         if not is_last(worker, job, n_jobs):
             coming = address_of_head(parameters, sizes, layer, job + 1)
-        do_head(parameters, state, scratch, cache, sizes, layer, position, job, coming)
+        do_head(parameters, state, scratch, batch, n_rows, sizes, layer, job, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
@@ -369,147 +510,179 @@ def seen_keys(parameters, layer, position):
 
 
 @njit(cache=True)
-def attention_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage):
+def do_part(parameters, state, scratch, batch, sizes, layer, row, job):
+    """Attend to one part of the keys that a row of the pass sees, in one head of them."""
     group, size = sizes.n_heads // sizes.n_kv_heads, sizes.head_dim
-    queries = state.qkv[: sizes.n_heads * size].reshape(sizes.n_heads, size)
-    begin, n_keys = seen_keys(parameters, layer, position)
+    begin, n_keys = seen_keys(parameters, layer, batch.rows[row, POSITION])
     n_parts, step = parts_of(n_keys), keys_of_a_part(n_keys)
-    n_jobs, rows = sizes.n_kv_heads * n_parts, rows_of_layer(cache, layer)
-    job = take_first(state.counters, stage, worker, n_jobs)
+    head, part = job // n_parts, job % n_parts
+    heads, first = slice(head * group, (head + 1) * group), begin + part * step
+    queries = state.qkv[row, : sizes.n_heads * size].reshape(sizes.n_heads, size)
+    attend_part(
+        queries[heads],
+        layer_of(batch, row, layer),
+        head,
+        first,
+        min(first + step, begin + n_keys),
+        sizes.scale,
+        sizes.attn_softcap,
+        scratch.room,
+        state.parts[row, part, heads],
+    )
+
+
+@njit(cache=True)
+def attention_stage(parameters, state, scratch, batch, n_rows, sizes, layer, stage):
+    """Rows have their jobs one behind the other; there may be more than can be taken one by one."""
+    n_jobs, before, row, of_row = 0, 0, 0, 0
+    for r in range(n_rows):
+        n_jobs += sizes.n_kv_heads * parts_of(seen_keys(parameters, layer, batch.rows[r, POSITION])[1])
+    job = take_job(state.counters, stage)
     while job < n_jobs:
-        head, part = job // n_parts, job % n_parts
-        heads, first = slice(head * group, (head + 1) * group), begin + part * step
-        attend_part(
-            queries[heads],
-            rows,
-            head,
-            first,
-            min(first + step, begin + n_keys),
-            sizes.scale,
-            sizes.attn_softcap,
-            scratch.room,
-            state.parts[part, heads],
-        )
-        job = take_next(state.counters, stage, job, n_jobs)
+        while job >= before + of_row:  # jobs only grow
+            before += of_row
+            n_keys = seen_keys(parameters, layer, batch.rows[row, POSITION])[1]
+            of_row = sizes.n_kv_heads * parts_of(n_keys)
+            row += 1
+        do_part(parameters, state, scratch, batch, sizes, layer, row - 1, job - before)
+        count_done(state.counters, stage)
+        job = take_job(state.counters, stage)
     wait_for(state.counters, stage, n_jobs)
 
 
 @njit(cache=True)
-def attended_values(parameters, state, scratch, cache, sizes, layer, position):
-    """Return what the parts give together, float32 [n_heads * head_dim]: each worker joins for itself."""
-    _, n_keys = seen_keys(parameters, layer, position)
-    x = scratch.vectors[ATTENDED, : sizes.n_heads * sizes.head_dim]
-    join_parts(state.parts, parts_of(n_keys), parameters.sinks[layer], x)
-    if cache.turned:
-        turn(x, cache.turned)
-    return x
+def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
+    """Put what the parts give together into each row's vector ATTENDED: each worker joins for itself."""
+    for row in range(n_rows):
+        _, n_keys = seen_keys(parameters, layer, batch.rows[row, POSITION])
+        x = scratch.vectors[row, ATTENDED, : sizes.n_heads * sizes.head_dim]
+        join_parts(state.parts[row], parts_of(n_keys), parameters.sinks[layer], x)
+        if batch.turned:
+            turn(x, batch.turned)
 
 
 @njit(cache=True)
-def do_product(m, state, scratch, sizes, x, mixed, first, last, after):
-    """residual += rows of m @ x, or of each expert's in use by its share; `after` is where to go on."""
-    product = vector(scratch, sizes, PRODUCT)
-    total = state.residual[ADDED, first:last] if sizes.post_norms else state.residual[0, first:last]
-    if sizes.post_norms:
-        total[:] = 0
-    if not mixed:
-        multiply_rows(m, NO_EXPERT, scratch, first, last, x, 0, product, after)
-        add(total, product[first:last])
-        return
-    n_used = scratch.chosen.size
+def multiply_experts(m, state, scratch, sizes, row, x, first, last, after):
+    """Fill a row's vector PRODUCT with the rows of m of each expert in use times its input, by its share."""
+    own, total = address_of(scratch.vectors[row, EXPERT]), vector(scratch, sizes, row, PRODUCT)[first:last]
+    total[:], n_used = 0, scratch.chosen.shape[1]
     for place in range(n_used):
-        coming = after if place + 1 == n_used else address_of_row(m, first, scratch.chosen[place + 1])
-        multiply_rows(m, scratch.chosen[place], scratch, first, last, x, place, product, coming)
-        add_times(total, product[first:last], scratch.shares[place])
+        expert = scratch.chosen[row, place]
+        coming = after if place + 1 == n_used else address_of_row(m, first, scratch.chosen[row, place + 1])
+        multiply_rows(m, expert, scratch, row, first, last, x, place, own, coming)
+        found = vector(scratch, sizes, row, EXPERT)[first:last]
+        add_times(total, found, scratch.shares[row, place])
 
 
 @njit(cache=True)
-def add_product_stage(matrices, state, scratch, sizes, x, mixed, worker, stage, following):
+def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker, stage, following):
     """residual += the one matrix @ x, which the stages before have made; mixed: x is one input an expert."""
     m = matrices[0]
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
+    width = m.columns * (scratch.chosen.shape[1] if mixed else 1)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        round_input(matrices, scratch, x)
-        if mixed:
-            top_experts(state.router, scratch.chosen, scratch.shares)
+        for row in range(n_rows):
+            round_input(matrices, scratch, sizes, n_rows, row, floats_at(xs[0] + row * xs[1], width))
+            if mixed:
+                top_experts(state.router[row], scratch.chosen[row], scratch.shares[row])
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
-        after = address_of_row(m, last, scratch.chosen[0] if mixed else NO_EXPERT)
+        after = address_of_row(m, last, scratch.chosen[0, 0] if mixed else NO_EXPERT)
         after = following if is_last(worker, job, n_jobs) else after
-        do_product(m, state, scratch, sizes, x, mixed, first, last, after)
+        if not mixed:
+            multiply_all(m, scratch, sizes, n_rows, first, last, xs, inputs(scratch, PRODUCT), after)
+        for row in range(n_rows):
+            if mixed:
+                multiply_experts(m, state, scratch, sizes, row, xs[0] + row * xs[1], first, last, after)
+            total = state.residual[row, ADDED if sizes.post_norms else 0, first:last]
+            if sizes.post_norms:
+                total[:] = 0
+            add(total, vector(scratch, sizes, row, PRODUCT)[first:last])
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
 @njit(cache=True)
-def router_stage(parameters, state, scratch, sizes, layer, worker, stage):
-    m, x = parameters.matrices[layer, ROUTE], vector(scratch, sizes, NORMALIZED)
+def router_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage):
+    m = parameters.matrices[layer, ROUTE]
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
+    outs = address_of(state.router[0]), 4 * state.router.shape[1]
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        residual = residual_of(state, scratch, sizes, 1, parameters.norms[layer, -2])
-        normalize(residual, parameters.norms[layer, FFN_NORM], sizes.eps, x)
-        round_input(parameters.matrices[layer, ROUTE:GATE], scratch, x)
+        norm, post_norm = parameters.norms[layer, FFN_NORM], parameters.norms[layer, -2]
+        prepare_inputs(
+            state, scratch, sizes, n_rows, 1, post_norm, norm, parameters.matrices[layer, ROUTE:GATE]
+        )
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         coming = address_of_row(m, last if last < m.rows else 0)  # whose rows are next is still to be seen
-        multiply_rows(m, NO_EXPERT, scratch, first, last, x, 0, state.router, coming)
+        multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
 @njit(cache=True)
-def do_gate_up(matrices, state, scratch, sizes, step, per_expert, job, coming):
-    """Make some rows of the gate of one expert in use: jobs are numbered expert by expert."""
-    gate, up, x = matrices[GATE], matrices[UP], vector(scratch, sizes, NORMALIZED)
+def do_gate_up(matrices, state, scratch, n_rows, sizes, step, per_expert, job, coming):
+    """Make some rows of the gate, in a mixture of one expert in use: jobs are numbered expert by expert."""
+    gate, up, xs = matrices[GATE], matrices[UP], inputs(scratch, NORMALIZED)
     place, part = job // per_expert, job % per_expert
     first, last = part * step, min(gate.rows, (part + 1) * step)
-    expert, own = scratch.chosen[place], slice(place * gate.rows, (place + 1) * gate.rows)
-    gates, ups, follows = state.gate[own], state.up[own], address_of_row(up, first, expert)
-    multiply_rows(gate, expert, scratch, first, last, x, 0, gates, follows)
-    multiply_rows(up, expert, scratch, first, last, x, 0, ups, coming)
-    gate_times(sizes.gate, gates[first:last], ups[first:last])
+    gates = address_of(state.gate[0, place * gate.rows :]), 4 * state.gate.shape[1]
+    ups = address_of(state.up[0, place * gate.rows :]), 4 * state.up.shape[1]
+    if not sizes.mixture:
+        multiply_all(gate, scratch, sizes, n_rows, first, last, xs, gates, address_of_row(up, first))
+        multiply_all(up, scratch, sizes, n_rows, first, last, xs, ups, coming)
+    for row in range(n_rows):
+        if sizes.mixture:
+            expert, x = scratch.chosen[row, place], xs[0] + row * xs[1]
+            then, out = address_of_row(up, first, expert), gates[0] + row * gates[1]
+            multiply_rows(gate, expert, scratch, row, first, last, x, 0, out, then)
+            multiply_rows(up, expert, scratch, row, first, last, x, 0, ups[0] + row * ups[1], coming)
+        own = slice(place * gate.rows + first, place * gate.rows + last)
+        gate_times(sizes.gate, state.gate[row, own], state.up[row, own])
 
 
 @njit(cache=True)
-def gate_up_stage(parameters, state, scratch, sizes, layer, worker, stage):
-    matrices, x = parameters.matrices[layer], vector(scratch, sizes, NORMALIZED)
+def gate_up_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage):
+    matrices = parameters.matrices[layer]
     gate, down = matrices[GATE], matrices[FFN_DOWN]
     step, per_expert = rows_of_a_job(gate, worker.n), jobs_of(gate, worker.n)
-    n_jobs, following = per_expert * scratch.chosen.size, entry(down, worker)
+    n_jobs, following = per_expert * scratch.chosen.shape[1], entry(down, worker)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        residual = residual_of(state, scratch, sizes, 1, parameters.norms[layer, -2])
-        normalize(residual, parameters.norms[layer, FFN_NORM], sizes.eps, x)
-        round_input(matrices[GATE : UP + 1], scratch, x)
-        if sizes.mixture:
-            top_experts(state.router, scratch.chosen, scratch.shares)
+        norm, post_norm = parameters.norms[layer, FFN_NORM], parameters.norms[layer, -2]
+        prepare_inputs(state, scratch, sizes, n_rows, 1, post_norm, norm, matrices[GATE : UP + 1])
+        for row in range(n_rows):
+            if sizes.mixture:
+                top_experts(state.router[row], scratch.chosen[row], scratch.shares[row])
     while job < n_jobs:
-        keep_residual(state, scratch, sizes, 1, job)
-        coming = following + scratch.chosen[0] * down.rows * down.row_bytes
+        keep_residuals(state, scratch, sizes, n_rows, 1, job)
+        coming = following + scratch.chosen[0, 0] * down.rows * down.row_bytes
         if not is_last(worker, job, n_jobs):
-            expert, part = scratch.chosen[(job + 1) // per_expert], (job + 1) % per_expert
+            expert, part = scratch.chosen[0, (job + 1) // per_expert], (job + 1) % per_expert
             coming = address_of_row(gate, part * step, expert)
-        do_gate_up(matrices, state, scratch, sizes, step, per_expert, job, coming)
+        do_gate_up(matrices, state, scratch, n_rows, sizes, step, per_expert, job, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
 @njit(cache=True)
-def logits_stage(parameters, state, scratch, sizes, worker, stage):
-    m, x = parameters.output[0], vector(scratch, sizes, NORMALIZED)
+def logits_stage(parameters, state, scratch, n_rows, sizes, worker, stage):
+    m = parameters.output[0]
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
+    outs = address_of(state.logits[0]), 4 * state.logits.shape[1]
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        residual = residual_of(state, scratch, sizes, 0, parameters.norms[sizes.n_layers - 1, -1])
-        normalize(residual, parameters.output_norm, sizes.eps, x)
-        round_input(parameters.output, scratch, x)
+        post_norm = parameters.norms[sizes.n_layers - 1, -1]
+        prepare_inputs(state, scratch, sizes, n_rows, 0, post_norm, parameters.output_norm, parameters.output)
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
-        multiply_rows(m, NO_EXPERT, scratch, first, last, x, 0, state.logits, address_of_row(m, last))
+        coming = address_of_row(m, last)
+        multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
         if sizes.logit_softcap:
-            soften(state.logits[first:last], sizes.logit_softcap)
+            for row in range(n_rows):
+                soften(state.logits[row, first:last], sizes.logit_softcap)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
@@ -524,47 +697,53 @@ def after_layer(parameters, sizes, layer, worker):
 
 
 @njit(cache=True)
-def run_stages(parameters, state, scratch, cache, sizes, position, with_logits, worker):
+def run_stages(parameters, state, scratch, batch, n_rows, sizes, with_logits, worker):
     """Go through all stages as one of the workers."""
+    gates = address_of(state.gate[0]), 4 * state.gate.shape[1]
     for layer in range(sizes.n_layers):
         stage, matrices = STAGES * layer, parameters.matrices[layer]
         out, down = matrices[O : O + 1], matrices[FFN_DOWN:]
         after = after_layer(parameters, sizes, layer, worker)
         then = entry(matrices[ROUTE if sizes.mixture else GATE], worker)
-        heads_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage + HEADS)
-        attention_stage(parameters, state, scratch, cache, sizes, layer, position, worker, stage + ATTENTION)
-        x = attended_values(parameters, state, scratch, cache, sizes, layer, position)
-        add_product_stage(out, state, scratch, sizes, x, False, worker, stage + OUTPUT, then)
+        heads_stage(parameters, state, scratch, batch, n_rows, sizes, layer, worker, stage + HEADS)
+        attention_stage(parameters, state, scratch, batch, n_rows, sizes, layer, stage + ATTENTION)
+        join_attended(parameters, state, scratch, batch, n_rows, sizes, layer)
+        xs = inputs(scratch, ATTENDED)
+        add_product_stage(out, state, scratch, n_rows, sizes, xs, False, worker, stage + OUTPUT, then)
         if sizes.mixture:
-            router_stage(parameters, state, scratch, sizes, layer, worker, stage + ROUTER)
-        gate_up_stage(parameters, state, scratch, sizes, layer, worker, stage + GATE_UP)
-        add_product_stage(down, state, scratch, sizes, state.gate, sizes.mixture, worker, stage + DOWN, after)
+            router_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage + ROUTER)
+        gate_up_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage + GATE_UP)
+        mixed = sizes.mixture
+        add_product_stage(down, state, scratch, n_rows, sizes, gates, mixed, worker, stage + DOWN, after)
     if with_logits:
-        logits_stage(parameters, state, scratch, sizes, worker, STAGES * sizes.n_layers)
+        logits_stage(parameters, state, scratch, n_rows, sizes, worker, STAGES * sizes.n_layers)
 
 
 @njit(cache=True)
-def begin(embedding, decode_row, parameters, state, sizes, position):
-    """Put the embedding of a token, uint8 [row bytes], into the residual, and prepare its angles."""
-    decode_row(embedding, state.residual[0])
-    if sizes.embedding_scale != 1:
-        state.residual[0] *= sizes.embedding_scale
-    state.residual[ADDED] = 0
-    for kind in range(parameters.frequencies.shape[0]):
-        frequencies = parameters.frequencies[kind]
-        fill_angles(position, frequencies, sizes.attention_factor, state.turns[kind, 0], state.turns[kind, 1])
+def begin(embeddings, decode_row, parameters, state, batch, n_rows, sizes):
+    """Put the embeddings of the rows' tokens into their residuals, and prepare their angles."""
+    for row in range(n_rows):
+        residual = state.residual[row]
+        decode_row(embeddings[batch.rows[row, TOKEN]], residual[0])
+        if sizes.embedding_scale != 1:
+            residual[0] *= sizes.embedding_scale
+        residual[ADDED] = 0
+        for kind in range(parameters.frequencies.shape[0]):
+            frequencies, turns = parameters.frequencies[kind], state.turns[row, kind]
+            position = batch.rows[row, POSITION]
+            fill_angles(position, frequencies, sizes.attention_factor, turns[0], turns[1])
     for i in range(state.counters.size):
         state.counters[i] = 0
 
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def decode_token(
-    embeddings, token, decode_row, parameters, state, scratch, cache, sizes, position, with_logits, n
+def decode_rows(
+    embeddings, decode_row, parameters, state, scratch, batch, sizes, n_rows, with_logits, n_workers
 ):
-    """Run one token behind `position` others, on n workers."""
-    begin(embeddings[token], decode_row, parameters, state, sizes, position)
-    for i in prange(n):
+    """Run the first n_rows of the batch, each behind the tokens before it, on so many workers."""
+    begin(embeddings, decode_row, parameters, state, batch, n_rows, sizes)
+    for i in prange(n_workers):
         # prange counts without a sign: one type, or all of `run_stages` would be compiled twice
         w = np.int64(i)
         own = Scratch(
@@ -576,58 +755,65 @@ def decode_token(
             scratch.chosen[w],
             scratch.shares[w],
         )
-        run_stages(parameters, state, own, cache, sizes, position, with_logits, Worker(w, n))
-    finish(parameters, state, sizes)
+        run_stages(parameters, state, own, batch, n_rows, sizes, with_logits, Worker(w, n_workers))
+    finish(parameters, state, n_rows, sizes)
 
 
 @njit(cache=True)
-def finish(parameters, state, sizes):
-    """Add to the residual what the last layer has left to add."""
+def finish(parameters, state, n_rows, sizes):
+    """Add to the residuals what the last layer has left to add."""
     if sizes.post_norms:
-        normalize(
-            state.residual[ADDED], parameters.norms[sizes.n_layers - 1, -1], sizes.eps, state.residual[ADDED]
-        )
-        add(state.residual[0], state.residual[ADDED])
+        norm = parameters.norms[sizes.n_layers - 1, -1]
+        for row in range(n_rows):
+            added = state.residual[row, ADDED]
+            normalize(added, norm, sizes.eps, added)
+            add(state.residual[row, 0], added)
 
 
 # --- Memory -----------------------------------------------------------------------------------------------
 
 
 class Decoder:
-    """All that decoding needs besides the cache, made once: `step` makes no array."""
+    """All that decoding needs besides the caches, made once: `step` makes no array."""
 
-    def __init__(self, weights: Weights, c: ModelConfig, cache: KVCache):
-        """Prepare to decode into this cache."""
-        self.weights, self.state = weights, _state(weights, c)
-        self.embeddings = weights.token_embd.raw
+    def __init__(
+        self, weights: Weights, c: ModelConfig, first: LayerRows, tables: np.ndarray, most_rows: int
+    ):
+        """Prepare to decode up to `most_rows` rows at a time.
+
+        They go into caches whose tables are int64 [caches, pages], and their first layer's rows `first`.
+        """
+        self.weights, self.most_rows = weights, most_rows
+        self.state = state = _state(weights, c, most_rows)
+        self.x, self.logits = (
+            state.residual[:, 0],
+            state.logits,
+        )  # of the last rows, [most_rows, dim or vocab]
+        self.rows = np.zeros((most_rows, PLACES), np.int64)
         self.arguments = (
+            weights.token_embd.raw,
             weights.token_embd.format.row_decoder,
-            _parameters(weights, c),
-            self.state,
-            _scratch(c),
-            cache.rows(0),
+            _parameters(weights, c, most_rows > 1),
+            state,
+            _scratch(c, most_rows),
+            Batch(self.rows, tables, *first[2:]),
             _sizes(c),
         )
 
-    def step(self, token: int, position: int, with_logits: bool) -> None:
-        """Run one token behind `position` others; results are in `x` and, if asked for, `logits`."""
-        decode_token(self.embeddings, int(token), *self.arguments, position, with_logits, get_num_threads())
-
-    @property
-    def x(self) -> np.ndarray:
-        """The final residual of the last token, float32 [dim]; the next step overwrites it."""
-        return self.state.residual[0]
-
-    @property
-    def logits(self) -> np.ndarray:
-        """The logits of the last token, float32 [vocab]; the next step overwrites them."""
-        return self.state.logits
+    def step(self, n_rows: int, with_logits: bool) -> None:
+        """Run the first of `rows`; until the next step `x` and, if asked for, `logits` hold the results."""
+        decode_rows(*self.arguments, n_rows, with_logits, get_num_threads())
 
     @property
     def n_arrays(self) -> int:
         """How many arrays a step hands over to compiled code: so many headers are allocated."""
-        parts = (part if isinstance(part, tuple) else (part,) for part in (self.embeddings, *self.arguments))
-        return sum(isinstance(array, np.ndarray) for part in parts for array in part)
+        return sum(isinstance(part, np.ndarray) for part in _flat(self.arguments))
+
+
+def _flat(parts) -> Iterator:
+    """Yield what is in tuples of tuples."""
+    for part in parts:
+        yield from _flat(part) if isinstance(part, tuple) else (part,)
 
 
 def _sizes(c: ModelConfig) -> Sizes:
@@ -650,44 +836,44 @@ def _sizes(c: ModelConfig) -> Sizes:
     )
 
 
-def _state(weights: Weights, c: ModelConfig) -> State:
-    turns = len(_frequencies(weights)), 2, c.head_dim // 2
+def _state(weights: Weights, c: ModelConfig, rows: int) -> State:
     sizes = {
         "residual": (3, c.dim),
-        "qkv": (c.n_heads + 2 * c.n_kv_heads) * c.head_dim,
-        "router": c.n_experts,
-        "gate": max(1, c.n_used) * c.ffn_dim,
-        "up": max(1, c.n_used) * c.ffn_dim,
-        "logits": c.vocab_size,
-        "turns": turns,
+        "qkv": ((c.n_heads + 2 * c.n_kv_heads) * c.head_dim,),
+        "router": (c.n_experts,),
+        "gate": (max(1, c.n_used) * c.ffn_dim,),
+        "up": (max(1, c.n_used) * c.ffn_dim,),
+        "logits": (c.vocab_size,),
+        "turns": (len(_frequencies(weights)), 2, c.head_dim // 2),
     }
-    floats = {name: np.empty(size, np.float32) for name, size in sizes.items()}
-    parts = new_parts(c.n_heads, c.head_dim)
+    floats = {name: np.empty((rows, *size), np.float32) for name, size in sizes.items()}
+    parts = new_parts(rows, c.n_heads, c.head_dim)
     return State(**floats, parts=parts, counters=new_counters(STAGES * c.n_layers + 1))
 
 
-def _scratch(c: ModelConfig) -> Scratch:
+def _scratch(c: ModelConfig, rows: int) -> Scratch:
     workers, n_used = numba_config.NUMBA_NUM_THREADS, max(1, c.n_used)
     padded = -(-max(c.dim, c.n_heads * c.head_dim, n_used * c.ffn_dim) // SUPER) * SUPER
+    each = workers, rows
     return Scratch(
-        vectors=np.empty((workers, VECTORS, padded), np.float32),
-        codes=np.empty((workers, SLOTS, padded), np.int8),
-        d=np.empty((workers, SLOTS, padded // 32), np.float32),
-        sums=np.empty((workers, SLOTS, padded // 32), np.float32),
+        vectors=np.empty((*each, VECTORS, padded), np.float32),
+        codes=np.empty((workers, SLOTS, rows, padded), np.int8),
+        d=np.empty((workers, SLOTS, rows, padded // 32), np.float32),
+        sums=np.empty((workers, SLOTS, rows, padded // 32), np.float32),
         room=new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, workers),
-        chosen=np.full((workers, n_used), NO_EXPERT, np.int64),
-        shares=np.ones((workers, n_used), np.float32),
+        chosen=np.full((*each, n_used), NO_EXPERT, np.int64),
+        shares=np.ones((*each, n_used), np.float32),
     )
 
 
-def _parameters(weights: Weights, c: ModelConfig) -> Parameters:
+def _parameters(weights: Weights, c: ModelConfig, tiles: bool) -> Parameters:
     """Return where the matrices are and how to multiply by them, and the vectors."""
     layers, no_sinks = weights.layers, np.full(c.n_heads, -INFINITE)
     norms = ["attn_norm", "ffn_norm"] + ["post_attention_norm", "post_ffw_norm"] * c.family.post_norms
     sinks = [no_sinks if layer.attn_sinks is None else layer.attn_sinks for layer in layers]
     return Parameters(
-        matrices=np.array([_layer_records(layer, c) for layer in layers], MATRIX),
-        output=np.array(list(_records([(weights.output, None)])), MATRIX),
+        matrices=np.array([_layer_records(layer, c, tiles) for layer in layers], MATRIX),
+        output=np.array(list(_records([(weights.output, None)], tiles)), MATRIX),
         norms=np.array([[getattr(layer, name) for name in norms] for layer in layers]),
         head_norms=_head_norms(layers),
         sinks=np.array(sinks),
@@ -703,22 +889,25 @@ def _frequencies(weights: Weights) -> np.ndarray:
     return np.array(both[:1] if both[0] is both[1] else both)
 
 
-def _layer_records(layer: Layer, c: ModelConfig) -> list[tuple]:
+def _layer_records(layer: Layer, c: ModelConfig, tiles: bool) -> list[tuple]:
     """Return the records of a layer's matrices in their order, nothing for a router that is not there."""
     stages = (QKV, ("attn_output",), ("ffn_gate_inp",), ("ffn_gate", "ffn_up"), ("ffn_down",))
     found = []
     for names in stages:
         pairs = [(getattr(layer, name), getattr(layer, f"{name}_bias")) for name in names]
         parallel = c.n_used if c.n_experts and names == ("ffn_gate", "ffn_up") else 1
-        found += [NO_MATRIX] if pairs[0][0] is None else _records(pairs, parallel)
+        found += [NO_MATRIX] if pairs[0][0] is None else _records(pairs, tiles, parallel)
     return found
 
 
-def _records(matrices, parallel=1):
-    """Yield the records of the matrices of one stage, (matrix, bias), which have their input in common."""
+def _records(matrices, tiles, parallel=1):
+    """Yield the records of the matrices of one stage, (matrix, bias), which have their input in common.
+
+    tiles: whether functions for several inputs are wanted, too, which are to be compiled then.
+    """
     roundings = []
     for w, bias in matrices:
-        multiply, rounding = _product(w)
+        multiply, rounding, key = _product(w)
         is_new = rounding not in roundings
         if is_new:
             roundings.append(rounding)
@@ -728,17 +917,22 @@ def _records(matrices, parallel=1):
         scales = w.shape[1] // block if block != NOT_ROUNDED else 0
         sum_bytes = 2 * (w.shape[1] // group) if block == SUPER else 4 * scales
         ways = multiply.address, *rounding, roundings.index(rounding), rounds
-        yield *place, *ways, 4 * scales, sum_bytes, parallel
+        several = [rows_times_x.lane_tile(*key, n).address for n in (2, 4)] if tiles and key else (0, 0)
+        yield *place, *ways, 4 * scales, sum_bytes, parallel, *several
 
 
 def _product(w):
-    """Return the function that multiplies rows of a matrix, and how x is rounded: to which block, group."""
+    """Return the function that multiplies rows of a matrix; how x is rounded, to which block, group; its key.
+
+    The key is a format and an instruction set, for which there is a function for several inputs, or None.
+    """
     isa = vectors_for(w.format, *w.shape)
     if isa == "plain" or "simd_dot" not in kernels.candidates(w.format):
-        return rows_times_x.float_rows(w.format), (NOT_ROUNDED, 0)
-    packed = PACKED[w.format.name]
-    rounding = (NOT_ROUNDED, 0) if packed.is_float else (packed.weights, packed.group)
-    return rows_times_x.lane_rows(packed.name, isa), rounding
+        return rows_times_x.float_rows(w.format), (NOT_ROUNDED, 0), None
+    packed, key = PACKED[w.format.name], (w.format.name, isa)
+    if packed.is_float:
+        return rows_times_x.lane_rows(*key), (NOT_ROUNDED, 0), None
+    return rows_times_x.lane_rows(*key), (packed.weights, packed.group), key
 
 
 def _head_norms(layers) -> np.ndarray:

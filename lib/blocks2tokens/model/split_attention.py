@@ -51,9 +51,9 @@ def new_rooms(n_heads: int, n_kv_heads: int, head_dim: int, n_workers: int) -> n
     return np.zeros((n_workers, room_floats(n_heads // n_kv_heads, head_dim, TURNS)), np.float32)
 
 
-def new_parts(n_heads: int, head_dim: int) -> np.ndarray:
-    """Return memory for what all parts give, float32 [MOST_PARTS, n_heads, head_dim + BESIDE]."""
-    return np.empty((MOST_PARTS, n_heads, head_dim + BESIDE), np.float32)
+def new_parts(n_rows: int, n_heads: int, head_dim: int) -> np.ndarray:
+    """Return memory for what all parts give, float32 [n_rows, MOST_PARTS, n_heads, head_dim + BESIDE]."""
+    return np.empty((n_rows, MOST_PARTS, n_heads, head_dim + BESIDE), np.float32)
 
 
 @njit(cache=True)

@@ -26,7 +26,7 @@ from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.jit import cores
 from blocks2tokens.kernels import matmul
 from blocks2tokens.model.config import ModelConfig
-from blocks2tokens.model.decode import Decoder
+from blocks2tokens.model.decode import POSITION, TOKEN, Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
 from blocks2tokens.model.kv_cache import KVCache, check_type, page_bytes
 from blocks2tokens.model.layers import rms_norm, softcap
@@ -35,6 +35,7 @@ from blocks2tokens.model.prefill import run_batch
 from blocks2tokens.model.weights import Weights
 
 PREFILL = 512  # tokens in one batch
+MOST_ROWS = 16  # in one pass of several rows
 
 
 @contextmanager
@@ -94,7 +95,7 @@ class Transformer:
         with _all_or_nothing(cache):
             if len(ids) == 1:
                 with interrupts_wait():
-                    return self._decode(ids[0], cache, with_logits=False).x[None].copy()
+                    return self._decode(ids, cache, with_logits=False).x[:1].copy()
             return np.concatenate(list(self._batches(ids, cache)))
 
     def next_logits(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
@@ -123,16 +124,19 @@ class Transformer:
             )
         self._make_room(1, cache)
         with _all_or_nothing(cache), interrupts_wait():
-            return self._decode(token, cache, with_logits=True).logits
+            return self._decode((token,), cache, with_logits=True).logits[0]
 
     def steps(self, ids: Sequence[int], cache: KVCache) -> np.ndarray:
-        """Run tokens behind those of the cache, as `step` for each; return their logits, float32 [T, vocab].
+        """Run up to MOST_ROWS tokens in one pass behind those of the cache; return their logits, [T, vocab].
 
-        They are bit for bit those of `step` after `step`. Raises ValueError as `hidden` does.
+        They are float32, and bit for bit those of `step` after `step`. The next call with this cache
+        overwrites them. Raises ValueError as `hidden` does, and for more tokens.
         """
+        if len(ids) > MOST_ROWS:
+            raise ValueError(f"ids: expected at most {MOST_ROWS} tokens, got {len(ids)}")
         ids = self._checked(ids, cache)
-        with _all_or_nothing(cache):
-            return np.array([self.step(int(i), cache).copy() for i in ids])
+        with _all_or_nothing(cache), interrupts_wait():
+            return self._decode(ids, cache, with_logits=True).logits[: len(ids)]
 
     def project(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [T, vocab], of the final stream x, float32 [T, dim]."""
@@ -165,16 +169,21 @@ class Transformer:
             raise ValueError(f"cache: this model's keys have shape {expected}, got {cache.shape}")
         cache.prepare(n_tokens)
 
-    def _decoder(self, cache) -> Decoder:
-        if cache.decoder is None or cache.decoder.weights is not self.weights:
-            cache.decoder = Decoder(self.weights, self.config, cache)
-        return cache.decoder
+    def _decoder(self, cache, n_rows=1) -> Decoder:
+        decoder = cache.decoder
+        if decoder is None or decoder.weights is not self.weights or decoder.most_rows < n_rows:
+            most = 1 if n_rows == 1 else MOST_ROWS
+            decoder = Decoder(self.weights, self.config, cache.rows(0), cache.table[None], most)
+            cache.decoder = decoder
+        return decoder
 
-    def _decode(self, token, cache, with_logits) -> Decoder:
-        decoder = self._decoder(cache)
+    def _decode(self, ids, cache, with_logits) -> Decoder:
+        decoder = self._decoder(cache, len(ids))
+        for i in range(len(ids)):
+            decoder.rows[i, TOKEN], decoder.rows[i, POSITION] = ids[i], cache.length + i
         with cores.using(self.threads):
-            decoder.step(token, cache.length, with_logits)
-        cache.advance(1)
+            decoder.step(len(ids), with_logits)
+        cache.advance(len(ids))
         return decoder
 
     def _batches(self, ids, cache):

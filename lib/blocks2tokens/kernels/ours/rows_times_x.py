@@ -8,6 +8,8 @@
     out                   address of float32 [N]
     coming                address of the rows that this core will multiply next
 
+Several rows of x at a time are a tile: `lane_tile`.
+
 All formats have the same signature, twelve whole numbers, so that a model of mixed formats is one loop with
 a call for each job. `lane_rows` takes sixteen rows at a time, as `simd_dot` does; `float_rows` decodes a row
 and dots floats, as `fused_rows` does: on CPUs without vector code, and for matrices that it does not fit.
@@ -49,6 +51,29 @@ def lane_rows(name: str, isa_name: str):
                 store_float(out, 4 * i, load_float(row, 4 * (i - start)))
 
     return pointer(named(rows, f"lane_rows_{name}_{isa_name}".lower()), SIGNATURE)
+
+
+@cache
+def lane_tile(name: str, isa_name: str, n_rows: int):
+    """Return the job for n_rows rows of x, whose codes are a tile; each weight is unpacked once for all.
+
+    In the place of x are the bytes from a row of out to the next. A row of out is to the last bit what
+    `lane_rows` makes of its row of x. Not for formats whose weights are floats.
+    """
+    tag, size = tag_of(name, isa_name, n_rows, prefetching.chosen()), PACKED[name].weights
+
+    def tile(weights, row_bytes, first, last, out_bytes, K, codes, d, sums, room, out, coming):
+        for n in range(first, last, ROWS):
+            start = max(0, min(n, last - ROWS))
+            at = weights + start * row_bytes
+            following = at + ROWS * row_bytes if n + ROWS < last else coming
+            multiply_rows(tag, at, row_bytes, K // size, codes, d, sums, room, following)
+            for m in range(n_rows):
+                for i in range(n, min(n + ROWS, last)):
+                    made = load_float(room, 4 * (ROWS * m + i - start))
+                    store_float(out + m * out_bytes, 4 * i, made)
+
+    return pointer(named(tile, f"lane_tile_{name}_{isa_name}_{n_rows}".lower()), SIGNATURE)
 
 
 @cache
