@@ -259,13 +259,14 @@ def attend_batch(
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the attended values, float32 [T, n_heads, head_dim]; q likewise, behind `position` others.
 
     keys, values: [n_kv_heads, capacity, head_dim], float32 or the bits of float16, of which the first
-    `position` + T tokens are there. What `attention.attend` defines.
+    `position` + T tokens are there. What `attention.attend` defines; in `out`, where one is given.
     """
-    out, n_heads = np.empty_like(q), q.shape[1]
+    out, n_heads = np.empty_like(q) if out is None else out, q.shape[1]
     rule = Rule(np.float32(scale or q.shape[2] ** -0.5), np.float32(softcap), window)
     sinks = np.full(n_heads, -INFINITE) if sinks is None else sinks
     share(q, keys, values, sinks, position, rule, new_counters(1), get_num_threads(), out)

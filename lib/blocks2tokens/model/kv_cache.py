@@ -20,15 +20,17 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
         self.decoder = None  # memory to decode into this cache, made by the transformer at the first token
+        self.batch_memory = None  # likewise memory for passes over several tokens
         shape = (n_layers, n_kv_heads, capacity, head_dim)
         self._keys, self._values = np.zeros(shape, DTYPES[dtype]), np.zeros(shape, DTYPES[dtype])
 
-    # Read-only: a decoder knows where they lie. A copy of a cache therefore begins without one.
+    # Read-only: a decoder knows where they lie. A copy of a cache therefore begins without one, and without
+    # the memory that its owner may be at work in.
     keys = property(lambda self: self._keys)
     values = property(lambda self: self._values)
 
     def __getstate__(self):
-        return self.__dict__ | {"decoder": None}
+        return self.__dict__ | {"decoder": None, "batch_memory": None}
 
     @property
     def nbytes(self) -> int:
