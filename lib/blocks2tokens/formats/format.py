@@ -112,7 +112,7 @@ class Format:
     def dequantize(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Decode raw, uint8 [..., bytes], to float32 [..., K], rows in parallel; in `out`, if one is given.
 
-        Raises ValueError for another dtype or shape, a non-contiguous array or a row that is not whole blocks.
+        Raises ValueError for another dtype or shape, a non-contiguous array, a row that is not whole blocks.
         """
         K = self.row_weights(checked(raw, np.uint8, "raw").shape[-1])
         shape = *raw.shape[:-1], K

@@ -1,12 +1,12 @@
 """Scratch: what a product needs beside x, w and its result; said before it runs, so that it can be planned.
 
-    needs(M, w)     {"codes": ((tiles, blocks, T, block), int8), "d": (...), ...}      name: shape, dtype
+needs(M, w)     {"codes": ((tiles, blocks, T, block), int8), "d": (...), ...}      name: shape, dtype
 
-    block, uint8    | codes              |.| d     | sums  |..| parts          |
-                    0                      64 n            64 m
+block, uint8    | codes              |.| d     | sums  |..| parts          |
+                0                      64 n            64 m
 
-    carve(block, needs)      arrays in the block, one behind the other, each on a cache line of its own
-    allocate(needs)          the same arrays, each in memory of its own
+carve(block, needs)      arrays in the block, one behind the other, each on a cache line of its own
+allocate(needs)          the same arrays, each in memory of its own
 """
 
 from collections.abc import Callable, Iterable, Mapping

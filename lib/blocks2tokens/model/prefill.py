@@ -140,7 +140,7 @@ def _memory(weights, c, cache) -> BatchMemory:
 
 
 def rows_of(buffer: np.ndarray, T: int) -> np.ndarray:
-    """Return the first T rows of a buffer [rows, columns]; scratch, [n], and angles, [2, rows, n], are whole."""
+    """Return the first T rows of a buffer [rows, n]; scratch, [n], and angles, [2, rows, n], stay whole."""
     return buffer[:T] if buffer.ndim == 2 else buffer
 
 

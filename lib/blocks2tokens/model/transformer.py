@@ -174,7 +174,10 @@ class Transformer:
         return decoder
 
     def _batches(self, ids, cache):
-        """Yield the final stream of each batch, which the next overwrites; a line of progress if they take more than two seconds."""
+        """Yield the final stream of each batch, which the next one overwrites.
+
+        A line of progress is shown if they take more than two seconds.
+        """
         off = {"disable": True} if len(ids) <= PREFILL else {}  # said only where it is so: see TQDM_DISABLE
         with (
             interrupts_wait() as let_interrupt_through,

@@ -34,4 +34,12 @@ def count(M, K, N, fmt, cores):
     )
 
 
-KERNEL = Kernel("dequantize_then_blas", "gguf", "decode everything, then multiply", run, count, needs=needs, run_into=run_into)
+KERNEL = Kernel(
+    "dequantize_then_blas",
+    "gguf",
+    "decode everything, then multiply",
+    run,
+    count,
+    needs=needs,
+    run_into=run_into,
+)

@@ -56,4 +56,12 @@ def count(M, K, N, fmt, cores):
     )
 
 
-KERNEL = Kernel("fused_rows", "gguf", "decode a row into cache, use it for every row of x", run, count, needs=needs, run_into=run_into)
+KERNEL = Kernel(
+    "fused_rows",
+    "gguf",
+    "decode a row into cache, use it for every row of x",
+    run,
+    count,
+    needs=needs,
+    run_into=run_into,
+)

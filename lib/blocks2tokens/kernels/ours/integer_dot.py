@@ -193,4 +193,13 @@ def count(M, K, N, fmt, cores):
     )
 
 
-KERNEL = Kernel("integer_dot", "gguf", "dot 8-bit integers, scale afterwards", run, count, True, needs=needs, run_into=run_into)
+KERNEL = Kernel(
+    "integer_dot",
+    "gguf",
+    "dot 8-bit integers, scale afterwards",
+    run,
+    count,
+    True,
+    needs=needs,
+    run_into=run_into,
+)

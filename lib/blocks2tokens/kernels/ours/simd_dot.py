@@ -92,7 +92,7 @@ def alone(job, operands, part, panel, out):
 
 
 def job_needs(M, w, n_rows, part_rows, panel_bytes=0):
-    """Return what a job needs: x in tiles of n_rows rows; for each worker, so many rows of results, a panel."""
+    """Return what a job needs: x in tiles of n_rows rows; each worker so many rows of results, a panel."""
     packed, K, workers = PACKED[w.format.name], w.shape[1], get_num_threads()
     if packed.is_float:
         rounded = quantized_activations.needs_in_tiles(M, K, packed.weights, n_rows)
