@@ -54,8 +54,13 @@ def first_fit(lives: Mapping[str, Life], sizes: Mapping[str, int]) -> dict[str, 
 
     Of equals, the one that comes first in lives is placed first. Sizes in bytes, multiples of the alignment.
     """
+    return fit(sorted(lives, key=lambda name: -sizes[name]), lives, sizes)
+
+
+def fit(order: Iterable[str], lives: Mapping[str, Life], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return {buffer: offset}: one buffer after the other in the lowest gap that is free all its life."""
     offsets: dict[str, int] = {}
-    for name in sorted(lives, key=lambda name: -sizes[name]):
+    for name in order:
         first, last = lives[name]
         met = [other for other in offsets if lives[other][0] <= last and first <= lives[other][1]]
         offset = 0

@@ -36,6 +36,7 @@ LESSONS = (
     "attention",
     "full_transformer",
     "where_the_time_goes",
+    "memory",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {
