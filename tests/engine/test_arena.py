@@ -182,7 +182,7 @@ def test_a_product_in_spoiled_memory_is_the_product(name, fmt, M, shape):
     assert np.array_equal(out, kernel(x, w)) and np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", ["Q4_K", "Q6_K", "Q8_0", "F16", "F32"])
 def test_scratch_for_so_many_rows_is_enough_for_fewer(fmt):
     rng = np.random.default_rng(0)
     w = QuantizedMatrix(b2t.FORMATS[fmt].quantize(rng.standard_normal((32, 512), np.float32)), fmt, (32, 512))
@@ -199,11 +199,11 @@ def test_what_does_not_fit_is_said():
     block = new_block(kernels.scratch_bytes(w, 4))
     with pytest.raises(ValueError, match=r"out: expected shape \(4, 32\), got \(4, 31\)"):
         kernels.matmul_into(x, w, out[:, :31].copy(), block)
-    with pytest.raises(ValueError, match="out: expected .*float32"):
+    with pytest.raises(ValueError, match="^out: expected dtype float32"):
         kernels.matmul_into(x, w, out.astype(np.float64), block)
     with pytest.raises(ValueError, match=r"x: expected shape \[M, 256\]"):
         kernels.matmul_into(x[:, :128].copy(), w, out, block)
-    with pytest.raises(ValueError, match="scratch: expected [0-9]+ bytes, got 10"):
+    with pytest.raises(ValueError, match="^scratch: expected"):
         scratch.carve(block[:10], KERNELS["simd_dot"].needs(4, w) | {"more": ((11,), np.uint8)})
 
 

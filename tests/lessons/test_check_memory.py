@@ -36,15 +36,14 @@ def lives_of(steps, first=True, last=True, one_more=0, to_the_end=False, uses=Fa
 # peak_bytes, in a learner's way: what comes and goes, summed up with NumPy
 
 
-def peak(lives, sizes, goes_after=1, gives_back=True, comes=True, in_bytes=True):
+def peak(lives, sizes, goes_after=1, in_bytes=True):
     change = np.zeros(2 + max(last for _, last in lives.values()), np.int64)
     for name in lives:
         first, last = lives[name]
         weight = sizes[name] if in_bytes else 1
         change[first] += weight
-        if gives_back:
-            change[last + goes_after] -= weight
-    return int(np.cumsum(change).max() if comes else change.max())
+        change[last + goes_after] -= weight
+    return int(np.cumsum(change).max())
 
 
 def peak_of_beginnings(lives, sizes):
@@ -58,10 +57,6 @@ def peak_of_all(lives, sizes):
 
 def largest(lives, sizes):
     return max(sizes.values())
-
-
-def never_given_back(lives, sizes):
-    return sum(sizes[name] for name in lives)
 
 
 # first_fit, in a learner's way: every offset that may be the lowest is tried
@@ -135,9 +130,8 @@ def without_last(stretches, page):
 
 
 def with_empty(stretches, page):
-    return len(
-        {p for start, n in stretches for p in range(start // page, max(start, start + n - 1) // page + 1)}
-    )
+    first_and_last = [(start // page, max(start, start + n - 1) // page) for start, n in stretches]
+    return len({p for first, last in first_and_last for p in range(first, last + 1)})
 
 
 def up_to_the_end(stretches, page):
