@@ -199,11 +199,11 @@ def test_what_does_not_fit_is_said():
     block = new_block(kernels.scratch_bytes(w, 4))
     with pytest.raises(ValueError, match=r"out: expected shape \(4, 32\), got \(4, 31\)"):
         kernels.matmul_into(x, w, out[:, :31].copy(), block)
-    with pytest.raises(ValueError, match="^out: expected dtype float32"):
+    with pytest.raises(ValueError, match=r"^out: expected dtype float32"):
         kernels.matmul_into(x, w, out.astype(np.float64), block)
     with pytest.raises(ValueError, match=r"x: expected shape \[M, 256\]"):
         kernels.matmul_into(x[:, :128].copy(), w, out, block)
-    with pytest.raises(ValueError, match="^scratch: expected"):
+    with pytest.raises(ValueError, match=r"^scratch: expected"):
         scratch.carve(block[:10], KERNELS["simd_dot"].needs(4, w) | {"more": ((11,), np.uint8)})
 
 

@@ -107,6 +107,7 @@ KNOWN = {
     "hits of Phase 3a": Known(1 - 64 / 131_072, "%"),
     "decodes of each block in Phase 3b": Known(DECODES_3B / 256 / 64),
     "a 7B at 4.5 bits, GB": Known(7.6e9 * 4.5 / 8 / 1e9, " GB"),
+    "a pool of B and Bt for a 14B, GB": Known(2 * 4 * 5120 * (5120 + 1024 + 13_824 + 152_064) / 1e9, " GB"),
     "copies of one matrix of a 14B, MB": Known(2 * 4 * 5120 * 13824 / 1e6, " MB"),
     "seconds a token, from 0.05 tokens a second": Known(1 / 0.05, " s"),
     "20 tokens a second over 0.05": Known(20 / 0.05, "×"),
@@ -210,6 +211,11 @@ MEASURED = {
         "transpose, share of a token": "%",
         "tokens a second of a 14B, all but its products in no time": " tokens/s",
         "seconds a token of a 7B": " s",
+    },
+    "24": {
+        "a pool in the report's engine, times faster": "×",
+        "fresh memory written over memory written again": "×",
+        "arena of a prompt over what is in use at one time": "×",
     },
     "32": {},
 }
@@ -660,6 +666,7 @@ CLAIMS = {
         "Two float32 copies of each weight for each token, several times the model. Matmul makes them.",
         at_1=at_least("float32 copies for a token over a 14B's bytes", 1),
         inference=True,
+        shows=("fresh memory written over memory written again",),
     ),
     "S7.6": Claim(
         "Layer Norm: sqrt() and division operations",
@@ -726,6 +733,11 @@ CLAIMS = {
         at_1=at_least("allocations, share of a token", 0.05),
         go=at_least("Go's profile: share of allocation", 0.05),
         inference=True,
+        shows=(
+            "a pool in the report's engine, times faster",
+            "a pool of B and Bt for a 14B, GB",
+            "arena of a prompt over what is in use at one time",
+        ),
     ),
     "S8.7": Claim(
         "SIMD dequantization: AVX2/NEON for batch dequant",

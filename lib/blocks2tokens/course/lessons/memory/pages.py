@@ -58,7 +58,8 @@ def has_large_pages() -> bool:
 
 def fresh(n_bytes: int, large: bool = False) -> np.ndarray:
     """Return memory that nobody has touched, uint8 [n_bytes], from a multiple of 2 MB on."""
-    memory = mmap.mmap(-1, n_bytes + LARGE)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, n_bytes + LARGE, **private)  # shared memory would follow another setting
     if hasattr(memory, "madvise") and hasattr(mmap, "MADV_HUGEPAGE") and SETTING.exists():
         memory.madvise(mmap.MADV_HUGEPAGE if large else mmap.MADV_NOHUGEPAGE)
     block = np.frombuffer(memory, np.uint8)
