@@ -24,7 +24,21 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from blocks2tokens.jit.lanes import F32, HALF, I8, I16, I32, Rows, call, constant, in_parts, splat
+from blocks2tokens.jit.lanes import (
+    F32,
+    HALF,
+    I8,
+    I16,
+    I32,
+    I64,
+    Rows,
+    call,
+    constant,
+    in_parts,
+    load,
+    pointer,
+    splat,
+)
 
 
 class Vector(types.Type):
@@ -62,6 +76,16 @@ class Avx2(NamedTuple):
 
     bits: int
 
+
+LOG2_E, LN2_HIGH, LN2_LOW = 1.442695041, 0.693359375, -2.12194440e-4  # the last two: ln 2, in two parts
+EXP_TERMS = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
 
 INSTRUCTION_SETS = {"avx512": Avx512(512), "avx2": Avx2(256), "neon": None, "plain": None}
 
@@ -143,6 +167,18 @@ def load_half(typingctx, array, offset):
         return builder.fpext(half, F32)
 
     return types.float32(array, types.intp), codegen
+
+
+@intrinsic
+def load_halves(typingctx, array, offset):
+    """Load 16 float16 as float32."""
+
+    def codegen(context, builder, signature, args):
+        halves = ir.VectorType(HALF, 16)
+        at = address(context, builder, signature.args[0], *args, halves)
+        return builder.fpext(builder.load(at, align=1), FLOATS.llvm_type)
+
+    return FLOATS(array, types.intp), codegen
 
 
 @intrinsic
@@ -357,6 +393,105 @@ def multiply_add(typingctx, a, b, c):
         return call(builder, f"llvm.fma.v{c.lanes}f32", c.llvm_type, args)
 
     return c(a, b, c), codegen
+
+
+@intrinsic
+def add_floats(typingctx, a, b):
+    """Return a + b, vectors of float32."""
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@intrinsic
+def larger(typingctx, a, b):
+    """Return the larger of each two float32; where a has NaN, b's."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def exp_floats(typingctx, x):
+    """Return e to the x of 16 float32 that are at most 0, within two units in the last place.
+
+    What `compiled_layers.exp` does: below -87 about 0, and NaN stays NaN.
+    """
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        low = constant(kind, -87.0)
+        x = builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0])
+        return exp_of(builder, x)
+
+    return x(x), codegen
+
+
+def exp_of(builder, x):
+    """Write e to the x: x = n ln 2 + r, and e^r is a polynomial. Source of that: Cephes `expf`."""
+    kind, ints = x.type, ir.VectorType(I32, x.type.count)
+
+    def fma(a, b, c):
+        return call(builder, f"llvm.fma.v{kind.count}f32", kind, [a, b, c])
+
+    n = call(builder, f"llvm.rint.v{kind.count}f32", kind, [builder.fmul(x, constant(kind, LOG2_E))])
+    r = fma(n, constant(kind, -LN2_LOW), fma(n, constant(kind, -LN2_HIGH), x))
+    p = constant(kind, EXP_TERMS[0])
+    for term in EXP_TERMS[1:]:
+        p = fma(p, r, constant(kind, term))
+    p = fma(p, builder.fmul(r, r), builder.fadd(r, constant(kind, 1.0)))
+    power = builder.add(builder.fptosi(n, ints), constant(ints, 127))
+    return builder.fmul(p, builder.bitcast(builder.shl(power, constant(ints, 23)), kind))
+
+
+def tile_product(rows: int, vectors: int):
+    """Make the product of a tile: c += a @ b, for `rows` rows of a and c, `vectors` vectors in b's and c's.
+
+    All sums stay in registers until the last of n rows of b. Arguments: address and bytes from a row to
+    the next, of a, of b (there also from a vector to the next), n, and of c.
+    """
+
+    @intrinsic
+    def multiply(typingctx, a, a_row, b, b_row, b_vector, n, c, c_row):
+        def codegen(context, builder, signature, args):
+            a, a_row, b, b_row, b_vector, n, c, c_row = args
+            kind, at = FLOATS.llvm_type, I64
+            cells = [(row, v) for row in range(rows) for v in range(vectors)]
+            offsets = [builder.add(builder.mul(c_row, at(row)), at(64 * v)) for row, v in cells]
+            sums = [cgutils.alloca_once(builder, kind) for _ in cells]  # LLVM makes registers of them
+            for place, offset in zip(sums, offsets, strict=True):
+                builder.store(load(builder, c, offset, kind), place)
+            with cgutils.for_range(builder, n) as loop:
+                start = builder.mul(loop.index, b_row)
+                b_at = [builder.add(start, builder.mul(b_vector, at(v))) for v in range(vectors)]
+                b_values = [load(builder, b, offset, kind) for offset in b_at]
+                for row in range(rows):
+                    a_at = builder.add(builder.mul(a_row, at(row)), builder.mul(loop.index, at(4)))
+                    x = splat(builder, load(builder, a, a_at, F32))
+                    for v in range(vectors):
+                        place = sums[row * vectors + v]
+                        fma = [x, b_values[v], builder.load(place)]
+                        builder.store(call(builder, "llvm.fma.v16f32", kind, fma), place)
+            for place, offset in zip(sums, offsets, strict=True):
+                builder.store(builder.load(place), pointer(builder, c, offset, kind), align=1)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), codegen
+
+    return multiply
+
+
+@intrinsic
+def most(typingctx, vector):
+    """Return the largest of a vector's float32, none of which is NaN."""
+
+    def codegen(context, builder, signature, args):
+        name = f"llvm.vector.reduce.fmax.v{vector.lanes}f32"
+        function_type = ir.FunctionType(F32, [args[0].type])
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, args, fastmath=("nnan",))
+
+    return types.float32(vector), codegen
 
 
 @intrinsic

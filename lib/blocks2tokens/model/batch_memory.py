@@ -7,6 +7,7 @@
     attn_in      [T, dim]                           normalized, for Q, K and V
     q, k, v      [T, heads * head_dim]              k and v until they are in the cache
     attended     [T, n_heads * head_dim]
+    rooms        [threads * floats]                 attention's memory, see `batch_attention.new_rooms`
     attn_out     [T, dim]                           until it is added to x
     ffn_in       [T, dim]
     gate, up     [T, ffn_dim]
@@ -28,6 +29,7 @@ from numba import get_num_threads
 from blocks2tokens.kernels import autotune, scratch_bytes
 from blocks2tokens.kernels.scratch import aligned
 from blocks2tokens.model.arena import end_of, first_fit, lifetimes, new_block, peak_bytes
+from blocks2tokens.model.batch_attention import floats_of_a_worker
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.experts import Experts
 from blocks2tokens.model.weights import Layer, Weights
@@ -38,7 +40,7 @@ ATTENTION = (
     ("attn_in", "q", "attn_q's"),
     ("attn_in", "q", "k", "attn_k's"),
     ("attn_in", "q", "v", "attn_v's"),
-    ("q", "attended"),
+    ("q", "attended", "rooms"),
     ("attended", "attn_out", "attn_output's"),
     ("attn_out",),
 )
@@ -81,6 +83,8 @@ def shapes_of(weights: Weights, c: ModelConfig, T: int) -> dict[str, tuple[tuple
     shapes = {name: ((T, columns), np.float32) for name, columns in floats.items()}
     turns = (2, T, len(weights.rope_frequencies)), np.float32
     shapes |= {"cos": turns, "sin": turns, "raw": ((T, weights.token_embd.raw.shape[1]), np.uint8)}
+    room = floats_of_a_worker(c.n_heads, c.n_kv_heads, c.head_dim)
+    shapes |= {"rooms": ((get_num_threads() * room,), np.float32)}
     return shapes | {name: ((n,), np.uint8) for name, n in _scratch(weights.layers, T).items()}
 
 

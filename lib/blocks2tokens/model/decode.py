@@ -3,8 +3,8 @@
     stage       jobs                          what a job does
     HEADS       n_heads + 2 n_kv_heads        the rows of one head of Q, K or V; bias, norm, rotation;
                                               K and V go into the cache
-    ATTENTION   n_heads                       one query over the keys and values that it sees
-    OUTPUT      rows of attn_output           residual += attn_output @ attended
+    ATTENTION   n_kv_heads * parts            the queries that share these keys, over one part of the keys
+    OUTPUT      rows of attn_output           residual += attn_output @ attended, joined from the parts
     ROUTER      rows of ffn_gate_inp          a score for each expert; in a mixture alone
     GATE_UP     rows of ffn_gate, ffn_up      gate = silu(gate) * up; in a mixture, of each expert in use
     DOWN        rows of ffn_down              residual += ffn_down @ gate; in a mixture, all experts' shares
@@ -48,7 +48,6 @@ from blocks2tokens.model.compiled_layers import (
     INFINITE,
     add,
     add_times,
-    attend_head,
     fill_angles,
     gate_times,
     normalize,
@@ -60,6 +59,14 @@ from blocks2tokens.model.compiled_layers import (
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.kv_cache import KVCache
 from blocks2tokens.model.rope import attention_factor
+from blocks2tokens.model.split_attention import (
+    attend_part,
+    join_parts,
+    keys_of_a_part,
+    new_parts,
+    new_rooms,
+    parts_of,
+)
 from blocks2tokens.model.weights import Layer, Weights
 
 HEADS, ATTENTION, OUTPUT, ROUTER, GATE_UP, DOWN, STAGES = range(7)
@@ -114,7 +121,7 @@ class State(NamedTuple):
 
     residual: np.ndarray  # [3, dim]: it, and with post_norms its other one, and what is ADDED to it next
     qkv: np.ndarray  # [heads * head_dim of Q, K and V]
-    attended: np.ndarray  # [n_heads * head_dim]
+    parts: np.ndarray  # [MOST_PARTS, n_heads, head_dim + ...], see `split_attention`
     router: np.ndarray  # [n_experts]
     gate: np.ndarray  # [ffn_dim]; in a mixture [n_used * ffn_dim]
     up: np.ndarray  # likewise
@@ -130,13 +137,13 @@ class Scratch(NamedTuple):
     codes: np.ndarray  # int8 [SLOTS, padded]
     d: np.ndarray  # float32 [SLOTS, padded / 32]
     sums: np.ndarray  # float32 [SLOTS, padded / 32], or twice as many int16
-    scores: np.ndarray  # float32 [capacity]
+    room: np.ndarray  # float32, see `attention_tile`
     chosen: np.ndarray  # int64 [n_used], the experts in use; [1] without a mixture
     shares: np.ndarray  # float32, likewise
 
 
 # Each array is passed from stage to stage, so there are few: these share one.
-NORMALIZED, PRODUCT, OWN_RESIDUAL, ROW, VECTORS = range(5)  # the last is a decoded row, or 16 results
+NORMALIZED, PRODUCT, OWN_RESIDUAL, ATTENDED, ROW, VECTORS = range(6)  # ROW: decoded, or 16 results
 
 
 class Sizes(NamedTuple):
@@ -353,25 +360,46 @@ def heads_stage(parameters, state, scratch, keys, values, sizes, layer, position
 
 
 @njit(cache=True)
+def seen_keys(parameters, layer, position):
+    """Return the first key that the token sees in a layer, and how many there are."""
+    window = parameters.windows[layer]
+    first = max(0, position + 1 - window) if window else 0
+    return first, position + 1 - first
+
+
+@njit(cache=True)
 def attention_stage(parameters, state, scratch, keys, values, sizes, layer, position, worker, stage):
-    size, group, n_jobs = sizes.head_dim, sizes.n_heads // sizes.n_kv_heads, sizes.n_heads
-    end, window = position + 1, parameters.windows[layer]
-    first = max(0, end - window) if window else 0
+    group, size = sizes.n_heads // sizes.n_kv_heads, sizes.head_dim
+    queries = state.qkv[: sizes.n_heads * size].reshape(sizes.n_heads, size)
+    begin, n_keys = seen_keys(parameters, layer, position)
+    n_parts, step = parts_of(n_keys), keys_of_a_part(n_keys)
+    n_jobs = sizes.n_kv_heads * n_parts
     job = take_first(state.counters, stage, worker, n_jobs)
     while job < n_jobs:
-        part = slice(job * size, (job + 1) * size)
-        attend_head(
-            state.qkv[part],
-            keys[layer, job // group, first:end],
-            values[layer, job // group, first:end],
+        head, part = job // n_parts, job % n_parts
+        heads, first = slice(head * group, (head + 1) * group), begin + part * step
+        attend_part(
+            queries[heads],
+            keys[layer, head],
+            values[layer, head],
+            first,
+            min(first + step, begin + n_keys),
             sizes.scale,
-            scratch.scores,
-            state.attended[part],
             sizes.attn_softcap,
-            parameters.sinks[layer, job],
+            scratch.room,
+            state.parts[part, heads],
         )
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
+
+
+@njit(cache=True)
+def attended_values(parameters, state, scratch, sizes, layer, position):
+    """Return what the parts give together, float32 [n_heads * head_dim]: each worker joins for itself."""
+    _, n_keys = seen_keys(parameters, layer, position)
+    x = scratch.vectors[ATTENDED, : sizes.n_heads * sizes.head_dim]
+    join_parts(state.parts, parts_of(n_keys), parameters.sinks[layer], x)
+    return x
 
 
 @njit(cache=True)
@@ -504,7 +532,8 @@ def run_stages(parameters, state, scratch, keys, values, sizes, position, with_l
         attention_stage(
             parameters, state, scratch, keys, values, sizes, layer, position, worker, stage + ATTENTION
         )
-        add_product_stage(out, state, scratch, sizes, state.attended, False, worker, stage + OUTPUT, then)
+        x = attended_values(parameters, state, scratch, sizes, layer, position)
+        add_product_stage(out, state, scratch, sizes, x, False, worker, stage + OUTPUT, then)
         if sizes.mixture:
             router_stage(parameters, state, scratch, sizes, layer, worker, stage + ROUTER)
         gate_up_stage(parameters, state, scratch, sizes, layer, worker, stage + GATE_UP)
@@ -542,7 +571,7 @@ def decode_token(
             scratch.codes[w],
             scratch.d[w],
             scratch.sums[w],
-            scratch.scores[w],
+            scratch.room[w],
             scratch.chosen[w],
             scratch.shares[w],
         )
@@ -574,7 +603,7 @@ class Decoder:
             weights.token_embd.format.row_decoder,
             _parameters(weights, c),
             self.state,
-            _scratch(c, cache.capacity),
+            _scratch(c),
             *cache.for_numba(),
             _sizes(c),
         )
@@ -625,7 +654,6 @@ def _state(weights: Weights, c: ModelConfig) -> State:
     sizes = {
         "residual": (3, c.dim),
         "qkv": (c.n_heads + 2 * c.n_kv_heads) * c.head_dim,
-        "attended": c.n_heads * c.head_dim,
         "router": c.n_experts,
         "gate": max(1, c.n_used) * c.ffn_dim,
         "up": max(1, c.n_used) * c.ffn_dim,
@@ -633,10 +661,11 @@ def _state(weights: Weights, c: ModelConfig) -> State:
         "turns": turns,
     }
     floats = {name: np.empty(size, np.float32) for name, size in sizes.items()}
-    return State(**floats, counters=new_counters(STAGES * c.n_layers + 1))
+    parts = new_parts(c.n_heads, c.head_dim)
+    return State(**floats, parts=parts, counters=new_counters(STAGES * c.n_layers + 1))
 
 
-def _scratch(c: ModelConfig, capacity: int) -> Scratch:
+def _scratch(c: ModelConfig) -> Scratch:
     workers, n_used = numba_config.NUMBA_NUM_THREADS, max(1, c.n_used)
     padded = -(-max(c.dim, c.n_heads * c.head_dim, n_used * c.ffn_dim) // SUPER) * SUPER
     return Scratch(
@@ -644,7 +673,7 @@ def _scratch(c: ModelConfig, capacity: int) -> Scratch:
         codes=np.empty((workers, SLOTS, padded), np.int8),
         d=np.empty((workers, SLOTS, padded // 32), np.float32),
         sums=np.empty((workers, SLOTS, padded // 32), np.float32),
-        scores=np.empty((workers, capacity), np.float32),
+        room=new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, workers),
         chosen=np.full((workers, n_used), NO_EXPERT, np.int64),
         shares=np.ones((workers, n_used), np.float32),
     )

@@ -13,7 +13,7 @@ is given the buffers, {name: array}, fills one and returns it.
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul_into
@@ -176,7 +176,9 @@ def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: 
     store_rows(heads("attn_k", "k", *angles), keys, cache.length)
     store_rows(heads("attn_v", "v", UNTURNED, UNTURNED), values, cache.length)
     rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
-    attend_batch(q, keys, values, cache.length, *rule, b["attended"].reshape(q.shape))
+    rooms = b["rooms"].reshape(get_num_threads(), -1)
+    rooms[:] = 0  # what pads a head stays so
+    attend_batch(q, keys, values, cache.length, rooms, *rule, b["attended"].reshape(q.shape))
     return _product(layer, "attn_output", b["attended"], b["attn_out"], b)
 
 
