@@ -85,11 +85,10 @@ def draw_arena(
         axes.add_patch(box)
         if sizes[name] > 0.045 * top:
             _name_in(axes, name, first, last, (offset + sizes[name] / 2) / unit)
-    bound = peak_bytes(lives, sizes)
-    axes.axhline(bound / unit, color="black", lw=2, ls="--")
-    steps = 1 + max(last for _, last in lives.values())
-    axes.annotate("in use at\none time", (steps + 0.1, bound / unit), va="center", size=9)
-    axes.set(xlim=(0, steps + 1.9), ylim=(0, 1.06 * max(top, bound) / unit))
+    bound, steps = peak_bytes(lives, sizes), 1 + max(last for _, last in lives.values())
+    axes.plot((0, steps), (bound / unit,) * 2, color="black", lw=2, ls="--")
+    axes.annotate("in use at\none time", (1.01 * steps, bound / unit), va="center", size=9)
+    axes.set(xlim=(0, 1.12 * steps), ylim=(0, 1.06 * max(top, bound) / unit))
     axes.set(xlabel="step", ylabel=f"offset in the arena, {name_of_unit}", title=title)
     axes.set_xticks([step + 0.5 for step in range(steps)], range(steps))
     axes.grid(visible=False)
@@ -97,7 +96,7 @@ def draw_arena(
 
 
 def _name_in(axes, name, first, last, middle):
-    text, wide = label(name).replace("scratch of ", ""), last + 1 - first
+    text, wide = name.removesuffix("'s").replace("attn_output", "output"), last + 1 - first
     plain = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.9}
     size = 9 if len(text) <= 5 * wide else 8
     axes.annotate(text, (first + wide / 2, middle), ha="center", va="center", size=size, bbox=plain)
