@@ -76,9 +76,9 @@ def test_first_fit_fills_the_lowest_gap():
 
 
 @pytest.mark.parametrize("T", [2, 16, 64, 512])
-def test_an_arena_is_within_a_tenth_of_its_lower_bound(model, T):
+def test_an_arena_is_hardly_larger_than_its_lower_bound(model, T):
     plan = batch_memory.Plan(model.transformer.weights, model.config, T)
-    assert plan.peak <= plan.nbytes <= 1.1 * plan.peak
+    assert plan.peak <= plan.nbytes <= 1.02 * plan.peak
     assert all(offset % scratch.ALIGNMENT == 0 for offset in plan.offsets.values())
 
 
