@@ -97,8 +97,19 @@ class QuantizedMatrix:
         """Decode all weights, float32 of `shape`: a copy as large as the matrix was before."""
         return self.format.dequantize(self.raw).reshape(self.shape)
 
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Decode some rows, int [n] -> float32 [n, K]; layout "gguf" only (an embedding lookup)."""
+    def rows(
+        self, indices: np.ndarray, raw: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Decode some rows, int [n] -> float32 [n, K]; layout "gguf" only (an embedding lookup).
+
+        In `out`, where one is given, by way of `raw`, uint8 [n, row bytes]. IndexError for a row that is not
+        there.
+        """
         if self.layout != "gguf":
             raise ValueError(f'rows: only layout "gguf" stores row by row, got {self.layout!r}')
-        return self.format.dequantize(self.raw[indices])
+        if out is None:
+            return self.format.dequantize(self.raw[indices])
+        if not ((indices >= 0) & (indices < len(self.raw))).all():
+            raise IndexError(f"rows: expected 0 to {len(self.raw) - 1}, got {indices}")
+        np.take(self.raw, indices, axis=0, out=raw, mode="clip")  # any other mode makes a copy first
+        return self.format.dequantize(raw, out)

@@ -1,80 +1,244 @@
-"""np.empty in a learner's function: what was left in memory decides no verdict."""
+"""What learners write in lesson 24, for test_check_learners.py, and what is the lesson's own."""
+
+import math
 
 import numpy as np
 import pytest
-from pasting import shown
 
-from blocks2tokens.course import check
-from blocks2tokens.course.check.exercise import FROM_ZEROS, Exercise
-from blocks2tokens.course.check.memory import full_of
-from blocks2tokens.course.check.watched import WatchedExercise
+from blocks2tokens.course.lessons.memory import exercises as lesson
+from blocks2tokens.course.lessons.memory import pages, pool
+from blocks2tokens.model.arena import first_fit, lifetimes, peak_bytes
 
-
-def is_called_by_its_check(exercise):
-    """Is the learner's function what is judged? Some checks put it on a stage and judge the stage."""
-    return type(exercise) in (Exercise, WatchedExercise)
+# lifetimes, in a learner's way: two dicts, one filled forwards and one backwards
 
 
-FROM_NOTHING = [e for e in check.EXERCISES.values() if is_called_by_its_check(e) and "np.zeros(" in shown(e)]
+def lives_of(steps, first=True, last=True, one_more=0, to_the_end=False, uses=False, length=False, begin=0):
+    births, deaths, count = {}, {}, {}
+    for number in range(len(steps)):
+        for name in steps[number]:
+            births.setdefault(name, number)
+            count[name] = count.get(name, 0) + 1
+    for number in range(len(steps) - 1, -1, -1):
+        for name in steps[number]:
+            deaths.setdefault(name, number)
+    found = {}
+    for name in births:
+        begins = births[name] if first else deaths[name]
+        ends = deaths[name] if last else births[name]
+        if to_the_end:
+            ends = len(steps) - 1
+        if uses:
+            ends = begins + count[name] - 1
+        found[name] = (begins + begin, (ends - begins if length else ends) + one_more + begin)
+    return found
 
 
-def with_empty(exercise):
-    """Return the solution that the card shows, np.empty in the place of np.zeros."""
-    solution = exercise.solution or exercise.engine
-    plain = getattr(solution, "py_func", solution)
-    names = dict(plain.__globals__)
-    exec(shown(exercise).replace("np.zeros(", "np.empty("), names)
-    return names[plain.__name__]
+# peak_bytes, in a learner's way: what comes and goes, summed up with NumPy
 
 
-@pytest.mark.parametrize("exercise", FROM_NOTHING, ids=lambda exercise: exercise.name)
-def test_np_empty_in_the_place_of_zeros_is_named_or_does_no_harm(exercise):
-    verdicts = [exercise.judge(with_empty(exercise)) for _ in range(2)]
-    assert verdicts[0].kind == verdicts[1].kind
-    assert verdicts[0].kind == "right" or FROM_ZEROS in verdicts[0].message, verdicts[0]
+def peak(lives, sizes, goes_after=1, in_bytes=True):
+    change = np.zeros(2 + max(last for _, last in lives.values()), np.int64)
+    for name in lives:
+        first, last = lives[name]
+        weight = sizes[name] if in_bytes else 1
+        change[first] += weight
+        change[last + goes_after] -= weight
+    return int(np.cumsum(change).max())
 
 
-def test_sums_added_to_np_empty_are_named():
-    def naive_fused_product(a, raw, N, decode_element):
-        M, K = a.shape
-        out = np.empty((M, N), np.float32)
-        for i in range(M):
-            for j in range(N):
-                for k in range(K):
-                    out[i, j] += a[i, k] * decode_element(raw, k * N + j)
-        return out
-
-    verdict = check.EXERCISES["naive_fused_product"].judge(naive_fused_product)
-    assert verdict.kind == "wrong" and verdict.message.startswith(FROM_ZEROS)
+def peak_of_beginnings(lives, sizes):
+    steps = {first for first, _ in lives.values()}
+    return max(sum(sizes[n] for n, (first, _) in lives.items() if first == step) for step in steps)
 
 
-def test_what_is_written_before_it_is_read_is_right_whatever_its_type():
-    def split_nibbles(qs):
-        out = np.empty((len(qs), 4, 2, 32)).astype(np.uint8)
-        out[:, :, 0] = qs.reshape(-1, 4, 32) & 15
-        out[:, :, 1] = qs.reshape(-1, 4, 32) >> 4
-        return out.reshape(-1, 8, 32)
-
-    assert check.EXERCISES["split_q4_k_nibbles"].judge(split_nibbles).kind == "right"
+def peak_of_all(lives, sizes):
+    return sum(sizes.values())
 
 
-@pytest.mark.parametrize(
-    "dtype", ["f2", "f4", "f8", "c8", "u1", "i4", "?", "O", "M8[s]", [("d", "<f2"), ("qs", "u1", 4)]]
-)
-def test_every_type_has_something_that_stands_there(dtype):
-    def make():
-        return np.empty((2, 3), dtype), np.empty_like(np.ones((3, 2), dtype).T if dtype != "M8[s]" else [1])
-
-    for value in (np.nan, 0):
-        filled, like = full_of(value, make)()
-        assert filled.shape == (2, 3) and filled.dtype == np.dtype(dtype) and like.size
-    first = full_of(np.nan, make)()[0].ravel()[0]
-    assert dtype not in ("f2", "f4", "f8", "c8") or np.isnan(first)
-    assert dtype not in ("u1", "i4") or abs(int(first)) in (255, 2**31)
+def largest(lives, sizes):
+    return max(sizes.values())
 
 
-def test_what_makes_no_empty_array_stays_as_it_is():
-    def zeros(n):
-        return np.zeros(n)
+# first_fit, in a learner's way: every offset that may be the lowest is tried
 
-    assert full_of(np.nan, zeros) is zeros and full_of(np.nan, np.empty) is np.empty
+
+def fit_by_trying(lives, sizes, order="longest", apart="lives", gaps=True, whole=True):
+    names = list(lives)
+    if order in ("longest", "shortest", "largest"):
+        names.sort(key=sizes.get, reverse=True)
+    if order != "largest" and order != "given":
+        names.sort(key=lambda name: lives[name][1] - lives[name][0], reverse=True)
+    if order == "shortest":
+        names.reverse()
+    found = {}
+
+    def together(a, b):
+        if apart == "always":
+            return True
+        if apart == "never":
+            return False
+        steps = set(range(lives[a][0], lives[a][1] + 1)) & set(range(lives[b][0], lives[b][1] + 1))
+        if apart == "inner":
+            return lives[a][0] < lives[b][1] and lives[b][0] < lives[a][1]
+        return bool(steps)
+
+    for name in names:
+        others = [(found[o], found[o] + sizes[o]) for o in found if together(o, name)]
+        tries = [0, *sorted(end for _, end in others)] if gaps else [max((e for _, e in others), default=0)]
+        for offset in tries:
+            end = offset + (sizes[name] if whole else 1)
+            if all(end <= begin or offset >= stop for begin, stop in others):
+                found[name] = offset
+                break
+    return found
+
+
+# bump, in a learner's way: padding, by the remainder
+
+
+def places(sizes, alignment, pad=lambda rest, a: -rest % a, pad_end=False, ends=False, steps=False):
+    at, found = 0, []
+    for size in sizes:
+        at += pad(at, alignment)
+        found.append(at + size if ends else at)
+        at += alignment if steps else size
+    return found, at + (-at % alignment if pad_end else 0)
+
+
+# page_faults, in a learner's way: pages marked in an array
+
+
+def marked(stretches, page):
+    ends = [start + n for start, n in stretches]
+    pages = np.zeros(max(ends) // page + 1, bool)
+    for start, n in stretches:
+        if n:
+            pages[start // page : (start + n - 1) // page + 1] = True
+    return int(pages.sum())
+
+
+def summed(stretches, page):
+    return sum(marked([stretch], page) for stretch in stretches)
+
+
+def floors(stretches, page):
+    return sum(math.floor(n / page) for _, n in stretches)
+
+
+def ceilings(stretches, page):
+    return sum(math.ceil(n / page) for _, n in stretches)
+
+
+def without_last(stretches, page):
+    return len({p for start, n in stretches for p in range(start // page, (start + n) // page)})
+
+
+def with_empty(stretches, page):
+    first_and_last = [(start // page, max(start, start + n - 1) // page) for start, n in stretches]
+    return len({p for first, last in first_and_last for p in range(first, last + 1)})
+
+
+def up_to_the_end(stretches, page):
+    return math.ceil(max(start + n for start, n in stretches) / page)
+
+
+def in_bytes(stretches, page):
+    total = 0
+    for _, n in stretches:
+        total += n
+    return total
+
+
+def changed(function, **arguments):
+    def mutant(*given):
+        return function(*given, **arguments)
+
+    return mutant
+
+
+WRONG = [
+    ("lifetimes", changed(lives_of, first=False), "you forget the first use"),
+    ("lifetimes", changed(lives_of, last=False), "you keep the first use only"),
+    ("lifetimes", changed(lives_of, one_more=1), "your last step is one too far"),
+    ("lifetimes", changed(lives_of, to_the_end=True), "all yours live to the end"),
+    ("lifetimes", changed(lives_of, uses=True), "you count uses"),
+    ("lifetimes", changed(lives_of, length=True), "your second number is a length"),
+    ("lifetimes", changed(lives_of, begin=1), "you count steps from 1"),
+    ("peak_bytes", peak_of_all, "you add up all buffers"),
+    ("peak_bytes", changed(peak, goes_after=0), "the last step is missing"),
+    ("peak_bytes", peak_of_beginnings, "you count what begins in a step"),
+    ("peak_bytes", changed(peak, in_bytes=False), "you count buffers"),
+    ("peak_bytes", largest, "this is the largest buffer"),
+    ("first_fit", changed(fit_by_trying, order="given"), "in the order of the dict"),
+    ("first_fit", changed(fit_by_trying, order="shortest"), "you place the shortest life first"),
+    ("first_fit", changed(fit_by_trying, order="largest"), "you place the largest first"),
+    ("first_fit", changed(fit_by_trying, order="equals"), "you leave equals as they come"),
+    ("first_fit", changed(fit_by_trying, apart="always"), "none of yours share a place"),
+    ("first_fit", changed(fit_by_trying, apart="inner"), "two of yours overlap"),
+    ("first_fit", changed(fit_by_trying, gaps=False), "you place each above all that it meets"),
+    ("first_fit", changed(fit_by_trying, whole=False), "you take gaps that are too small"),
+    ("first_fit", changed(fit_by_trying, apart="never"), "all of yours begin at 0"),
+    ("bump", changed(places, pad=lambda rest, a: 0), "nothing is aligned"),
+    ("bump", changed(places, pad=lambda rest, a: -(rest % a)), "you round down"),
+    ("bump", changed(places, pad=lambda rest, a: a - rest % a), "you add a whole alignment"),
+    ("bump", changed(places, pad_end=True), "your end is rounded up"),
+    ("bump", changed(places, steps=True), "you give each thing one alignment"),
+    ("bump", changed(places, ends=True), "these are the ends"),
+    ("page_faults", summed, "a page counts twice"),
+    ("page_faults", floors, "you round down"),
+    ("page_faults", ceilings, "you look at lengths alone"),
+    ("page_faults", without_last, "the last page is missing"),
+    ("page_faults", with_empty, "a stretch of no bytes"),
+    ("page_faults", up_to_the_end, "you count all pages from 0 on"),
+    ("page_faults", in_bytes, "these are bytes"),
+]
+RIGHT = {
+    "lifetimes": [lives_of],
+    "peak_bytes": [peak],
+    "first_fit": [fit_by_trying],
+    "bump": [places],
+    "page_faults": [marked],
+}
+
+
+# The lesson's own parts
+
+
+def test_pages_of_memory_that_is_touched_are_the_faults_that_are_counted():
+    if not pages.SETTING.exists():
+        pytest.skip("counts faults as Linux does")
+    block = pages.fresh(64 * pages.PAGE)
+    found = pages.faults(lambda: block[:: 4 * pages.PAGE].fill(1))
+    expected = pages.page_faults([(4 * i * pages.PAGE, 1) for i in range(16)], pages.PAGE)
+    assert expected == 16 and expected <= found < expected + 30  # other threads fault, too
+    assert block[:: 4 * pages.PAGE].all() and not block[1 :: 4 * pages.PAGE].any()
+
+
+def test_every_way_to_touch_writes_the_same():
+    found = pages.touch(1 << 20, 1)
+    assert "first time" in found and found["again"][1] < 64
+    assert all(timing.median > 0 for timing, _ in found.values())
+
+
+def test_a_pool_gives_back_only_what_has_the_same_size():
+    lives = lifetimes([("a",), ("b",), ("c", "b"), ("d",)])
+    assert pool.pool_bytes(lives, {"a": 4, "b": 2, "c": 4, "d": 3}) == 4 + 2 + 3
+    assert pool.pool_bytes({}, {}) == 0
+
+
+@pytest.mark.parametrize("label", lesson.packing_cases())
+def test_a_pool_lies_between_all_apart_and_what_is_in_use(label):
+    lives, sizes = lesson.packing_cases()[label]
+    found = pool.ways(lives, sizes)
+    assert found["each its own"] >= found["a pool by size"] >= found["in use at one time"]
+    assert found["one arena"] >= found["in use at one time"] == peak_bytes(lives, sizes)
+
+
+def test_the_reports_pool_keeps_a_pair_for_each_size_of_matrix():
+    assert pool.report_pool("14B") == 2 * 4 * 5120 * (5120 + 1024 + 13_824 + 152_064)
+
+
+def test_a_case_of_first_fit_has_a_gap_that_is_too_small_and_one_that_is_not():
+    lives, sizes = lesson.packing_cases()["gaps of several sizes"]
+    assert first_fit(lives, sizes) != fit_by_trying(lives, sizes, gaps=False)
+    assert first_fit(lives, sizes) != fit_by_trying(lives, sizes, whole=False)

@@ -109,13 +109,17 @@ class Format:
         self.row_weights(checked(raw, np.uint8, "raw").shape[-1])
         return raw.view(self.block)
 
-    def dequantize(self, raw: np.ndarray) -> np.ndarray:
-        """Decode raw, uint8 [..., bytes], to float32 [..., K], rows in parallel.
+    def dequantize(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Decode raw, uint8 [..., bytes], to float32 [..., K], rows in parallel; in `out`, if one is given.
 
-        Raises ValueError for another dtype, a non-contiguous array or a row that is not whole blocks.
+        Raises ValueError for another dtype or shape, a non-contiguous array, a row that is not whole blocks.
         """
         K = self.row_weights(checked(raw, np.uint8, "raw").shape[-1])
-        out = np.empty((*raw.shape[:-1], K), np.float32)
+        shape = *raw.shape[:-1], K
+        if out is None:
+            out = np.empty(shape, np.float32)
+        elif checked(out, np.float32, "out").shape != shape:
+            raise ValueError(f"out: expected shape {shape}, got {out.shape}")
         if out.size:
             compiled.decode_rows(
                 self.row_decoder, read_only(raw.reshape(-1, raw.shape[-1])), out.reshape(-1, K)

@@ -1,16 +1,19 @@
 """Every kernel of the story in one registry, and the dispatcher that picks one.
 
-KERNELS["fused_rows"](x, w)     a kernel by name
-matmul(x, w)                    the one that suits M
+KERNELS["fused_rows"](x, w)         a kernel by name
+matmul(x, w)                        the one that suits M
+matmul_into(x, w, out, scratch)     the same, in memory that is there: scratch_bytes(w, M) of it
 """
 
 from types import MappingProxyType
 
 import numpy as np
+from numba import get_num_threads
 
 from blocks2tokens.formats import Format
+from blocks2tokens.formats.format import checked
 from blocks2tokens.jit import cpu
-from blocks2tokens.kernels import autotune
+from blocks2tokens.kernels import autotune, scratch
 from blocks2tokens.kernels.autotune import Choice
 from blocks2tokens.kernels.kernel import Cost, Kernel, check_operands
 from blocks2tokens.kernels.ours import (
@@ -76,4 +79,33 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     return (product, choice) if explain else product
 
 
-__all__ = ["KERNELS", "Choice", "Cost", "Kernel", "matmul", "watching"]
+def matmul_into(x: np.ndarray, w: QuantizedMatrix, out: np.ndarray, scratch: np.ndarray) -> None:
+    """Fill out, float32 [M, N], with what `matmul` returns; no array is allocated.
+
+    scratch, uint8, has the `scratch_bytes` of w and M. Raises ValueError for another dtype, shape or layout,
+    and for less scratch.
+    """
+    x = check_operands(x, w, "gguf")
+    expected = x.shape[0], w.shape[0]
+    if checked(out, np.float32, "out").shape != expected:
+        raise ValueError(f"out: expected shape {expected}, got {out.shape}")
+    if see := WATCHER.get():
+        see(x, w)
+    choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
+    KERNELS[choice.kernel].product_into(x, w, out, scratch)
+
+
+def scratch_bytes(w: QuantizedMatrix, M: int) -> int:
+    """Return the bytes of scratch that suffice `matmul_into` for up to M rows of x on this many threads."""
+    table = autotune.winners(w.format, get_num_threads(), cpu.chosen(), candidates(w.format))
+    starts = sorted(table)
+    ends = [*(start - 1 for start in starts[1:]), M]
+    found = [
+        scratch.n_bytes(KERNELS[table[start][0]].needs(min(end, M), w))
+        for start, end in zip(starts, ends, strict=True)
+        if start <= M
+    ]
+    return max(found, default=0)
+
+
+__all__ = ["KERNELS", "Choice", "Cost", "Kernel", "matmul", "matmul_into", "scratch_bytes", "watching"]

@@ -28,6 +28,7 @@ REST = 0.05  # seconds between rounds
 MARGIN = 0.95  # a later kernel must be faster by this factor: noise should not decide
 
 TABLES = {}  # what this process has looked up
+FORGOTTEN = []  # an entry for each time that it was measured anew
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def choose(fmt: Format, M: int, candidates: dict) -> Choice:
     return Choice(name, f"fastest for {fmt.name} at M = {rows} on this machine ({seconds * 1e3:.3g} ms)")
 
 
+def times_measured() -> int:
+    """Return a number that changes when what was chosen before may be chosen no more."""
+    return len(FORGOTTEN)
+
+
 def winners(fmt: Format, n_threads: int, isa: str, candidates: dict) -> dict[int, tuple[str, float]]:
     """Return {M: (kernel, seconds)} for a format: looked up in memory, in the cache folder, or measured."""
     key = fmt.name, n_threads, isa, *candidates
@@ -61,6 +67,7 @@ def winners(fmt: Format, n_threads: int, isa: str, candidates: dict) -> dict[int
 def measure_anew(fmt: Format, candidates: dict) -> dict[tuple[str, int], float]:
     """Time the candidates again and forget what was; return {(kernel's name, M): seconds}."""
     TABLES.clear()
+    FORGOTTEN.append(fmt.name)
     return kept(fmt, get_num_threads(), cpu.chosen(), tuple(candidates.values()), anew=True)
 
 

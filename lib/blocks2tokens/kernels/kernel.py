@@ -12,6 +12,7 @@ import numpy as np
 from blocks2tokens.formats import Format
 from blocks2tokens.formats.format import checked, read_only
 from blocks2tokens.jit.cores import in_turn
+from blocks2tokens.kernels import scratch
 from blocks2tokens.matrix import QuantizedMatrix
 
 
@@ -42,6 +43,8 @@ class Kernel:
 
     rounds_activations   x is rounded to 8-bit integers first, for the formats that the kernel is made for
     rows                 for how many rows of x it is a candidate; it can multiply any number
+    needs                (M, w) -> what it needs as scratch; kernels that a model may use have it,
+    run_into             and (x, w, out, room): x @ W.T into out, in that scratch
     """
 
     name: str
@@ -51,6 +54,8 @@ class Kernel:
     count: Callable[[int, int, int, Format, int], Cost]
     rounds_activations: bool = False
     rows: range = range(1, 2**62)
+    needs: Callable[[int, QuantizedMatrix], scratch.Needs] | None = None
+    run_into: Callable[[np.ndarray, QuantizedMatrix, np.ndarray, scratch.Room], None] | None = None
 
     def __call__(self, x: np.ndarray, w: QuantizedMatrix) -> np.ndarray:
         """Multiply x, float32 [M, K], by w; ValueError for another dtype, shape or layout."""
@@ -61,6 +66,13 @@ class Kernel:
         if x.size and w.raw.size:
             return in_turn(self.run, x, w)
         return np.zeros((x.shape[0], w.shape[0 if self.layout == "gguf" else 1]), np.float32)
+
+    def product_into(self, x: np.ndarray, w: QuantizedMatrix, out: np.ndarray, block: np.ndarray) -> None:
+        """Fill out, float32 [M, N], as `product` does, with block, uint8 [n], as its scratch."""
+        if x.size and w.raw.size:
+            in_turn(self.run_into, x, w, out, scratch.carve(block, self.needs(x.shape[0], w)))
+        else:
+            out[:] = 0
 
     def cost(self, M: int, K: int, N: int, fmt: Format, cores: int) -> Cost:
         """Return the exact counts for x [M, K] and N outputs on `cores` cores."""

@@ -42,8 +42,13 @@ def block_size(group):
 
 def new_rooms(n_heads: int, n_kv_heads: int, head_dim: int, n_workers: int) -> np.ndarray:
     """Return the memory of all workers, float32 [n_workers, floats], zeros: all that `attend_batch` uses."""
+    return np.zeros((n_workers, floats_of_a_worker(n_heads, n_kv_heads, head_dim)), np.float32)
+
+
+def floats_of_a_worker(n_heads: int, n_kv_heads: int, head_dim: int) -> int:
+    """Return how many float32 a worker's memory has."""
     group = n_heads // n_kv_heads
-    return np.zeros((n_workers, room_floats(group * block_size(group), head_dim, TURNS)), np.float32)
+    return room_floats(group * block_size(group), head_dim, TURNS)
 
 
 @njit(cache=True)
@@ -124,14 +129,16 @@ def attend_batch(
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the attended values, float32 [T, n_heads, head_dim]; q likewise, behind `position` others.
 
     keys, values: [n_kv_heads, capacity, head_dim], float32 or the bits of float16, of which the first
     `position` + T tokens are there. rooms: see `new_rooms`; as many work as it has rows, and no more than
-    Numba's threads. What `attention.attend` defines.
+    Numba's threads. What `attention.attend` defines; in `out`, where one is given.
     """
-    return attend_rows(q, rows_of(keys, values), len(keys), position, rooms, window, scale, softcap, sinks)
+    rows = rows_of(keys, values)
+    return attend_rows(q, rows, len(keys), position, rooms, window, scale, softcap, sinks, out)
 
 
 def attend_rows(
@@ -144,9 +151,10 @@ def attend_rows(
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return what `attend_batch` does, of keys and values as `KVCache.rows` tells where they are."""
-    out, n_heads = np.empty_like(q), q.shape[1]
+    out, n_heads = np.empty_like(q) if out is None else out, q.shape[1]
     rule = Rule(np.float32(scale or q.shape[2] ** -0.5), np.float32(softcap), window)
     sinks = np.full(n_heads, -INFINITE) if sinks is None else sinks
     n_workers = min(len(rooms), get_num_threads())

@@ -72,6 +72,7 @@ class KVCache:
         self.kind, self.capacity, self.length = kind, capacity, 0
         self.pool = pool or PagePool(page_bytes(*self.shape, kind))
         self.decoder = None  # memory to decode into this cache, made by the transformer at the first token
+        self.batch_memory = None  # likewise memory for passes over several tokens
         self.table = np.zeros(-(-capacity // PAGE), np.int64)
         self._pages: list[Page] = []
         weakref.finalize(self, self.pool.give_back, self._pages).atexit = False

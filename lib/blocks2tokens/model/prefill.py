@@ -5,16 +5,20 @@
 The products are `kernels.matmul`'s, which takes the kernel that suits T rows. What lies between them is
 compiled and shared by the cores: norms, rotations and gates by rows, attention by heads. In a mixture each
 expert gets the tokens that go through it, in one batch.
+
+All that is computed on the way has its place in memory that is there before, `batch_memory`; a function here
+is given the buffers, {name: array}, fills one and returns it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numba import get_num_threads, njit, prange
 
 from blocks2tokens.jit.cores import takes_turns
-from blocks2tokens.kernels import matmul
-from blocks2tokens.model.batch_attention import attend_rows, new_rooms
+from blocks2tokens.kernels import matmul_into
+from blocks2tokens.model.batch_attention import attend_rows
+from blocks2tokens.model.batch_memory import BatchMemory
 from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, store_row, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
@@ -31,6 +35,9 @@ from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.weights import Layer, Weights
 
 NOTHING = np.zeros(0, np.float32)
+UNTURNED = np.zeros((0, 0), np.float32)
+
+Buffers = Mapping[str, np.ndarray]
 
 
 @takes_turns
@@ -47,6 +54,14 @@ def add_rows(x, delta):
     """x += delta, float32 [T, dim]."""
     for t in prange(x.shape[0]):
         add(x[t], delta[t])
+
+
+@takes_turns
+@njit(parallel=True, cache=True)
+def add_rows_at(x, places, delta):
+    """x[places] += delta, float32 [n, dim]; no place comes twice."""
+    for i in prange(places.size):
+        add(x[places[i]], delta[i])
 
 
 @takes_turns
@@ -99,31 +114,45 @@ def run_batch(
 ) -> np.ndarray:
     """Run ids, int64 [T], behind the tokens of the cache; return the final stream, float32 [T, dim].
 
-    `between_layers` is called before each layer; what it raises leaves the cache as it was.
+    The next pass with this cache overwrites it. `between_layers` is called before each layer; what it raises
+    leaves the cache as it was.
     """
-    everywhere = _angles(weights.rope_frequencies, c, cache.length, len(ids))
-    local = _angles(weights.local_rope_frequencies, c, cache.length, len(ids))
-    x = weights.token_embd.rows(ids)
+    T, eps = len(ids), np.float32(c.norm_eps)
+    b = {name: rows_of(buffer, T) for name, buffer in _memory(weights, c, cache).buffers(T).items()}
+    everywhere, local = _angles(weights, c, cache.length, b)
+    x = weights.token_embd.rows(ids, b["raw"], b["x"])
     if c.embedding_scale != 1:
         x *= np.float32(c.embedding_scale)
-    h, eps = np.empty_like(x), np.float32(c.norm_eps)
-    rooms = new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, get_num_threads())
     for i, layer in enumerate(weights.layers):
         between_layers()
-        normalize_rows(x, layer.attn_norm, eps, h)
-        found = _attention(layer, c, i, h, local if c.window_of(i) else everywhere, cache, rooms)
+        normalize_rows(x, layer.attn_norm, eps, b["attn_in"])
+        found = _attention(layer, c, i, b, local if c.window_of(i) else everywhere, cache)
         _add(x, found, layer.post_attention_norm, eps)
-        normalize_rows(x, layer.ffn_norm, eps, h)
-        made = _mixture(layer, c, h) if c.n_experts else _feed_forward(layer, c, h)
+        normalize_rows(x, layer.ffn_norm, eps, b["ffn_in"])
+        made = _mixture(layer, c, b) if c.n_experts else _feed_forward(layer, c, b, "ffn_in", "ffn_out")
         _add(x, made, layer.post_ffw_norm, eps)
-    cache.advance(len(ids))
+    cache.advance(T)
     return x
 
 
-def _angles(frequencies, c: ModelConfig, first: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    angles = tuple(np.empty((T, len(frequencies)), np.float32) for _ in range(2))
-    all_angles(first, frequencies, attention_factor(c.rope_scaling), *angles)
-    return angles
+def _memory(weights, c, cache) -> BatchMemory:
+    if cache.batch_memory is None or cache.batch_memory.weights is not weights:
+        cache.batch_memory = BatchMemory(weights, c)
+    return cache.batch_memory
+
+
+def rows_of(buffer: np.ndarray, T: int) -> np.ndarray:
+    """Return the first T rows of a buffer [rows, n]; scratch, [n], and angles, [2, rows, n], stay whole."""
+    return buffer[:T] if buffer.ndim == 2 else buffer
+
+
+def _angles(weights, c: ModelConfig, first: int, b: Buffers):
+    """Fill cos and sin, and return those for layers that see all, and for those with a window."""
+    T, found = len(b["x"]), []
+    for i, frequencies in enumerate((weights.rope_frequencies, weights.local_rope_frequencies)):
+        found.append((b["cos"][i, :T], b["sin"][i, :T]))
+        all_angles(first, frequencies, attention_factor(c.rope_scaling), *found[i])
+    return found
 
 
 def _add(x, made, norm, eps) -> None:
@@ -133,49 +162,57 @@ def _add(x, made, norm, eps) -> None:
     add_rows(x, made)
 
 
-def _attention(layer: Layer, c: ModelConfig, i: int, h, angles, cache: KVCache, rooms) -> np.ndarray:
-    T, eps, halves = len(h), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
-    unrotated = np.empty((T, 0), np.float32)
+def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: KVCache) -> np.ndarray:
+    T, eps, halves = len(b["x"]), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
+    rows = cache.rows(i)
 
-    rows, n_kv_heads = cache.rows(i), c.n_kv_heads
-
-    def heads(name, n, cos, sin):
-        x = matmul(h, getattr(layer, name)).reshape(T, n, c.head_dim)
+    def heads(name, buffer, cos, sin):
+        matmul_into(b["attn_in"], getattr(layer, name), b[buffer], b[f"{name}'s"])
+        x = b[buffer].reshape(T, -1, c.head_dim)
         bias, norm = (getattr(layer, f"{name}_{part}", None) for part in ("bias", "norm"))
         given = (NOTHING if part is None else part for part in (bias, norm))
         finish_heads(x, *given, eps, cos, sin, halves, rows.turned)
         return x
 
-    q = heads("attn_q", c.n_heads, *angles)
-    store_rows(heads("attn_k", n_kv_heads, *angles), rows, KEYS, cache.length)
-    store_rows(heads("attn_v", n_kv_heads, unrotated, unrotated), rows, VALUES, cache.length)
+    q = heads("attn_q", "q", *angles)
+    store_rows(heads("attn_k", "k", *angles), rows, KEYS, cache.length)
+    store_rows(heads("attn_v", "v", UNTURNED, UNTURNED), rows, VALUES, cache.length)
     rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
-    out = attend_rows(q, rows, n_kv_heads, cache.length, rooms, *rule)
+    rooms, out = b["rooms"].reshape(get_num_threads(), -1), b["attended"].reshape(q.shape)
+    rooms[:] = 0  # what pads a head stays so
+    attend_rows(q, rows, c.n_kv_heads, cache.length, rooms, *rule, out)
     if rows.turned:
-        finish_heads(out, NOTHING, NOTHING, eps, unrotated, unrotated, halves, rows.turned)
-    return _product(out.reshape(T, -1), layer.attn_output, layer.attn_output_bias)
+        finish_heads(out, NOTHING, NOTHING, eps, UNTURNED, UNTURNED, halves, rows.turned)
+    return _product(layer, "attn_output", b["attended"], b["attn_out"], b)
 
 
-def _feed_forward(layer: Layer, c: ModelConfig, h) -> np.ndarray:
-    """Return what the feed-forward part makes of h, float32 [T, dim]."""
-    gate = _product(h, layer.ffn_gate, layer.ffn_gate_bias)
-    gate_times_rows(GATE_KINDS.index(c.family.gate), gate, _product(h, layer.ffn_up, layer.ffn_up_bias))
-    return _product(gate, layer.ffn_down, layer.ffn_down_bias)
+def _feed_forward(layer: Layer, c: ModelConfig, b: Buffers, given: str, made: str) -> np.ndarray:
+    """Fill buffer `made` with what the feed-forward part makes of buffer `given`, both float32 [T, dim]."""
+    gate = _product(layer, "ffn_gate", b[given], b["gate"], b)
+    up = _product(layer, "ffn_up", b[given], b["up"], b)
+    gate_times_rows(GATE_KINDS.index(c.family.gate), gate, up)
+    return _product(layer, "ffn_down", gate, b[made], b)
 
 
-def _mixture(layer: Layer, c: ModelConfig, h) -> np.ndarray:
-    """Return the sum of what each token's experts make of it, by their shares; h float32 [T, dim]."""
-    chosen, shares = top_experts(_product(h, layer.ffn_gate_inp, layer.ffn_gate_inp_bias), c.n_used)
-    out = np.zeros_like(h)
+def _mixture(layer: Layer, c: ModelConfig, b: Buffers) -> np.ndarray:
+    """Return the sum of what each token's experts make of it, by their shares; float32 [T, dim]."""
+    h, out = b["ffn_in"], b["ffn_out"]
+    chosen, shares = top_experts(_product(layer, "ffn_gate_inp", h, b["scores"], b), c.n_used)
+    out[:] = 0
     for expert in np.unique(chosen):
         t, place = np.nonzero(chosen == expert)
-        out[t] += shares[t, place, None] * _feed_forward(layer.expert(expert), c, h[t])
+        some = {name: rows_of(buffer, len(t)) for name, buffer in b.items()}
+        np.take(h, t, axis=0, out=some["expert_in"], mode="clip")  # any other mode makes a copy first
+        made = _feed_forward(layer.expert(expert), c, some, "expert_in", "expert_out")
+        made *= shares[t, place, None]
+        add_rows_at(out, t, made)
     return out
 
 
-def _product(x, w, bias) -> np.ndarray:
-    """Return x @ w.T + bias, float32 [T, rows]."""
-    out = matmul(x, w)
+def _product(layer: Layer, name: str, x, out, b: Buffers) -> np.ndarray:
+    """Fill out, float32 [T, rows], with x @ w.T + bias for a matrix of the layer, and return it."""
+    matmul_into(x, getattr(layer, name), out, b[f"{name}'s"])
+    bias = getattr(layer, f"{name}_bias")
     if bias is not None:
         out += bias
     return out

@@ -96,7 +96,11 @@ class Transformer:
             if len(ids) == 1:
                 with interrupts_wait():
                     return self._decode(ids, cache, with_logits=False).x[:1].copy()
-            return np.concatenate(list(self._batches(ids, cache)))
+            x, start = np.empty((len(ids), self.config.dim), np.float32), 0
+            for batch in self._batches(ids, cache):
+                x[start : start + len(batch)] = batch
+                start += len(batch)
+            return x
 
     def next_logits(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Run ids behind the tokens of the cache; return the logits after the last, float32 [vocab].
@@ -187,7 +191,10 @@ class Transformer:
         return decoder
 
     def _batches(self, ids, cache):
-        """Yield the final stream of each batch; a line of progress if they take more than two seconds."""
+        """Yield the final stream of each batch, which the next one overwrites.
+
+        A line of progress is shown if they take more than two seconds.
+        """
         off = {"disable": True} if len(ids) <= PREFILL else {}  # said only where it is so: see TQDM_DISABLE
         with (
             interrupts_wait() as let_interrupt_through,

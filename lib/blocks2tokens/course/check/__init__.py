@@ -37,6 +37,7 @@ LESSONS = (
     "full_transformer",
     "where_the_time_goes",
     "flash_attention",
+    "memory",
     "kv_cache",
     "quality_and_mixes",
     "pruning",

@@ -9,10 +9,18 @@ M rows of x: dear at M = 1, cheap at M = 128. It needs a float32 copy of the mat
 import numpy as np
 
 from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.scratch import with_own_memory
 
 
-def run(x, w):
-    return x @ w.dequantize().T
+def needs(M, w):
+    return {"W": (w.shape, np.float32)}
+
+
+def run_into(x, w, out, room):
+    np.matmul(x, w.format.dequantize(w.raw, room["W"]).T, out=out)
+
+
+run = with_own_memory(needs, run_into)
 
 
 def count(M, K, N, fmt, cores):
@@ -26,4 +34,12 @@ def count(M, K, N, fmt, cores):
     )
 
 
-KERNEL = Kernel("dequantize_then_blas", "gguf", "decode everything, then multiply", run, count)
+KERNEL = Kernel(
+    "dequantize_then_blas",
+    "gguf",
+    "decode everything, then multiply",
+    run,
+    count,
+    needs=needs,
+    run_into=run_into,
+)

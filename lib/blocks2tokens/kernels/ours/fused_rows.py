@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from blocks2tokens.kernels.kernel import Cost, Kernel
+from blocks2tokens.kernels.scratch import with_own_memory
 
 ROWS_AT_ONCE = 16  # rows of w that a core takes at a time
 
@@ -33,10 +34,15 @@ def multiply(decode_row, x, raw, out):
                 out[m, n] = dot(x[m], row)
 
 
-def run(x, w):
-    out = np.empty((x.shape[0], w.shape[0]), np.float32)
+def needs(M, w):
+    return {}
+
+
+def run_into(x, w, out, room):
     multiply(w.format.row_decoder, x, w.raw, out)
-    return out
+
+
+run = with_own_memory(needs, run_into)
 
 
 def count(M, K, N, fmt, cores):
@@ -50,4 +56,12 @@ def count(M, K, N, fmt, cores):
     )
 
 
-KERNEL = Kernel("fused_rows", "gguf", "decode a row into cache, use it for every row of x", run, count)
+KERNEL = Kernel(
+    "fused_rows",
+    "gguf",
+    "decode a row into cache, use it for every row of x",
+    run,
+    count,
+    needs=needs,
+    run_into=run_into,
+)

@@ -19,6 +19,7 @@ from blocks2tokens.formats.compiled import BYTES, read_half
 from blocks2tokens.formats.q4_k import scale_min
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.ours import fused_rows, quantized_activations
+from blocks2tokens.kernels.scratch import with_own_memory
 
 ROWS_AT_ONCE = 16
 CODES = types.void(BYTES, types.uint8[::1], types.float32[::1], types.float32[::1])
@@ -148,21 +149,35 @@ def dot_row(q, scales, offsets, c, d, sums, group, block):
     return total
 
 
-def run(x, w):
+def needs(M, w):
     if w.format.name not in FORMATS:
-        return fused_rows.run(x, w)
+        return fused_rows.needs(M, w)
+    K, block, group = w.shape[1], w.format.block_size, FORMATS[w.format.name][1]
+    rounded = quantized_activations.needs(M, K, block, group)
+    return {**rounded, "scaled": ((M, K // group), np.float32)}
+
+
+def run_into(x, w, out, room):
+    if w.format.name not in FORMATS:
+        return fused_rows.run_into(x, w, out, room)
     codes_of, group = FORMATS[w.format.name]
-    out = np.empty((x.shape[0], w.shape[0]), np.float32)
-    codes, d, sums = by_rows(quantized_activations.quantize(x, w.format.block_size, group))
-    multiply(pointer(codes_of, CODES), group, w.raw, codes, d, sums, out)
-    return out
+    a = quantized_activations.quantize_into(x, room)
+    multiply(pointer(codes_of, CODES), group, w.raw, *by_rows(a, room["scaled"]), out)
 
 
-def by_rows(a):
-    """Return codes, int8 [M, K], d [M, K / block], d * (sum of codes) [M, K / group], of tiles of one row."""
+def by_rows(a, scaled):
+    """Return codes, int8 [M, K], d [M, K / block], d * (sum of codes) [M, K / group], of tiles of one row.
+
+    The last is made in scaled, float32 [M, K / group], where a does not hold it.
+    """
     codes, d = a.codes.reshape(a.n_rows, -1), a.d.reshape(a.n_rows, -1)
-    sums = a.d[..., None] * a.sums if a.sums.ndim == 4 else a.sums
-    return codes, d, sums.reshape(a.n_rows, -1)
+    if a.sums.ndim != 4:
+        return codes, d, a.sums.reshape(a.n_rows, -1)
+    np.multiply(a.d[..., None], a.sums, out=scaled.reshape(a.sums.shape))
+    return codes, d, scaled
+
+
+run = with_own_memory(needs, run_into)
 
 
 def count(M, K, N, fmt, cores):
@@ -178,4 +193,13 @@ def count(M, K, N, fmt, cores):
     )
 
 
-KERNEL = Kernel("integer_dot", "gguf", "dot 8-bit integers, scale afterwards", run, count, True)
+KERNEL = Kernel(
+    "integer_dot",
+    "gguf",
+    "dot 8-bit integers, scale afterwards",
+    run,
+    count,
+    True,
+    needs=needs,
+    run_into=run_into,
+)

@@ -14,8 +14,9 @@ from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.ours import simd_tiles
 from blocks2tokens.kernels.ours.panels import Layout, fill, tag_of, tile, tile_sizes
-from blocks2tokens.kernels.ours.simd_dot import copy_tile, round_x, run_job, vectors_for
+from blocks2tokens.kernels.ours.simd_dot import copy_tile, job_needs, run_job, vectors_for
 from blocks2tokens.kernels.ours.unpack import PACKED
+from blocks2tokens.kernels.scratch import with_own_memory
 
 SPAN = 256  # weights of a row in a panel
 PANELS = 4  # that a tile of x meets while it is in the first-level cache
@@ -64,16 +65,24 @@ def panel_job(name, isa_name):
     return named(job, f"panel_job_{name}_{isa_name}".lower())
 
 
-def run(x, w):
+def needs(M, w):
     isa_name = vectors_for(w.format, *w.shape)
     if isa_name == "plain":
-        return simd_tiles.run(x, w)
+        return simd_tiles.needs(M, w)
     isa, packed = ISAS[isa_name], PACKED[w.format.name]
-    a = round_x(x, w.format, isa.tile)
-    panel_bytes = Layout(isa, packed).size * (SPAN // packed.weights)
-    return run_job(
-        compiled_job(packed.name, isa_name), a, w, PANELS * len(a.codes) * isa.tile, PANELS * panel_bytes
-    )
+    rows, panel_bytes = -(-M // isa.tile) * isa.tile, Layout(isa, packed).size * (SPAN // packed.weights)
+    return job_needs(M, w, isa.tile, PANELS * rows, PANELS * panel_bytes)
+
+
+def run_into(x, w, out, room):
+    isa_name = vectors_for(w.format, *w.shape)
+    if isa_name == "plain":
+        simd_tiles.run_into(x, w, out, room)
+    else:
+        run_job(compiled_job(w.format.name, isa_name), x, w, out, room)
+
+
+run = with_own_memory(needs, run_into)
 
 
 def count(M, K, N, fmt, cores):
@@ -97,4 +106,6 @@ KERNEL = Kernel(
     count,
     True,
     range(4, 2**62),
+    needs,
+    run_into,
 )

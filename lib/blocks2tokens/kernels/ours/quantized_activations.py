@@ -20,6 +20,7 @@ from numba import njit, prange
 from blocks2tokens.formats.compiled import bits_to_float
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.vectors import largest_bits, round_16
+from blocks2tokens.kernels.scratch import Needs, Room, allocate
 
 TINY = np.float32(2.0**-100)
 SERIAL_BELOW = 1 << 15  # weights: less is done before other threads would have begun
@@ -104,13 +105,25 @@ def rows_at_once(x, codes, d, sums):
         quantize_row(x[row], row // codes.shape[2], row % codes.shape[2], codes, d, sums)
 
 
+def needs(M, K, block, group, tile=1) -> Needs:
+    """Return what M rows of K numbers fill in tiles; sums of `group` codes if `group` is smaller than 256."""
+    d = -(-M // tile), K // block, tile
+    sums = ((*d, block // group), np.int16) if block == 256 else (d, np.float32)
+    return {"codes": ((*d, block), np.int8), "d": (d, np.float32), "sums": sums}
+
+
 def quantize(x, block, group, tile=1) -> Activations:
     """Return x, float32 [M, K], in tiles; sums of `group` codes if `group` is smaller than 256."""
-    M, K = x.shape
-    tiles, blocks = -(-M // tile), K // block
-    make = np.empty if M % tile == 0 else np.zeros
-    codes, d = make((tiles, blocks, tile, block), np.int8), make((tiles, blocks, tile), np.float32)
-    sums = make((*d.shape, block // group), np.int16) if block == 256 else make(d.shape, np.float32)
+    return quantize_into(x, allocate(needs(*x.shape, block, group, tile)))
+
+
+def quantize_into(x, room: Room) -> Activations:
+    """Return x, float32 [M, K], in tiles, in arrays as `needs` wants them."""
+    M, (codes, d, sums) = len(x), (room[part] for part in ("codes", "d", "sums"))
+    tile, block = codes.shape[2:]
+    if M % tile:
+        for part in (codes, d, sums):
+            part[-1, :, M % tile :] = 0
     if block == 256:
         fill = super_rows_in_turn if x.size < SERIAL_BELOW else super_rows_at_once
     else:
@@ -119,11 +132,22 @@ def quantize(x, block, group, tile=1) -> Activations:
     return Activations(codes, d, sums, M)
 
 
-def in_tiles(x, block, tile=1) -> Activations:
-    """Return x itself, float32 [M, K], in tiles, for weights that are floats."""
-    M, K = x.shape
-    tiles = -(-M // tile)
-    whole = x if tiles * tile == M else np.concatenate([x, np.zeros((tiles * tile - M, K), np.float32)])
-    codes = whole.reshape(tiles, tile, K // block, block).transpose(0, 2, 1, 3)
-    nothing = np.zeros((1, 1, 1), np.float32)
-    return Activations(np.ascontiguousarray(codes), nothing, nothing, M)
+NOTHING = np.zeros((1, 1, 1), np.float32)
+
+
+def needs_in_tiles(M, K, block, tile=1) -> Needs:
+    """Return what M rows of K numbers fill in tiles that keep them as they are."""
+    return {"codes": ((-(-M // tile), K // block, tile, block), np.float32)}
+
+
+def in_tiles(x, room: Room) -> Activations:
+    """Return x itself, float32 [M, K], in tiles, for weights that are floats; `needs_in_tiles` says where."""
+    codes = room["codes"]
+    _, blocks, tile, block = codes.shape
+    whole, rest = divmod(len(x), tile)
+    rows = x[: whole * tile].reshape(whole, tile, blocks, block)
+    codes[:whole] = rows.transpose(0, 2, 1, 3)
+    if rest:
+        codes[whole, :, :rest] = x[whole * tile :].reshape(rest, blocks, block).transpose(1, 0, 2)
+        codes[whole, :, rest:] = 0
+    return Activations(codes, NOTHING, NOTHING, len(x))

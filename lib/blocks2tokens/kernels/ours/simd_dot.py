@@ -15,7 +15,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange, types
 
 from blocks2tokens.jit import cpu
-from blocks2tokens.jit.job_counter import MOST_JOBS, first_job, new_counters, take_job_at
+from blocks2tokens.jit.job_counter import MOST_JOBS, STAGE, first_job, take_job_at
 from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import prefetching
@@ -24,6 +24,7 @@ from blocks2tokens.kernels.ours import integer_dot, quantized_activations
 from blocks2tokens.kernels.ours.integer_dot import pointer
 from blocks2tokens.kernels.ours.panels import rows, tag_of, tile_sizes
 from blocks2tokens.kernels.ours.unpack import PACKED
+from blocks2tokens.kernels.scratch import aligned, with_own_memory
 
 JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
@@ -77,42 +78,45 @@ def work(job, operands, counters, step, worker, n_workers, part, out, panel):
 
 
 @njit(parallel=True, cache=True)
-def share(job, operands, counters, step, n_workers, part_rows, panel_bytes, out):
+def share(job, operands, counters, step, parts, panels, out):
     """Fill out, float32 [M, N]. Each core begins with rows of its own and helps others when it is done."""
+    n_workers = parts.shape[0]
     for worker in prange(n_workers):
-        part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
-        work(job, operands, counters, step, np.int64(worker), n_workers, part, out, panel)
+        work(job, operands, counters, step, np.int64(worker), n_workers, parts[worker], out, panels[worker])
 
 
 @njit(cache=True)
-def alone(job, operands, part_rows, panel_bytes, out):
+def alone(job, operands, part, panel, out):
     """Fill out, float32 [M, N], on this core."""
-    part, panel = np.empty((part_rows, ROWS), np.float32), np.empty(panel_bytes, np.uint8)
     job(*operands, 0, out.shape[1], part, out, panel)
 
 
-def round_x(x, fmt, n_rows):
-    """Return x as activations in tiles of n_rows rows, as this format wants it."""
-    packed = PACKED[fmt.name]
+def job_needs(M, w, n_rows, part_rows, panel_bytes=0):
+    """Return what a job needs: x in tiles of n_rows rows; each worker so many rows of results, a panel."""
+    packed, K, workers = PACKED[w.format.name], w.shape[1], get_num_threads()
     if packed.is_float:
-        return quantized_activations.in_tiles(x, packed.weights, n_rows)
-    return quantized_activations.quantize(x, packed.weights, packed.group, n_rows)
-
-
-def run_job(job, a, w, part_rows, panel_bytes=0):
-    """Multiply by one of the jobs; they get room for so many rows of results, and for a panel."""
-    M, (N, K), row_bytes = a.n_rows, w.shape, w.raw.shape[1]
-    out = np.empty((M, N), np.float32)
-    x = (array.ctypes.data for array in (a.codes, a.d, a.sums))
-    blocks = K // PACKED[w.format.name].weights
-    operands = (w.raw.ctypes.data, row_bytes, blocks, *x, len(a.codes))
-    job, n_threads = pointer(job, JOB), get_num_threads()
-    if n_threads == 1 or M * N * K < SERIAL_BELOW:
-        alone(job, operands, part_rows, panel_bytes, out)
+        rounded = quantized_activations.needs_in_tiles(M, K, packed.weights, n_rows)
     else:
-        step = -(-N // (min(JOBS * n_threads, MOST_JOBS) * ROWS)) * ROWS
-        share(job, operands, new_counters(1), step, n_threads, part_rows, panel_bytes, out)
-    return out
+        rounded = quantized_activations.needs(M, K, packed.weights, packed.group, n_rows)
+    parts = (workers, part_rows, ROWS), np.float32
+    panels = (workers, aligned(panel_bytes)), np.uint8
+    return {**rounded, "parts": parts, "panels": panels, "counters": ((STAGE,), np.int64)}
+
+
+def run_job(job, x, w, out, room):
+    """Fill out, float32 [M, N], by one of the jobs, in a room that `job_needs` describes."""
+    M, (N, K), row_bytes, packed = len(x), w.shape, w.raw.shape[1], PACKED[w.format.name]
+    put_in_tiles = quantized_activations.in_tiles if packed.is_float else quantized_activations.quantize_into
+    a = put_in_tiles(x, room)
+    x = (array.ctypes.data for array in (a.codes, a.d, a.sums))
+    operands = (w.raw.ctypes.data, row_bytes, K // packed.weights, *x, len(a.codes))
+    job, parts, panels, counters = pointer(job, JOB), room["parts"], room["panels"], room["counters"]
+    if len(parts) == 1 or M * N * K < SERIAL_BELOW:
+        alone(job, operands, parts[0], panels[0], out)
+    else:
+        step = -(-N // (min(JOBS * len(parts), MOST_JOBS) * ROWS)) * ROWS
+        counters[:] = 0
+        share(job, operands, counters, step, parts, panels, out)
 
 
 @cache
@@ -120,15 +124,21 @@ def compiled_job(name, isa_name, n_rows):
     return rows_job(name, isa_name, n_rows)
 
 
-def run_rows(x, w, isa_name, n_rows):
-    """Multiply n_rows rows of x at a time."""
-    job = compiled_job(w.format.name, isa_name, n_rows)
-    return run_job(job, round_x(x, w.format, n_rows), w, n_rows)
+def needs(M, w):
+    if vectors_for(w.format, *w.shape) == "plain":
+        return integer_dot.needs(M, w)
+    return job_needs(M, w, 1, 1)
 
 
-def run(x, w):
+def run_into(x, w, out, room):
     isa = vectors_for(w.format, *w.shape)
-    return integer_dot.run(x, w) if isa == "plain" else run_rows(x, w, isa, 1)
+    if isa == "plain":
+        integer_dot.run_into(x, w, out, room)
+    else:
+        run_job(compiled_job(w.format.name, isa, 1), x, w, out, room)
+
+
+run = with_own_memory(needs, run_into)
 
 
 def count_times(times, M, K, N, fmt):
@@ -150,5 +160,13 @@ def count(M, K, N, fmt, cores):
 
 
 KERNEL = Kernel(
-    "simd_dot", "gguf", "the CPU's dot instruction on codes of 16 rows", run, count, True, range(1, 32)
+    "simd_dot",
+    "gguf",
+    "the CPU's dot instruction on codes of 16 rows",
+    run,
+    count,
+    True,
+    range(1, 32),
+    needs,
+    run_into,
 )

@@ -8,12 +8,30 @@ x. Rows that fill up the last four are zeros. All else is as in `simd_dot`.
 
 from blocks2tokens.kernels.kernel import Kernel
 from blocks2tokens.kernels.ours import integer_dot
-from blocks2tokens.kernels.ours.simd_dot import count_times, run_rows, vectors_for
+from blocks2tokens.kernels.ours.simd_dot import compiled_job, count_times, job_needs, run_job, vectors_for
+from blocks2tokens.kernels.scratch import with_own_memory
 
 
-def run(x, w):
+def rows_at_once(M):
+    """Return how many rows of x make a tile, if there are M."""
+    return 2 if M <= 2 else 4
+
+
+def needs(M, w):
+    if vectors_for(w.format, *w.shape) == "plain":
+        return integer_dot.needs(M, w)
+    return job_needs(M, w, rows_at_once(M), rows_at_once(M))
+
+
+def run_into(x, w, out, room):
     isa = vectors_for(w.format, *w.shape)
-    return integer_dot.run(x, w) if isa == "plain" else run_rows(x, w, isa, 2 if len(x) <= 2 else 4)
+    if isa == "plain":
+        integer_dot.run_into(x, w, out, room)
+    else:
+        run_job(compiled_job(w.format.name, isa, rows_at_once(len(x))), x, w, out, room)
+
+
+run = with_own_memory(needs, run_into)
 
 
 def count(M, K, N, fmt, cores):
@@ -23,5 +41,13 @@ def count(M, K, N, fmt, cores):
 
 
 KERNEL = Kernel(
-    "simd_tiles", "gguf", "unpack 16 rows, use them for four rows of x", run, count, True, range(2, 64)
+    "simd_tiles",
+    "gguf",
+    "unpack 16 rows, use them for four rows of x",
+    run,
+    count,
+    True,
+    range(2, 64),
+    needs,
+    run_into,
 )

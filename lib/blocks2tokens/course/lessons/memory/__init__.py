@@ -1,0 +1,1 @@
+"""What lesson 24_memory alone uses."""
