@@ -203,7 +203,7 @@ def test_every_pass_runs_on_the_model_s_threads_and_leaves_numba_s_alone(path, m
             lambda *given: seen.setdefault(kind, []).append(numba.get_num_threads()) or function(*given),
         )
 
-    spied(decode, "decode_token", "decode")
+    spied(decode, "decode_rows", "decode")
     spied(transformer, "run_batch", "prefill")
     spied(autotune, "choose", "autotune")
     for n in (1, ALL):

@@ -128,7 +128,11 @@ def test_attention_reads_pages_of_any_type(kind, window):
     if rows.turned:
         turn(batch.reshape(-1), rows.turned)
     assert np.allclose(batch, expected, atol=2e-5)
-    first, parts, out = n - window if window else 0, new_parts(n_heads, head_dim), np.empty(q[0].size, "f4")
+    first, parts, out = (
+        n - window if window else 0,
+        new_parts(1, n_heads, head_dim)[0],
+        np.empty(q[0].size, "f4"),
+    )
     scale, softcap, group = np.float32(head_dim**-0.5), np.float32(0), n_heads // N_KV_HEADS
     for part, (a, b) in enumerate([(first, n - 30), (n - 30, n)]):  # a part may begin in the middle of a page
         for head in range(N_KV_HEADS):

@@ -61,7 +61,7 @@ def decoded(q, k, v, n_keys, window=0, scale=None, softcap=0.0, sinks=None, part
     """Attend for one token as a decoder does: q float32 [n_heads, head_dim]."""
     (n_heads, head_dim), n_kv_heads = q.shape, len(k)
     group, room = n_heads // n_kv_heads, split_attention.new_rooms(n_heads, n_kv_heads, head_dim, 1)[0]
-    parts = split_attention.new_parts(n_heads, head_dim)
+    parts = split_attention.new_parts(1, n_heads, head_dim)[0]
     first = max(0, n_keys - window) if window else 0
     step = part_keys or split_attention.keys_of_a_part(n_keys - first)
     starts = list(range(first, n_keys, step))
@@ -163,4 +163,4 @@ def test_memory_does_not_grow_with_the_text():
     assert batch_attention.new_rooms(9, 3, 64, 2).nbytes == 2 * 4 * (rows + tile)
     rows, tile = 8 * (64 + TILE + 64 + 2), 2 * TILE * 64
     assert split_attention.new_rooms(9, 3, 64, 2).nbytes == 2 * 4 * (rows + tile)
-    assert split_attention.new_parts(9, 64).nbytes == MOST_PARTS * 9 * (64 + 16) * 4
+    assert split_attention.new_parts(1, 9, 64).nbytes == MOST_PARTS * 9 * (64 + 16) * 4

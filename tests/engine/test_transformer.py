@@ -21,7 +21,7 @@ import blocks2tokens as b2t
 from blocks2tokens.course import bench
 from blocks2tokens.jit import cpu
 from blocks2tokens.model import KVCache, prefill, transformer
-from blocks2tokens.model.decode import Decoder
+from blocks2tokens.model.decode import POSITION, TOKEN, Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
 
 IDS = [1, 70, 304, 3, 3, 259, 12, 319, 8, 100, 41, 7]
@@ -281,9 +281,9 @@ def test_generation_streams(model, monkeypatch):
     passes = []
     original = Decoder.step
 
-    def counted(self, token, position, with_logits):
-        passes.append(position)
-        original(self, token, position, with_logits)
+    def counted(self, n_rows, with_logits):
+        passes.append(int(self.rows[0, POSITION]))
+        original(self, n_rows, with_logits)
 
     monkeypatch.setattr(Decoder, "step", counted)
     tokens = model.generate(PROMPT, 40)
@@ -414,10 +414,10 @@ def test_an_interrupted_token_was_never_there(model, monkeypatch, run):
     done = []
     original = Decoder.step
 
-    def interrupted(self, token, position, with_logits):
+    def interrupted(self, n_rows, with_logits):
         interrupt()
-        original(self, token, position, with_logits)
-        done.append(token)
+        original(self, n_rows, with_logits)
+        done.append(int(self.rows[0, TOKEN]))
 
     cache = model.transformer.new_cache(8)
     with monkeypatch.context() as patch:

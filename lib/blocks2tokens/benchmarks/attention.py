@@ -40,7 +40,7 @@ def temporary_bytes(task: str, heads: tuple[int, int, int], depth: int, n_worker
             "whole": 4 * n_heads * ROWS * (depth + ROWS),
             "ours": batch_attention.new_rooms(*heads, n_workers).nbytes,
         }
-    parts = split_attention.new_parts(n_heads, head_dim).nbytes
+    parts = split_attention.new_parts(1, n_heads, head_dim).nbytes
     rooms = split_attention.new_rooms(*heads, n_workers).nbytes
     return {"whole": 4 * n_heads * (depth + 1), "ours": rooms + parts}
 

@@ -23,6 +23,7 @@ from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.model import split_attention
 from blocks2tokens.model.attention import attend
 from blocks2tokens.model.batch_attention import attend_batch, new_rooms
+from blocks2tokens.model.cache_rows import rows_of
 from blocks2tokens.model.compiled_layers import INFINITE, UNCAPPED
 from blocks2tokens.model.split_attention import attend_part, join_parts
 
@@ -42,20 +43,20 @@ def in_parts(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Attend as the engine does for one token, on one core; q float32 [1, n_heads, d], k and v as above."""
     _, n_heads, head_dim = q.shape
     room = split_attention.new_rooms(n_heads, len(k), head_dim, 1)[0]
-    parts, out = split_attention.new_parts(n_heads, head_dim), np.empty(n_heads * head_dim, np.float32)
-    _every_part(q[0], k, v, np.float32(head_dim**-0.5), room, parts, out)
+    parts, out = split_attention.new_parts(1, n_heads, head_dim)[0], np.empty(n_heads * head_dim, np.float32)
+    _every_part(q[0], rows_of(k, v), *k.shape[:2], np.float32(head_dim**-0.5), room, parts, out)
     return out.reshape(q.shape)
 
 
 @njit(cache=True)
-def _every_part(q, k, v, scale, room, parts, out):
-    S, group = k.shape[1], len(q) // len(k)
+def _every_part(q, rows, n_kv_heads, S, scale, room, parts, out):
+    group = len(q) // n_kv_heads
     step, n_parts = split_attention.keys_of_a_part(S), split_attention.parts_of(S)
     for p in range(n_parts):
         first, last = p * step, min(S, (p + 1) * step)
-        for kv in range(len(k)):
+        for kv in range(n_kv_heads):
             own = slice(kv * group, (kv + 1) * group)
-            attend_part(q[own], k[kv], v[kv], first, last, scale, UNCAPPED, room, parts[p, own])
+            attend_part(q[own], rows, kv, first, last, scale, UNCAPPED, room, parts[p, own])
     join_parts(parts, n_parts, np.full(len(q), -INFINITE), out)
 
 
