@@ -29,13 +29,10 @@ help: ## print this
 	@echo "  make lessons ARGS=PATH           run one lesson only"
 	@echo "  PYTHON=python3.12 make lab       choose the Python that .venv is made with"
 
-# --allow-root matters in containers only; the server answers this machine alone, and asks for its token.
 lab: install-lab smollm2 ## set up, copy new lessons to work/ (keeping what you changed), open JupyterLab there
 	@$(PY) -m blocks2tokens.course.setup.workspace
 	@$(PY) -m blocks2tokens.course.setup.warm_up
-	@echo "Starting JupyterLab on work/. Ctrl-C, twice, stops it."
-	@export PATH="$$PWD/.venv/bin:$$PATH"; \
-	exec $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=work --allow-root $(ARGS)
+	@exec $(PY) -m blocks2tokens.course.setup.jupyter $(ARGS)
 
 # Lines of progress show only where a cell is slow: without them its outputs are the same on every machine.
 test: install-test smollm2 ## set up, then check style, run all tests and all lessons

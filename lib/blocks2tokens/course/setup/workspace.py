@@ -37,6 +37,7 @@ from itertools import count
 from pathlib import Path
 
 from blocks2tokens import files
+from blocks2tokens.course import work
 from blocks2tokens.course.setup import notebooks, trust
 from blocks2tokens.course.setup.merge import merged
 from blocks2tokens.course.work import MANIFEST
@@ -194,6 +195,18 @@ class _Copying:
         if fingerprint_of(path) != fingerprint(notebook):
             path.parent.mkdir(parents=True, exist_ok=True)
             notebooks.write(notebook, path)
+
+
+def learners(folder: Path | None = None) -> Path:
+    """Return the learner's folder: this one, else the one that the current directory lies in, else work/.
+
+    Raises FileNotFoundError for a folder that no lessons were copied to.
+    """
+    found = folder or work.folder() or WORK
+    if not (found / MANIFEST).is_file():
+        remedy = "python -m blocks2tokens.course.setup.workspace copies the lessons"
+        raise FileNotFoundError(f"{found}: no lessons were copied there; {remedy}")
+    return found
 
 
 def reset(source: Path, target: Path, name: str) -> str | None:

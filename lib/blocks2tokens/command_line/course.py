@@ -1,0 +1,103 @@
+"""course: the learner's way through the lessons, and the instructor's view of a class.
+
+The lessons and their packages are imported by each action, and only then: the engine does without them.
+"""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+EXAMPLES = """example:
+  b2t course progress
+  b2t course reset 03
+  b2t course open 03 -- --no-browser"""
+
+
+def add(commands) -> None:
+    """Add the parsers of `b2t course` and of each of its actions."""
+    details = "Your way through the lessons, and grading those of a class."
+    parser = _parser(commands, "course", details, EXAMPLES)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, help="what to do")
+    for add_action in (_add_progress, _add_reset, _add_open):
+        add_action(actions)
+
+
+def run(args) -> None:
+    """Do one action; ValueError where the lessons' packages are not installed."""
+    try:
+        ACTIONS[args.action](args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("blocks2tokens"):
+            raise
+        raise ValueError(
+            f'the lessons need {error.name}, which is not here: pip install ".[course]" installs it'
+        ) from None
+
+
+def _parser(commands, name, details, examples):
+    return commands.add_parser(
+        name,
+        help=details.partition(".")[0],
+        description=textwrap.fill(details, 80),
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_work(parser):
+    about = "your copy of the lessons (default: the one that this folder lies in, else work/)"
+    parser.add_argument("--work", metavar="DIR", type=Path, help=about)
+
+
+def _add_lesson(parser, **more):
+    parser.add_argument("lesson", metavar="NR", help="a lesson's number, such as 03", **more)
+
+
+def _add_progress(actions) -> None:
+    details = (
+        "Show all exercises as boxes, lesson by lesson. Of those that are wrong, what you were last told."
+    )
+    _add_work(_parser(actions, "progress", details, "example:\n  b2t course progress"))
+
+
+def progress(args) -> None:
+    """Print the exercises of all lessons, those of the learner's folder marked."""
+    from blocks2tokens.course.overview import overview
+    from blocks2tokens.course.setup import workspace
+
+    print(overview(workspace.learners(args.work)))
+
+
+def _add_reset(actions) -> None:
+    details = "Put a lesson back to the course's. What you have is kept beside it, under another name."
+    parser = _parser(actions, "reset", details, "example:\n  b2t course reset 03")
+    _add_lesson(parser)
+    _add_work(parser)
+
+
+def reset(args) -> None:
+    """Put a lesson back and say where the learner's is now."""
+    from blocks2tokens.course.setup import notebooks, workspace
+
+    name = notebooks.named(args.lesson)
+    kept = workspace.reset(notebooks.NOTEBOOKS, workspace.learners(args.work), name)
+    print(f"{name} is as the course has it" + (f'; yours is beside it: "{kept}"' if kept else ""))
+
+
+def _add_open(actions) -> None:
+    details = "Open JupyterLab on a lesson, without one on lesson 00."
+    parser = _parser(actions, "open", details, "example:\n  b2t course open 03 -- --no-browser")
+    _add_lesson(parser, nargs="?", default="00")
+    parser.add_argument("options", metavar="-- OPTION", nargs="*", help="options for JupyterLab")
+    _add_work(parser)
+
+
+def open_lesson(args) -> None:
+    """Start JupyterLab in the place of this program."""
+    from blocks2tokens.course.setup import jupyter, notebooks, workspace
+
+    jupyter.start(workspace.learners(args.work), notebooks.named(args.lesson), args.options)
+
+
+ACTIONS = {"progress": progress, "reset": reset, "open": open_lesson}
