@@ -7,10 +7,13 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from blocks2tokens.command_line.arguments import at_least
+
 EXAMPLES = """example:
   b2t course progress
   b2t course reset 03
-  b2t course open 03 -- --no-browser"""
+  b2t course open 03 -- --no-browser
+  b2t course grade submissions --csv grades.csv"""
 
 
 def add(commands) -> None:
@@ -18,7 +21,7 @@ def add(commands) -> None:
     details = "Your way through the lessons, and grading those of a class."
     parser = _parser(commands, "course", details, EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, help="what to do")
-    for add_action in (_add_progress, _add_reset, _add_open):
+    for add_action in (_add_progress, _add_reset, _add_open, _add_grade):
         add_action(actions)
 
 
@@ -100,4 +103,37 @@ def open_lesson(args) -> None:
     jupyter.start(workspace.learners(args.work), notebooks.named(args.lesson), args.options)
 
 
-ACTIONS = {"progress": progress, "reset": reset, "open": open_lesson}
+def _add_grade(actions) -> None:
+    details = (
+        "Grade the notebooks of a class. FOLDER has a folder for each person; each exercise is found by its "
+        "name, wherever it stands, and judged on fresh cases in a process of its own. This runs their code."
+    )
+    example = "example:\n  b2t course grade submissions --csv grades.csv"
+    parser = _parser(actions, "grade", details, example)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="the submissions")
+    beside = "the table to write; FILE.reasons.csv beside it says why, for each exercise"
+    parser.add_argument("--csv", metavar="FILE", type=Path, required=True, help=beside)
+    only = "grade this lesson, whoever submitted it. Can be given several times (default: those submitted)"
+    parser.add_argument("--lesson", metavar="NR", action="append", default=[], help=only)
+    seconds = "of a CPU that an answer may take (default: 60)"
+    parser.add_argument("--seconds", metavar="S", type=at_least(1), default=60, help=seconds)
+    parser.add_argument(
+        "--seed", metavar="N", type=at_least(0), default=1, help="draw other cases (default: 1)"
+    )
+
+
+def grade(args) -> None:
+    """Write the grades and print what the class gets wrong most often."""
+    from blocks2tokens.course.classroom import grading
+    from blocks2tokens.course.setup import notebooks
+
+    lessons = [Path(notebooks.named(number)).stem.partition("_")[2] for number in args.lesson]
+    found = grading.grade(args.folder, lessons, grading.Limits(seconds=args.seconds, seed=args.seed))
+    beside = grading.write(found, args.csv)
+    print(grading.class_view(found))
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"\n{len(found.grades)} people: the marks are in {args.csv}, the reasons in {beside}")
+
+
+ACTIONS = {"progress": progress, "reset": reset, "open": open_lesson, "grade": grade}

@@ -1,0 +1,158 @@
+"""One answer judged, in a process of its own.
+
+    program  --run statement by statement-->  the functions that it gives to check.<exercise>
+                                              none: the function of the course's name, as it is in the end
+             --the last that was attempted-->  judged on fresh cases
+
+A call of another exercise's check gives back the engine's function, as a lesson does after a wrong answer: so
+each exercise stands for itself.
+"""
+
+import ast
+import contextlib
+import json
+import linecache
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blocks2tokens.course import check
+from blocks2tokens.course.check import calls
+from blocks2tokens.course.check.calls import Printed
+from blocks2tokens.course.check.exercise import Exercise
+from blocks2tokens.course.classroom import guard
+from blocks2tokens.course.classroom.fresh import with_fresh_cases
+from blocks2tokens.course.collected.sources import plain
+
+SEEDS = (
+    3  # that a wrong answer is tried with: a tie between two codes can make a right one wrong on one of them
+)
+LONGEST = 2_000  # characters of a reason
+RIGHT, WRONG, OPEN = "right", "wrong", "open"
+
+
+@dataclass(frozen=True)
+class Job:
+    """An answer to judge: its program, the name of its function, and what it may take."""
+
+    exercise: str
+    function: str
+    program: str
+    seed: int
+    seconds: float  # of a CPU
+    memory: int  # bytes
+
+
+@dataclass(frozen=True)
+class Grade:
+    """right, wrong or open (nothing was attempted); why; and the message of a mistake that the check knows."""
+
+    kind: str
+    reason: str
+    mistake: str = ""
+
+
+def enter(connection, job: Job, folder: str) -> None:
+    """Judge a job in this process, send its grade, and end the process, whatever the answer has left running."""
+    os.chdir(folder)
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        os.dup2(os.open(os.devnull, mode), number)
+    guard.limit(job.memory)
+    try:
+        grade = judged(job, Path(folder) / "answer.py")
+    except BaseException as error:  # out of memory, as a rule: the check itself raises nothing
+        grade = Grade(WRONG, f"judging it ended with {type(error).__name__}: {error}"[:LONGEST])
+    with contextlib.suppress(OSError):
+        connection.send_bytes(json.dumps(asdict(grade)).encode())
+        connection.close()
+    os._exit(0)
+
+
+def judged(job: Job, place: Path) -> Grade:
+    """Run a job's program, written to `place`, and judge its answer; the process is not to be used again."""
+    exercise, refused = check.EXERCISES[job.exercise], []
+    place.write_text(job.program, encoding="utf-8")
+    calls.SECONDS = 4 * job.seconds  # of the clock: for an answer that sleeps; the parent counts the CPU's
+    guard.refuse(place, refused)
+    attempts, failed = _run(job, place)
+    grade = _graded(exercise, attempts, failed, job.seed)
+    if refused:
+        return Grade(WRONG, f"it {refused[0]}, which no answer needs")
+    return grade
+
+
+def _run(job, place):
+    """Return the functions that the program offers as answers, in order, and a line for each failure."""
+    attempts: list[object] = []
+    _listen(job.exercise, attempts)
+    namespace, failed = {"__name__": "__main__", "__file__": str(place)}, []
+    sys.modules["__main__"].__dict__.update(namespace)
+    lines = job.program.splitlines(keepends=True)
+    linecache.cache[str(place)] = (len(job.program), None, lines, str(place))
+    with calls.time_limit(calls.SECONDS):
+        try:
+            failed = _run_statements(job.program, place, namespace)
+        except calls.TooLongError:
+            failed = ["its definitions take too long"]
+    if not attempts and job.function in namespace:
+        _offer(attempts, namespace[job.function])
+    return attempts, failed
+
+
+def _run_statements(program, place, namespace):
+    failed, quiet = [], Printed()
+    for node in ast.parse(program).body:
+        try:
+            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                exec(compile(ast.Module([node], []), str(place), "exec", dont_inherit=True), namespace)
+        except calls.TooLongError:
+            raise
+        except BaseException as error:  # exit(), too
+            failed.append(f"{_first_line(node)}: {type(error).__name__}: {error}")
+    return failed
+
+
+def _first_line(node):
+    return ast.unparse(node).partition("\n")[0][:80]
+
+
+def _listen(name: str, attempts: list[object]) -> None:
+    """From now on a call of a check notes what it is given for this exercise, and returns the engine's."""
+
+    def asked(exercise: Exercise, function: Callable) -> Callable:
+        if exercise.name == name:
+            _offer(attempts, function)
+        return exercise.engine
+
+    Exercise.__call__ = asked
+
+
+def _offer(attempts, function):
+    engines = [plain(exercise.engine) for exercise in check.EXERCISES.values()]
+    if not any(plain(function) is engine for engine in engines):  # what a check gave back is nobody's answer
+        attempts.append(function)
+
+
+def _graded(exercise, attempts, failed, seed):
+    for function in reversed(attempts):
+        verdict = _verdict(exercise, function, seed)
+        if verdict.kind != "untouched":
+            known = (m.message for m in exercise.mistakes if verdict.message.startswith(m.message))
+            mistake = next(known, "") if verdict.kind == WRONG else ""
+            return Grade(verdict.kind, verdict.message[:LONGEST], mistake)
+    if failed:
+        return Grade(WRONG, f"nothing to judge: {failed[0]}"[:LONGEST])
+    return Grade(OPEN, "not attempted")
+
+
+def _verdict(exercise, function, seed):
+    """Return the verdict on fresh cases; one that is wrong for no known reason is tried with others, too."""
+    for i in range(SEEDS):
+        fresh = with_fresh_cases(exercise, seed + i)
+        verdict = fresh.judge(function)
+        is_named = any(verdict.message.startswith(m.message) for m in exercise.mistakes)
+        if verdict.kind != WRONG or is_named or verdict.message.startswith("your function"):
+            return verdict
+    return verdict
