@@ -13,7 +13,8 @@ EXAMPLES = """example:
   b2t course progress
   b2t course reset 03
   b2t course open 03 -- --no-browser
-  b2t course grade submissions --csv grades.csv"""
+  b2t course grade submissions --csv grades.csv
+  b2t course export-nbgrader assignments"""
 
 
 def add(commands) -> None:
@@ -21,7 +22,7 @@ def add(commands) -> None:
     details = "Your way through the lessons, and grading those of a class."
     parser = _parser(commands, "course", details, EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, help="what to do")
-    for add_action in (_add_progress, _add_reset, _add_open, _add_grade):
+    for add_action in (_add_progress, _add_reset, _add_open, _add_grade, _add_export):
         add_action(actions)
 
 
@@ -136,4 +137,37 @@ def grade(args) -> None:
     print(f"\n{len(found.grades)} people: the marks are in {args.csv}, the reasons in {beside}")
 
 
-ACTIONS = {"progress": progress, "reset": reset, "open": open_lesson, "grade": grade}
+def _add_export(actions) -> None:
+    details = (
+        "Write the lessons as assignments of nbgrader, which hands out, collects and grades them, with the "
+        "marks that `grade` would give."
+    )
+    parser = _parser(
+        actions, "export-nbgrader", details, "example:\n  b2t course export-nbgrader assignments"
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="a new or empty folder: nbgrader's course"
+    )
+
+
+def export_nbgrader(args) -> None:
+    """Write the assignments and say what comes next."""
+    from blocks2tokens.course.classroom import nbgrader
+
+    names = nbgrader.export(args.folder)
+    print(f"{len(names)} assignments are in {args.folder}. What comes next, there:")
+    print(f"  nbgrader generate_assignment {names[0]}     writes release/, to hand out")
+    print(
+        f"  nbgrader autograde {names[0]}               grades submitted/PERSON/{names[0]}/{names[0]}.ipynb"
+    )
+    print(f"  nbgrader generate_feedback {names[0]}       writes feedback/, to hand back")
+    print("  nbgrader export                             writes grades.csv")
+
+
+ACTIONS = {
+    "progress": progress,
+    "reset": reset,
+    "open": open_lesson,
+    "grade": grade,
+    "export-nbgrader": export_nbgrader,
+}

@@ -190,7 +190,7 @@ def _root(node):
 
 
 def _lessons(path, text, steps, known):
-    """Return the lessons that a notebook is of: by its name, what it asks for, and what it imports or shows."""
+    """Return the lessons that a notebook is of: by its name, what it asks for, imports and shows."""
     asked = {exercise for step in steps for exercise in step.asks}
     every = {task.lesson for task in known}
     shown = {lesson for lesson in every if re.search(rf'lessons\.{lesson}\b|progress\("{lesson}"\)', text)}

@@ -153,7 +153,7 @@ def _judge(found, limits, workers):
         for answer in found
         if not answer.problem
     }
-    done = tqdm(processes.run(jobs, workers), total=len(jobs), unit=" answers", delay=2, leave=False)
+    done = tqdm(processes.run(jobs, workers), total=len(jobs), unit=" answers", leave=False, disable=None)
     return judged | dict(done)
 
 

@@ -14,9 +14,12 @@ import json
 import linecache
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from blocks2tokens.course import check
 from blocks2tokens.course.check import calls
@@ -47,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Grade:
-    """right, wrong or open (nothing was attempted); why; and the message of a mistake that the check knows."""
+    """right, wrong or open (nothing attempted); why; and the message of a mistake that the check knows."""
 
     kind: str
     reason: str
@@ -55,8 +58,9 @@ class Grade:
 
 
 def enter(connection, job: Job, folder: str) -> None:
-    """Judge a job in this process, send its grade, and end the process, whatever the answer has left running."""
+    """Judge a job in this process, send its grade, and end the process with all that was left running."""
     os.chdir(folder)
+    tqdm.set_lock(threading.RLock())  # its own is known to the whole system, and would outlive os._exit
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         os.dup2(os.open(os.devnull, mode), number)
     guard.limit(job.memory)

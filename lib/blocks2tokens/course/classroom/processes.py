@@ -3,8 +3,8 @@
     jobs  --forkserver: a process that has imported the course, and is copied for each job-->  grades
           --spawn, on Windows: a new Python for each, some seconds more-->
 
-A job may take seconds of a CPU, four times that by the clock, and some memory; its processes count together. A
-process that ends without a grade costs its own job only.
+A job may take seconds of a CPU, some more by the clock, and some memory; its processes count together. One
+that ends without a grade costs its own job only.
 """
 
 import contextlib
