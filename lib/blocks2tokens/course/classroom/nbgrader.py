@@ -11,7 +11,6 @@ moved and deleted; nbgrader puts a deleted grading cell back (`add_missing_cells
 these cells only: the lesson's measurements would take minutes for each person.
 """
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from blocks2tokens.course.classroom import answers, grading
 from blocks2tokens.course.classroom.judging import RIGHT
 from blocks2tokens.course.setup import notebooks
 
-CONFIG = '''"""nbgrader's settings for Blocks to Tokens: `nbgrader generate_assignment 03_q4_k` in this folder."""
+CONFIG = '''"""nbgrader's settings for Blocks to Tokens: in this folder, `nbgrader autograde 03_q4_k`."""
 
 from nbgrader.preprocessors import NbGraderPreprocessor
 
@@ -76,7 +75,7 @@ def export(folder: Path) -> list[str]:
 def with_grading_cells(notebook: NotebookNode, file: str, exercises: list[str]) -> NotebookNode:
     """Put a locked cell worth a point below each exercise's check, in place; return the notebook."""
     for exercise in exercises:
-        asked = (i for i, c in enumerate(notebook.cells) if re.search(rf"\\bcheck\\.{exercise}\\(", c.source))
+        asked = (i for i, cell in enumerate(notebook.cells) if f"check.{exercise}(" in cell.source)
         notebook.cells.insert(next(asked, len(notebook.cells) - 1) + 1, _grading_cell(file, exercise))
     return notebook
 
