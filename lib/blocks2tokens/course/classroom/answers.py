@@ -10,7 +10,6 @@ nothing.
 """
 
 import ast
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -190,10 +189,10 @@ def _root(node):
 
 
 def _lessons(path, text, steps, known):
-    """Return the lessons that a notebook is of: by its name, what it asks for, imports and shows."""
+    """Return the lessons that a notebook is of: by its name, what it asks for, and whose strip it shows."""
     asked = {exercise for step in steps for exercise in step.asks}
     every = {task.lesson for task in known}
-    shown = {lesson for lesson in every if re.search(rf'lessons\.{lesson}\b|progress\("{lesson}"\)', text)}
+    shown = {lesson for lesson in every if f'.progress("{lesson}")' in text}
     return {task.lesson for task in known if task.exercise in asked} | shown | named_in(path, every)
 
 
