@@ -4,6 +4,8 @@ import csv
 import io
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import psutil
@@ -244,3 +246,22 @@ def test_nothing_to_grade_is_one_line(tmp_path, capsys, make, told):
     assert main(["course", "grade", str(tmp_path / "all"), "--csv", str(tmp_path / "g.csv")]) == 1
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1 and not (tmp_path / "g.csv").exists()
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_graded(tmp_path, capsys):
+    hand_in(tmp_path / "all", "anna", notebook_of(GOOD + ASK))
+    for place, told in {"nowhere/g.csv": "no such folder", "all": "expected a file's name"}.items():
+        assert main(["course", "grade", str(tmp_path / "all"), "--csv", str(tmp_path / place)]) == 1
+        err = capsys.readouterr().err
+        assert told in err and err.count("\n") == 1
+
+
+def test_a_script_that_grades_is_not_run_again_by_the_processes(tmp_path):
+    hand_in(tmp_path / "all", "anna", notebook_of(GOOD + ASK))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom blocks2tokens.course.classroom import grading\n"
+        "print(grading.grade(Path('all')).total('anna'))\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -125,9 +125,11 @@ def _add_grade(actions) -> None:
 
 def grade(args) -> None:
     """Write the grades and print what the class gets wrong most often."""
+    from blocks2tokens import files
     from blocks2tokens.course.classroom import grading
     from blocks2tokens.course.setup import notebooks
 
+    files.place_of(args.csv, "--csv")  # said at once, not when all is graded
     lessons = [Path(notebooks.named(number)).stem.partition("_")[2] for number in args.lesson]
     found = grading.grade(args.folder, lessons, grading.Limits(seconds=args.seconds, seed=args.seed))
     beside = grading.write(found, args.csv)

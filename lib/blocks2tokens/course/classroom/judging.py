@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 
@@ -91,8 +92,9 @@ def _run(job, place):
     """Return the functions that the program offers as answers, in order, and a line for each failure."""
     attempts: list[object] = []
     _listen(job.exercise, attempts)
-    namespace, failed = {"__name__": "__main__", "__file__": str(place)}, []
-    sys.modules["__main__"].__dict__.update(namespace)
+    script, failed = ModuleType("__main__"), []
+    script.__file__ = str(place)
+    sys.modules["__main__"], namespace = script, script.__dict__
     lines = job.program.splitlines(keepends=True)
     linecache.cache[str(place)] = (len(job.program), None, lines, str(place))
     with calls.time_limit(calls.SECONDS):

@@ -12,11 +12,13 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from types import ModuleType
 
 import psutil
 
@@ -24,7 +26,7 @@ from blocks2tokens.course.classroom.judging import WRONG, Grade, Job, enter
 
 LONGEST_MESSAGE = 100_000  # bytes
 LOOK = 0.2  # seconds between two looks at what the processes take
-PRELOADED = ["blocks2tokens.course.classroom.judging", "blocks2tokens.command_line"]
+PRELOADED = ["blocks2tokens.course.classroom.judging"]
 PRELOADED += ["numba.np.ufunc.parallel"]  # its lock would outlive each process that makes one
 
 
@@ -52,6 +54,17 @@ def run(jobs: Mapping[Hashable, Job], workers: int | None = None) -> Iterator[tu
             one.end()
 
 
+@contextlib.contextmanager
+def _no_script() -> Iterator[None]:
+    """Hide the script that runs: multiprocessing would run it again in each process."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 @dataclass
 class _Running:
     """A job under way."""
@@ -66,7 +79,8 @@ class _Running:
         self.connection, theirs = self.context.Pipe(duplex=False)
         arguments = (theirs, self.job, self.folder.name)
         self.process = self.context.Process(target=enter, args=arguments, daemon=True)
-        self.process.start()
+        with _no_script():
+            self.process.start()
         theirs.close()
 
     def grade(self) -> Grade | None:
