@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from blocks2tokens.course import check, overview, progress, work
 from blocks2tokens.course.setup import jupyter, notebooks, workspace
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTIFICATIONS = "@jupyterlab/apputils-extension:notification"
 FIRST, THIRD = "00_start_here.ipynb", "1_formats/03_q4_k.ipynb"
 
 
@@ -168,7 +170,12 @@ def test_a_real_jupyterlab_answers_with_the_lesson(folder, tmp_path):
             try:
                 with urllib.request.urlopen(address) as page:
                     assert page.status == 200 and page.url.split("?")[0].endswith(f"/lab/tree/{THIRD}")
-                    break
+                asked = f"http://127.0.0.1:{port}/lab/api/settings/{NOTIFICATIONS}?token=secret"
+                with urllib.request.urlopen(asked) as answer:
+                    properties = json.load(answer)["schema"]["properties"]
+                assert properties["fetchNews"]["default"] == "false"
+                assert properties["checkForUpdates"]["default"] is False
+                break
             except OSError:
                 assert server.poll() is None
                 time.sleep(0.5)
@@ -179,14 +186,11 @@ def test_a_real_jupyterlab_answers_with_the_lesson(folder, tmp_path):
         server.wait()
 
 
-def test_jupyterlab_is_set_to_ask_for_no_news():
-    path = Path(jupyter.__file__).with_name("overrides.json")
-    (name, settings), *others = json.loads(path.read_text()).items()
-    assert settings == {"checkForUpdates": False, "fetchNews": "false"} and not others
-    plugin = name.partition(":")
-    schema = Path(sys.prefix, "share/jupyter/lab/schemas", plugin[0], f"{plugin[2]}.json")
-    assert settings.keys() <= json.loads(schema.read_text())["properties"].keys()
-    assert str(path.relative_to(ROOT)) in (ROOT / "pyproject.toml").read_text()
+def test_the_settings_for_jupyterlab_are_installed_with_the_package():
+    (path,) = jupyter.SETTINGS.rglob("*.json")
+    assert json.loads(path.read_text()).keys() == {NOTIFICATIONS}
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert path in Path(jupyter.__file__).parent.glob(package["blocks2tokens.course.setup"][0])
 
 
 # Without the lessons' packages

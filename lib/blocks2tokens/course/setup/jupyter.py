@@ -2,8 +2,8 @@
 
     python -m blocks2tokens.course.setup.jupyter [any option of JupyterLab]        opens lesson 00
 
-The server answers this machine alone, and asks for the token that it prints. That JupyterLab asks for no news
-is set in overrides.json, which installing this package puts where JupyterLab looks.
+The server answers this machine alone, and asks for the token that it prints. jupyter_config/, beside this
+file, is one of the folders where it looks for settings: there JupyterLab is told to ask for no news.
 """
 
 import os
@@ -14,6 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from blocks2tokens.course.setup import notebooks, workspace
+
+SETTINGS = Path(__file__).with_name("jupyter_config")
 
 
 def command(folder: Path, lesson: str, options: Sequence[str] = ()) -> list[str]:
@@ -34,8 +36,12 @@ def command(folder: Path, lesson: str, options: Sequence[str] = ()) -> list[str]
 
 def start(folder: Path, lesson: str, options: Sequence[str] = ()) -> None:
     """Become JupyterLab; on Windows, wait for it. `python` in a lesson's shell commands is this one."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    words, environment = command(folder, lesson, options), os.environ | {"PATH": path}
+    own = {"PATH": str(Path(sys.executable).parent), "JUPYTER_CONFIG_PATH": str(SETTINGS)}
+    found = {"PATH": os.defpath, **os.environ}
+    environment = found | {
+        name: os.pathsep.join([first, *filter(None, [found.get(name)])]) for name, first in own.items()
+    }
+    words = command(folder, lesson, options)
     if os.name == "posix":
         os.execve(words[0], words, environment)
     sys.exit(subprocess.call(words, env=environment))
