@@ -15,10 +15,13 @@ from submissions import RIGHT, UNTOUCHED, exercises_of, hand_in, made, notebook_
 from blocks2tokens.command_line import main
 from blocks2tokens.course import check
 from blocks2tokens.course.classroom import grading
+from blocks2tokens.course.classroom.answer_key import called_by
 from blocks2tokens.course.classroom.fresh import with_fresh_cases
+from blocks2tokens.formats import q4_k
 
 LESSONS = ("03_q4_k", "19_layers")
 ASK = "gflops = check.gflops(gflops)\n"
+STUB = "def gflops(*a):\n    return ...\n"
 GOOD = "def gflops(M, K, N, seconds):\n    return 2 * M * K * N / seconds / 1e9\n"
 
 
@@ -129,9 +132,14 @@ OTHERS = {
     "has no check": (notebook_of('check.progress("phase0_baseline")', GOOD), "right"),
     "uses everything": (notebook_of("from numpy import *\nfrom math import *", GOOD + ASK), "right"),
     "answers twice": (notebook_of(GOOD + ASK, GOOD.replace("2 *", "3 *") + ASK), "wrong"),
-    "has the stub below": (notebook_of(GOOD + ASK, "def gflops(*a):\n    return ...\n" + ASK), "right"),
+    "has the stub below": (notebook_of(GOOD + ASK, STUB + ASK), "right"),
     "asks again": (notebook_of(GOOD.replace("2 *", "3 *") + ASK, ASK), "wrong"),
     "gives the engine's": (notebook_of("gflops = check.gflops.engine\n" + ASK), "open"),
+    "asks the engine": (notebook_of("def gflops(*a):\n    return check.gflops.engine(*a)\n" + ASK), "wrong"),
+    "has a stub, and a failure": (
+        notebook_of("x = 1 / 0", STUB.replace("...", "... if 1 else x") + ASK),
+        "open",
+    ),
     "has nothing": (notebook_of(), "open"),
     "is broken": (notebook_of(f"def gflops(M:\n    pass\n{ASK}"), "wrong"),
     "raises above": (notebook_of("SIZE = 1 / 0", GOOD.replace("2 *", "SIZE *") + ASK), "wrong"),
@@ -182,6 +190,7 @@ def test_odd_notebooks(graded, person):
 
 
 def test_reasons_name_what_failed(graded):
+    assert "it calls the answer: blocks2tokens." in gflops_of(graded, "asks the engine").reason
     assert "code cell 1 is no Python, line 1" in gflops_of(graded, "is broken").reason
     assert "SIZE" in gflops_of(graded, "raises above").reason
 
@@ -214,6 +223,27 @@ def test_the_lessons_cases_by_heart_are_not_enough(tmp_path):
     found = grading.grade(tmp_path)
     grade = found.grades["cheat"]["unpack_q4_k_scales"]
     assert grade.kind == "wrong" and "KeyError" in grade.reason
+
+
+def imported(x):
+    return q4_k.unpack_scales(x)
+
+
+def through_a_helper(x):
+    return imported(x)
+
+
+def by_itself(scales):
+    return check.EXERCISES["split_q4_k_nibbles"].engine(scales)
+
+
+def test_whoever_calls_the_answer_is_found():
+    unpack = check.EXERCISES["unpack_q4_k_scales"]
+    told = "blocks2tokens.formats.q4_k.unpack_scales"
+    assert called_by(imported, unpack) == called_by(through_a_helper, unpack) == told
+    assert called_by(lambda x, f=None: (f or q4_k.unpack_scales)(x), unpack) == told
+    assert called_by(by_itself, unpack) is None
+    assert called_by(np.copy, unpack) is None, "and is no function of Python"
 
 
 # What is written

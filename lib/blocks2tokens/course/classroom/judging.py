@@ -26,13 +26,11 @@ from blocks2tokens.course import check
 from blocks2tokens.course.check import calls
 from blocks2tokens.course.check.calls import Printed
 from blocks2tokens.course.check.exercise import Exercise
-from blocks2tokens.course.classroom import guard
+from blocks2tokens.course.classroom import answer_key, guard
 from blocks2tokens.course.classroom.fresh import with_fresh_cases
 from blocks2tokens.course.collected.sources import plain
 
-SEEDS = (
-    3  # that a wrong answer is tried with: a tie between two codes can make a right one wrong on one of them
-)
+SEEDS = 3  # an answer is to be right with one of so many: a tie between two codes makes right ones wrong
 LONGEST = 2_000  # characters of a reason
 RIGHT, WRONG, OPEN = "right", "wrong", "open"
 
@@ -145,10 +143,10 @@ def _graded(exercise, attempts, failed, seed):
     for function in reversed(attempts):
         verdict = _verdict(exercise, function, seed)
         if verdict.kind != "untouched":
-            known = (m.message for m in exercise.mistakes if verdict.message.startswith(m.message))
+            known = (m.message for m in exercise.mistakes if m.message in verdict.message)
             mistake = next(known, "") if verdict.kind == WRONG else ""
             return Grade(verdict.kind, verdict.message[:LONGEST], mistake)
-    if failed:
+    if failed and not attempts:
         return Grade(WRONG, f"nothing to judge: {failed[0]}"[:LONGEST])
     return Grade(OPEN, "not attempted")
 
@@ -161,5 +159,6 @@ def _verdict(exercise, function, seed):
     for i in range(SEEDS):
         fresh = with_fresh_cases(exercise, seed + i).judge(function)
         if fresh.kind == RIGHT:
-            return own
+            key = answer_key.called_by(function, exercise)
+            return replace(own, kind=WRONG, message=f"it calls the answer: {key}") if key else own
     return replace(fresh, message=f"right on the lesson's cases, but on others: {fresh.message}")
