@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from types import FunctionType
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from blocks2tokens.course import check
 from blocks2tokens.course.classroom import grading
 from blocks2tokens.course.classroom.answer_key import called_by
 from blocks2tokens.course.classroom.fresh import with_fresh_cases
+from blocks2tokens.course.collected.sources import plain
 from blocks2tokens.formats import q4_k
 
 LESSONS = ("03_q4_k", "19_layers")
@@ -295,3 +297,13 @@ def test_a_script_that_grades_is_not_run_again_by_the_processes(tmp_path):
     )
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("exercise", check.EXERCISES.values(), ids=check.EXERCISES)
+def test_no_shown_solution_calls_the_answer(exercise):
+    solution = plain(exercise.solution or exercise.engine)
+    mine = FunctionType(solution.__code__.replace(), dict(solution.__globals__), solution.__name__)
+    mine.__globals__[solution.__name__] = mine
+    mine.__defaults__, mine.__kwdefaults__ = solution.__defaults__, solution.__kwdefaults__
+    if solution.__closure__ is None:
+        assert called_by(mine, exercise) is None

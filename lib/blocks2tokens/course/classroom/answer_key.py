@@ -2,13 +2,16 @@
 
     the answer's functions  --names they use-->  values, and what these have by such a name
                             --a call, watched-->  Python functions that run on the way
-    one of these is the exercise's engine, twin or solution: the answer key answered
+    one of these is the exercise's engine, twin or solution: the answer key answered, unless the solution
+    that is shown calls it, too
 
 What is compiled and hidden within another of the engine's functions is not seen.
 """
 
+import dis
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 
 from blocks2tokens.course.check import Exercise
@@ -18,10 +21,13 @@ from blocks2tokens.course.collected.sources import plain
 
 def called_by(function: Callable, exercise: Exercise) -> str | None:
     """Return the full name of the engine's function that answers for a learner's, or None."""
+    used_by_solution = list(_reached(plain(exercise.solution or exercise.engine)))
     keys = [plain(key) for key in (exercise.engine, exercise.twin, exercise.solution) if key is not None]
+    keys = [key for key in keys if not any(key is value for value in used_by_solution)]
     found = next((key for value in _reached(plain(function)) for key in keys if value is key), None)
     if found is None:
-        codes = {key.__code__: key for key in keys if isinstance(key, FunctionType)}
+        # By identity: a pasted solution is equal to what it was copied from.
+        codes = {id(key.__code__): key for key in keys if isinstance(key, FunctionType)}
         found = codes.get(_code_that_ran(function, exercise, codes))
     return f"{found.__module__}.{found.__qualname__}" if found is not None else None
 
@@ -32,19 +38,25 @@ def _reached(function: object, seen: set | None = None) -> Iterator[object]:
     if not isinstance(function, FunctionType) or function in seen:
         return
     seen.add(function)
-    names = _names(function.__code__)
-    values = [function.__globals__[name] for name in names if name in function.__globals__]
-    values += [cell.cell_contents for cell in function.__closure__ or () if cell != type(cell)()]
-    for value in values:
-        yield plain(value)
+    for name, attribute in _names(function.__code__):
+        value = function.__globals__.get(name)
         if isinstance(value, ModuleType):
-            yield from (plain(vars(value)[name]) for name in names if name in vars(value))
-        elif getattr(plain(value), "__globals__", None) is function.__globals__:
+            value = vars(value).get(attribute)
+        yield plain(value)
+        if getattr(plain(value), "__globals__", None) is function.__globals__:
             yield from _reached(plain(value), seen)
 
 
-def _names(code: CodeType) -> set[str]:
-    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+def _names(code: CodeType) -> Iterator[tuple[str, str]]:
+    """Yield each global name that code looks up, and what it asks of it by a dot, "" for nothing."""
+    instructions = [*dis.get_instructions(code), None]
+    for one, following in pairwise(instructions):
+        if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            is_dotted = following is not None and following.opname in ("LOAD_ATTR", "LOAD_METHOD")
+            yield one.argval, following.argval if is_dotted else ""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def _code_that_ran(function, exercise, codes):
@@ -52,8 +64,8 @@ def _code_that_ran(function, exercise, codes):
     ran = []
 
     def watch(frame, event, _):
-        if event == "call" and frame.f_code in codes:
-            ran.append(frame.f_code)
+        if event == "call" and id(frame.f_code) in codes:
+            ran.append(id(frame.f_code))
 
     arguments = [copied(argument) for argument in next(iter(exercise.cases().values()))]
     sys.setprofile(watch)
