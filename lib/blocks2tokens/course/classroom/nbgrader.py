@@ -33,6 +33,8 @@ class OnlyGradingCells(NbGraderPreprocessor):
     """Leaves other cells unrun: a grading cell reads the file, and measurements take minutes."""
 
     def preprocess_cell(self, cell, resources, cell_index):
+        if not cell.metadata.get("nbgrader", True):  # a copy, which OverwriteCells of 0.9.6 breaks off at
+            del cell.metadata["nbgrader"]
         if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("grade"):
             cell.metadata.tags = [*cell.metadata.get("tags", []), "skip-execution"]
         return cell, resources
@@ -43,9 +45,9 @@ c.OverwriteCells.add_missing_cells = True  # a grading cell that was deleted com
 c.Autograde.sanitize_preprocessors = [
     "nbgrader.preprocessors.ClearOutput",
     "nbgrader.preprocessors.DeduplicateIds",
+    OnlyGradingCells,
     "nbgrader.preprocessors.OverwriteKernelspec",
     "nbgrader.preprocessors.OverwriteCells",
-    OnlyGradingCells,
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
 c.Execute.timeout = 3600  # the first grading cell judges all exercises, each with limits of its own
