@@ -23,6 +23,10 @@ from blocks2tokens.formats import q4_k
 
 LESSONS = ("03_q4_k", "19_layers")
 ASK = "gflops = check.gflops(gflops)\n"
+RECURSIVE = """
+def gflops(M, K, N, seconds):
+    return gflops(M // 2, K, N, seconds / 2) if M % 2 == 0 and M else 2 * M * K * N / seconds / 1e9
+"""
 STUB = "def gflops(*a):\n    return ...\n"
 GOOD = "def gflops(M, K, N, seconds):\n    return 2 * M * K * N / seconds / 1e9\n"
 
@@ -135,6 +139,7 @@ OTHERS = {
     "uses everything": (notebook_of("from numpy import *\nfrom math import *", GOOD + ASK), "right"),
     "answers twice": (notebook_of(GOOD + ASK, GOOD.replace("2 *", "3 *") + ASK), "wrong"),
     "has the stub below": (notebook_of(GOOD + ASK, STUB + ASK), "right"),
+    "calls itself": (notebook_of(RECURSIVE + ASK), "right"),
     "asks again": (notebook_of(GOOD.replace("2 *", "3 *") + ASK, ASK), "wrong"),
     "gives the engine's": (notebook_of("gflops = check.gflops.engine\n" + ASK), "open"),
     "asks the engine": (notebook_of("def gflops(*a):\n    return check.gflops.engine(*a)\n" + ASK), "wrong"),

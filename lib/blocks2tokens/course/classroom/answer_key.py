@@ -2,8 +2,8 @@
 
     the answer's functions  --names they use-->  values, and what these have by such a name
                             --a call, watched-->  Python functions that run on the way
-    one of these is the exercise's engine, twin or solution: the answer key answered, unless the solution
-    that is shown calls it, too
+    one of these is the exercise's engine or solution: the answer key answered, unless the solution that is
+    shown calls it, too
 
 What is compiled and hidden within another of the engine's functions is not seen.
 """
@@ -22,7 +22,7 @@ from blocks2tokens.course.collected.sources import plain
 def called_by(function: Callable, exercise: Exercise) -> str | None:
     """Return the full name of the engine's function that answers for a learner's, or None."""
     used_by_solution = list(_reached(plain(exercise.solution or exercise.engine)))
-    keys = [plain(key) for key in (exercise.engine, exercise.twin, exercise.solution) if key is not None]
+    keys = [plain(key) for key in (exercise.engine, exercise.solution) if key is not None]
     keys = [key for key in keys if not any(key is value for value in used_by_solution)]
     found = next((key for value in _reached(plain(function)) for key in keys if value is key), None)
     if found is None:

@@ -12,15 +12,13 @@ import ast
 import contextlib
 import json
 import linecache
+import multiprocessing.util
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-
-from tqdm import tqdm
 
 from blocks2tokens.course import check
 from blocks2tokens.course.check import calls
@@ -59,7 +57,6 @@ class Grade:
 def enter(connection, job: Job, folder: str) -> None:
     """Judge a job in this process, send its grade, and end the process with all that was left running."""
     os.chdir(folder)
-    tqdm.set_lock(threading.RLock())  # its own is known to the whole system, and would outlive os._exit
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         os.dup2(os.open(os.devnull, mode), number)
     guard.limit(job.memory)
@@ -67,6 +64,8 @@ def enter(connection, job: Job, folder: str) -> None:
         grade = judged(job, Path(folder) / "answer.py")
     except BaseException as error:  # out of memory, as a rule: the check itself raises nothing
         grade = Grade(WRONG, f"judging it ended with {type(error).__name__}: {error}"[:LONGEST])
+    with contextlib.suppress(Exception):
+        multiprocessing.util._run_finalizers(0)  # locks known to the whole system would outlive os._exit
     with contextlib.suppress(OSError):
         connection.send_bytes(json.dumps(asdict(grade)).encode())
         connection.close()
@@ -123,12 +122,16 @@ def _first_line(node):
 
 
 def _listen(name: str, attempts: list[object]) -> None:
-    """From now on a call of a check notes what it is given for this exercise, and returns the engine's."""
+    """From now on a check returns the engine's function; that of this exercise notes and returns what it got.
+
+    (A function that calls itself finds itself under its name.)
+    """
 
     def asked(exercise: Exercise, function: Callable) -> Callable:
-        if exercise.name == name:
-            _offer(attempts, function)
-        return exercise.engine
+        if exercise.name != name:
+            return exercise.engine
+        _offer(attempts, function)
+        return function
 
     Exercise.__call__ = asked
 

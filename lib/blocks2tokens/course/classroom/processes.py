@@ -27,7 +27,6 @@ from blocks2tokens.course.classroom.judging import WRONG, Grade, Job, enter
 LONGEST_MESSAGE = 100_000  # bytes
 LOOK = 0.2  # seconds between two looks at what the processes take
 PRELOADED = ["blocks2tokens.course.classroom.judging"]
-PRELOADED += ["numba.np.ufunc.parallel"]  # its lock would outlive each process that makes one
 
 
 def run(jobs: Mapping[Hashable, Job], workers: int | None = None) -> Iterator[tuple[Hashable, Grade]]:
