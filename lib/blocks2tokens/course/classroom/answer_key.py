@@ -1,7 +1,7 @@
 """Does a right answer do the work itself, or does it call the engine's function for it?
 
     the answer's functions  --names they use-->  values, and what these have by such a name
-                            --a call, watched-->  Python functions that run on the way
+                            --a call, watched-->  Python functions that these call
     one of these is the exercise's engine or solution: the answer key answered, unless the solution that is
     shown calls it, too
 
@@ -60,11 +60,11 @@ def _names(code: CodeType) -> Iterator[tuple[str, str]]:
 
 
 def _code_that_ran(function, exercise, codes):
-    """Call a function once, and return the first of these codes that runs, or None."""
-    ran = []
+    """Call a function once, and return the first of these codes that it calls itself, or None."""
+    ran, own_file = [], getattr(getattr(plain(function), "__code__", None), "co_filename", None)
 
     def watch(frame, event, _):
-        if event == "call" and id(frame.f_code) in codes:
+        if event == "call" and id(frame.f_code) in codes and frame.f_back.f_code.co_filename == own_file:
             ran.append(id(frame.f_code))
 
     arguments = [copied(argument) for argument in next(iter(exercise.cases().values()))]
