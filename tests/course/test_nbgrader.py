@@ -92,10 +92,9 @@ def submission(course, person):
     reason='nbgrader is not here; pip install ".[class]" installs it',
 )
 def test_nbgrader_generates_grades_and_reports_with_the_marks_of_b2t(course, tmp_path):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT / "lib"),
-        "JUPYTER_DATA_DIR": str(tmp_path / "jupyter"),
-    }
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # alembic is needed
+    own = {"PATH": programs, "PYTHONPATH": str(ROOT / "lib"), "JUPYTER_DATA_DIR": str(tmp_path / "jupyter")}
+    environment = os.environ | own
 
     def run(*words):
         command = [sys.executable, "-m", "nbgrader", *words]
