@@ -181,10 +181,7 @@ def lab(options):
     model()
     need(PY, "-m", "blocks2tokens.course.setup.workspace")
     need(PY, "-m", "blocks2tokens.course.setup.warm_up")
-    print("Starting JupyterLab on work/. Ctrl-C, twice, stops it.", flush=True)
-    # --allow-root matters in containers only; the server answers this machine alone, and asks for its token.
-    own = ["--ServerApp.ip=127.0.0.1", "--ServerApp.root_dir=work", "--allow-root"]
-    become(PY, "-m", "jupyterlab", *own, *options)
+    become(PY, "-m", "blocks2tokens.course.setup.jupyter", *options)
 
 
 def test(options):

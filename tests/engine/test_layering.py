@@ -41,7 +41,7 @@ LAYERS |= {
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}
-LAYERS |= {"command_line": {*ENGINE, TOP}, "__main__": {"command_line"}}
+LAYERS |= {"command_line": {*ENGINE, TOP, "course"}, "__main__": {"command_line"}}
 
 
 def dotted(path):
@@ -92,6 +92,16 @@ def test_imports_follow_the_data(path):
 def test_what_lessons_share_imports_no_lesson(path):
     names = imported(path.read_text(encoding="utf-8"), dotted(path))
     assert [name for name in names if name[1:3] == ["course", "lessons"]] == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "command_line").glob("*.py")), ids=lambda path: path.name)
+def test_of_the_command_line_only_b2t_course_imports_the_course_and_only_when_it_runs(path):
+    source = path.read_text(encoding="utf-8")
+    at_once = ast.unparse(
+        ast.Module([n for n in ast.parse(source).body if not isinstance(n, ast.FunctionDef)], [])
+    )
+    names = imported(at_once if path.name == "course.py" else source, dotted(path))
+    assert [name for name in names if name[1:2] == ["course"]] == []
 
 
 def test_the_package_was_found():

@@ -19,7 +19,7 @@ from conftest import absent
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from blocks2tokens.course.setup import notebooks, workspace
+from blocks2tokens.course.setup import notebooks, trust, workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -221,8 +221,10 @@ def test_without_network_it_says_what_is_missing(fetch, monkeypatch, capsys):
 
 
 def notebook(*sources):
-    cells = [nbformat.v4.new_markdown_cell("# A lesson")]
-    cells += [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
+    """Return a lesson whose cells have the same ids each time: the course's, or the learner's copy of it."""
+    cells = [nbformat.v4.new_markdown_cell("# A lesson", id="title")]
+    for i, source in enumerate(sources):
+        cells.append(nbformat.v4.new_code_cell(source, execution_count=1, id=f"cell-{i}"))
     for cell in cells[1:]:
         cell.outputs = [nbformat.v4.new_output("stream", text="an old output\n")]
     return nbformat.v4.new_notebook(cells=cells)
@@ -240,12 +242,12 @@ class Folders:
         self.course, self.work = tmp_path / "notebooks", tmp_path / "work"
         self.publish("version 1")
 
-    def publish(self, source):
+    def publish(self, *sources):
         (self.course / NAME).parent.mkdir(parents=True, exist_ok=True)
-        notebooks.write(notebook(source), self.course / NAME)
+        notebooks.write(notebook(*sources), self.course / NAME)
 
-    def edit(self, source, name=NAME):
-        notebooks.write(notebook(source), self.work / name)
+    def edit(self, *sources, name=NAME):
+        notebooks.write(notebook(*sources), self.work / name)
 
     def sync(self):
         return workspace.sync(self.course, self.work)
@@ -255,6 +257,15 @@ class Folders:
 
     def names(self):
         return [path.relative_to(self.work).as_posix() for path in notebooks.find(self.work)]
+
+
+@pytest.fixture(autouse=True)
+def signatures(tmp_path, monkeypatch):
+    """Where notebooks are signed: in a folder of the test's, not in the user's."""
+    folder = tmp_path / "jupyter"
+    folder.mkdir()
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(folder))
+    return folder / "nbsignatures.db"
 
 
 @pytest.fixture
@@ -306,6 +317,88 @@ def test_changed_lesson_is_kept(folders):
     assert folders.sync() == workspace.Summary(kept=[NAME])
     assert folders.names() == [NAME]
     assert folders.source() == "mine"
+
+
+def test_new_version_is_merged_with_what_the_learner_changed(folders):
+    folders.publish("stub", "measure")
+    folders.sync()
+    folders.edit("answer", "measure", "mine")
+    folders.publish("stub", "measure better")
+    assert folders.sync() == workspace.Summary(merged=[NAME])
+    found = notebooks.read(folders.work / NAME)
+    assert [cell.source for cell in found.cells[1:]] == ["answer", "measure better", "mine"]
+    assert found.cells[1].outputs[0].text == "an old output\n", "of the answer"
+    assert found.cells[2].outputs == []
+    assert folders.sync() == workspace.Summary(kept=[NAME]) and folders.names() == [NAME]
+    folders.publish("stub", "measure best", "learn")
+    assert folders.sync() == workspace.Summary(merged=[NAME], beside=[BESIDE])
+    sources = [cell.source for cell in notebooks.read(folders.work / NAME).cells[1:]]
+    assert sources == ["answer", "measure best", "mine"], "a new cell that took the id of the learner's"
+
+
+@pytest.mark.parametrize("given", [None, "{ not json", "another version"])
+def test_without_the_copy_as_it_was_given_nothing_is_merged(folders, given):
+    folders.sync()
+    folders.edit("mine")
+    path = folders.work / workspace.GIVEN / NAME
+    path.unlink()
+    if given == "another version":
+        notebooks.write(notebook(given), path)
+    elif given:
+        path.write_text(given)
+    folders.publish("version 2")
+    assert folders.sync() == workspace.Summary(kept=[NAME], beside=[BESIDE])
+    assert folders.source() == "mine"
+
+
+def test_what_was_copied_is_trusted_and_a_merge_stays_so(folders, signatures):
+    def is_trusted():
+        return trust.is_trusted(notebooks.read(folders.work / NAME))
+
+    folders.publish("stub", "version 0")
+    folders.sync()
+    assert is_trusted()
+    for version, trusted in enumerate([False, True]):
+        folders.edit(f"answer {version}", f"version {version}")
+        if trusted:
+            trust.sign(folders.work / NAME)
+        folders.publish("stub", f"version {version + 1}")
+        assert folders.sync().merged == [NAME] and is_trusted() is trusted
+
+
+def test_where_nothing_can_be_signed_lessons_are_copied_all_the_same(folders, signatures):
+    signatures.write_text("no database")
+    assert folders.sync().copied == [NAME]
+    (signatures.parent / "notebook_secret").unlink(missing_ok=True)
+    signatures.parent.chmod(0o500)
+    folders.publish("version 2")
+    assert folders.sync().updated == [NAME]
+    signatures.parent.chmod(0o700)
+
+
+def test_a_reset_puts_the_lesson_back_and_keeps_the_learners(folders):
+    mine = ["1_formats/01_why_blocks (mine).ipynb", "1_formats/01_why_blocks (mine 2).ipynb"]
+    folders.sync()
+    for name in mine:
+        folders.edit(f"answer in {name}")
+        folders.publish(f"version after {name}")
+        assert workspace.reset(folders.course, folders.work, NAME) == name
+        assert folders.source() == f"version after {name}" and folders.source(name) == f"answer in {name}"
+    assert folders.sync() == workspace.Summary(), "the learner's other copies are nobody's business"
+    (folders.work / NAME).unlink()
+    assert workspace.reset(folders.course, folders.work, NAME) is None
+    assert folders.source() == f"version after {mine[1]}"
+
+
+def test_a_reset_of_one_lesson_leaves_the_others(folders):
+    other = "1_formats/02_scales_and_mins.ipynb"
+    notebooks.write(notebook("two"), folders.course / other)
+    folders.sync()
+    folders.edit("mine", name=other)
+    notebooks.write(notebook("newer"), folders.course / other)
+    workspace.reset(folders.course, folders.work, NAME)
+    assert folders.source(other) == "mine"
+    assert folders.sync().beside == ["1_formats/02_scales_and_mins (new version).ipynb"]
 
 
 def test_new_version_of_a_changed_lesson_is_put_beside_once(folders):
@@ -364,8 +457,7 @@ def test_what_is_no_notebook_is_left_alone(folders, make):
 
 def run_workspace(folders, monkeypatch, capsys):
     monkeypatch.setattr(notebooks, "NOTEBOOKS", folders.course)
-    monkeypatch.setattr(workspace, "WORK", folders.work)
-    code = workspace.main()
+    code = workspace.main(["--target", str(folders.work)])
     return code, capsys.readouterr().out
 
 
@@ -425,7 +517,7 @@ def test_changed_new_version_beside_is_kept_too(folders):
     folders.edit("mine")
     folders.publish("version 2")
     folders.sync()
-    folders.edit("mine too", BESIDE)
+    folders.edit("mine too", name=BESIDE)
     assert folders.sync().beside == []
     folders.publish("version 3")
     assert folders.sync().beside == [BESIDE_2]
@@ -503,8 +595,9 @@ def test_summary_names_the_new_version(folders):
     folders.edit("mine")
     folders.publish("version 2")
     text = workspace.report(folders.sync())
-    assert "0 copied, 0 updated, 1 kept as you changed them" in text
+    assert "0 copied, 0 updated, 0 updated around what you changed, 1 kept as you changed them" in text
     assert f'"work/{BESIDE}"' in text
+    assert f'"{folders.work}/{BESIDE}"' in workspace.report(workspace.Summary(beside=[BESIDE]), folders.work)
 
 
 def test_manifest_holds_names_and_hashes_only(folders):

@@ -130,7 +130,7 @@ def test_lab_ends_in_jupyterlab_with_the_options_given(start):
     start.patch.setitem(start.names, "setup", lambda what: start.ran.append(("setup", what)))
     start.names["main"](["lab", "--no-browser", "--port=9"])
     assert start.ran[0] == ("setup", "lab")
-    assert start.ran[-1][:3] == ("venv's", "-m", "jupyterlab")
+    assert start.ran[-1][:3] == ("venv's", "-m", "blocks2tokens.course.setup.jupyter")
     assert start.ran[-1][-2:] == ("--no-browser", "--port=9")
     assert {"PYTHONPATH", "PYTHONHOME"}.isdisjoint(os.environ) and os.environ["PIP_USER"] == "0"
 

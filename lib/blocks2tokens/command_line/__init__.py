@@ -5,6 +5,7 @@ generate    a text continued, or a question answered
 chat        a conversation at a prompt
 info        what is in a GGUF file
 calibrate   which kernels are the fastest here
+course      the lessons: a learner's progress, a class's grades
 answer      one answer as it comes, and how long it took
 notice      says what one is waiting for
 text_file   text as editors and shells write it
@@ -16,7 +17,7 @@ import sys
 import warnings
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line import arguments, calibrate, chat, generate, info
+from blocks2tokens.command_line import arguments, calibrate, chat, course, generate, info
 from blocks2tokens.command_line.answer import load
 from blocks2tokens.command_line.arguments import Command
 from blocks2tokens.command_line.notice import Notice, printable, reason, say
@@ -113,4 +114,5 @@ COMMANDS = {
     "perplexity": Command("measure how well a model predicts a text", arguments.add_perplexity, perplexity),
     "quality": Command("measure how far a model is from another", arguments.add_quality, quality),
     "calibrate": Command("time the kernels again, keep the fastest", arguments.add_calibrate, calibrate.run),
+    "course": Command("see and reset your lessons, grade a class", course.add, course.run),
 }

@@ -2,6 +2,7 @@
 
     work/
       .copied.json            what was copied; by it the folder is known
+      .given/                 the lessons as they were copied: course.setup.workspace
       1_formats/03_q4_k.ipynb    a notebook runs here, so the folder is found upward from here
       my_engine/              the learner's right functions: course.collected
       .progress.jsonl         the verdicts: course.progress

@@ -1,1 +1,1 @@
-"""Setting up: is all here, the learner's copy of the lessons, running and saving them."""
+"""Setting up: is all here, the learner's copy of the lessons, JupyterLab, running and saving lessons."""

@@ -44,6 +44,24 @@ def find(folder: Path) -> list[Path]:
     return [folder / path for path in sorted(found) if not any(p.startswith(".") for p in path.parts)]
 
 
+def named(text: str) -> str:
+    """Return the path within notebooks/ of the lesson with a number or a name, such as 3, 03 or q4_k.
+
+    Raises ValueError for one that there is not.
+
+    >>> named("3"), named("03_q4_k")
+    ('1_formats/03_q4_k.ipynb', '1_formats/03_q4_k.ipynb')
+    """
+    every = {path.stem: path.relative_to(NOTEBOOKS).as_posix() for path in find(NOTEBOOKS)}
+    for stem, name in every.items():
+        number, _, title = stem.partition("_")
+        if text in (stem, title, number, number.lstrip("0") or "0"):
+            return name
+    numbers = sorted(stem.partition("_")[0] for stem in every)
+    known = f"one from {numbers[0]} to {numbers[-1]}" if numbers else "no lessons are here, though"
+    raise ValueError(f"lesson: expected {known}, got {text!r}")
+
+
 def read(path: Path) -> NotebookNode:
     """Return the notebook at `path`; raises ValueError or OSError if it is not one."""
     return nbformat.read(path, as_version=4)
