@@ -77,7 +77,7 @@ def test_a_head_is_drawn_with_what_its_last_token_looks_at():
 def test_heads_attend_as_the_definition_does():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((1, 6, 8), (2, 5, 8), (2, 5, 8)))
-    assert np.allclose(lengths.attend_by_heads(q, k, v), attend(q, k, v), atol=1e-5)
+    assert np.allclose(lengths.in_parts(q, k, v), attend(q, k, v), atol=1e-5)
 
 
 def test_what_is_timed_as_the_engines_is_compiled_as_a_whole():
@@ -85,10 +85,10 @@ def test_what_is_timed_as_the_engines_is_compiled_as_a_whole():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((1, 9, 64), (3, 128, 64), (3, 128, 64)))
     best = {}
-    for way in (lengths.attend_by_heads, attend):
+    for way in (lengths.in_parts, attend):
         calls = timeit.repeat(lambda way=way: way(q, k, v), number=1, repeat=30)
         best[way] = min(calls)
-    assert best[lengths.attend_by_heads] < 2 * best[attend]
+    assert best[lengths.in_parts] < 2 * best[attend]
 
 
 def test_each_way_is_timed_at_each_length_on_other_numbers(austen):

@@ -4,18 +4,16 @@ normalize       x / rms(x) * weight
 rotate          pairs by their angles; adjacent or halves
 silu_times      gate = silu(gate) * up, and the gates of other families: `gate_times` knows them all
 top_experts     the experts with the highest scores, and their shares
-attend_head     one query of one head over its keys and values: scores, softmax, weighted sum
+softmax_parts   a softmax, not divided yet
 
-Its keys and values may be float32, or float16 kept as uint16: `as_float` knows both. The engine's own cache
-is read in tiles: `attention_tile`.
+Attention is in `attention_tile`, `batch_attention` and `split_attention`.
 Compiled code checks nothing: `Transformer` has checked all sizes.
 """
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
-from blocks2tokens.formats.compiled import bits_to_float, half_to_float
+from blocks2tokens.formats.compiled import bits_to_float
 from blocks2tokens.model.layers import CLAMPED_LIMIT, CLAMPED_SLOPE
 
 IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
@@ -23,7 +21,7 @@ LOG2_E = np.float32(1.442695041)
 GATE_KINDS = ("silu", "gelu", "clamped")
 SILU, GELU, CLAMPED = range(3)
 TWICE_ROOT, CUBIC = np.float32(2 * (2 / np.pi) ** 0.5), np.float32(0.044715)  # of gelu
-UNCAPPED, INFINITE = np.float32(0), np.float32(np.inf)
+INFINITE = np.float32(np.inf)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2
 
 
@@ -168,26 +166,7 @@ def taken(chosen, n, expert):
 # --- Numbers in a cache -----------------------------------------------------------------------------------
 
 
-def as_float(value):
-    """Return a number of a cache as float32: a float32, or the bits of a float16."""
-
-
-@overload(as_float)
-def choose_as_float(value):
-    if value == types.uint16:
-        return lambda value: half_to_float(value)
-    return lambda value: value
-
-
-# --- Attention --------------------------------------------------------------------------------------------
-
-
-@njit(cache=True, fastmath=IN_ANY_ORDER)
-def dot_key(q, key):
-    total = np.float32(0)
-    for i in range(q.size):
-        total += q[i] * as_float(key[i])
-    return total
+# --- Softmax ----------------------------------------------------------------------------------------------
 
 
 @njit(cache=True, fastmath=IN_ANY_ORDER)
@@ -201,39 +180,3 @@ def softmax_parts(scores, sink=-INFINITE):
         scores[s] = exp(scores[s] - largest)
         total += scores[s]
     return total
-
-
-@njit(cache=True, fastmath=IN_ANY_ORDER)
-def add_values(weights, values, out):
-    """out += the weighted sum of values, [n, head_dim]; four at a time, for fewer turns through memory."""
-    n = weights.size // 4 * 4
-    for s in range(0, n, 4):
-        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
-        v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
-        for i in range(out.size):
-            out[i] += (w0 * as_float(v0[i]) + w1 * as_float(v1[i])) + (
-                w2 * as_float(v2[i]) + w3 * as_float(v3[i])
-            )
-    for s in range(n, weights.size):
-        for i in range(out.size):
-            out[i] += weights[s] * as_float(values[s, i])
-
-
-@njit(cache=True)
-def attend_head(q, keys, values, scale, scores, out, softcap=UNCAPPED, sink=-INFINITE):
-    """Fill out, float32 [head_dim], with the attended values of one query.
-
-    q float32 [head_dim]; keys and values [n, head_dim], all of which the query sees; scores: room for n.
-    softcap 0: scores stay as they are. The sink is one score more, without a value.
-    """
-    n = keys.shape[0]
-    for s in range(n):
-        scores[s] = dot_key(q, keys[s]) * scale
-    if softcap:
-        soften(scores[:n], softcap)
-    total = softmax_parts(scores[:n], sink)
-    for i in range(out.size):
-        out[i] = 0
-    add_values(scores[:n], values, out)
-    for i in range(out.size):
-        out[i] /= total

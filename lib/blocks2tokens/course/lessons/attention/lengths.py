@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count, cycle
 
 import numpy as np
-from numba import njit
 
 from blocks2tokens.course import bench
+from blocks2tokens.course.lessons.flash_attention.overtaking import in_parts as in_parts  # as the engine does
 from blocks2tokens.generate import Model
 from blocks2tokens.kernels import matmul
 from blocks2tokens.matrix import QuantizedMatrix
-from blocks2tokens.model.compiled_layers import attend_head
 
 POOL = 1 << 24  # float32, 64 MiB
 
@@ -56,17 +55,3 @@ def _products(model, rng):
                 matmul(rows[w.shape[1]], w)
 
     return run
-
-
-def attend_by_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Attend as the engine does for one token: its compiled loop, head by head; shapes as in `measure`."""
-    out, scores = np.empty_like(q), np.empty(k.shape[1], np.float32)
-    _every_head(q[0], k, v, np.float32(q.shape[2] ** -0.5), scores, out[0])
-    return out
-
-
-@njit(cache=True)  # from Python, each call that leaves out softcap and sink would cost 0.1 ms
-def _every_head(q, k, v, scale, scores, out):
-    for h in range(len(q)):
-        kv = h // (len(q) // len(k))
-        attend_head(q[h], k[kv], v[kv], scale, scores, out[h])

@@ -24,10 +24,11 @@ from blocks2tokens.model import split_attention
 from blocks2tokens.model.attention import attend
 from blocks2tokens.model.batch_attention import attend_batch, new_rooms
 from blocks2tokens.model.cache_rows import rows_of
-from blocks2tokens.model.compiled_layers import INFINITE, UNCAPPED
+from blocks2tokens.model.compiled_layers import INFINITE
 from blocks2tokens.model.split_attention import attend_part, join_parts
 
 BATCH = 128  # tokens
+NOT_CAPPED = np.float32(0)
 PART = 512  # rows of a 7B's matrix
 MATRICES = "matrices"
 
@@ -56,7 +57,7 @@ def _every_part(q, rows, n_kv_heads, S, scale, room, parts, out):
         first, last = p * step, min(S, (p + 1) * step)
         for kv in range(n_kv_heads):
             own = slice(kv * group, (kv + 1) * group)
-            attend_part(q[own], rows, kv, first, last, scale, UNCAPPED, room, parts[p, own])
+            attend_part(q[own], rows, kv, first, last, scale, NOT_CAPPED, room, parts[p, own])
     join_parts(parts, n_parts, np.full(len(q), -INFINITE), out)
 
 
