@@ -31,7 +31,7 @@ PRELOADED = ["blocks2tokens.course.classroom.judging"]
 
 
 def run(jobs: Mapping[Hashable, Job], workers: int | None = None) -> Iterator[tuple[Hashable, Grade]]:
-    """Yield (key, grade) for each job, as they are done; `workers` at a time, None: one for each core to be had."""
+    """Yield (key, grade) for each job, as they are done; `workers` at a time, None: one for each core."""
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
         context.set_forkserver_preload(PRELOADED)
