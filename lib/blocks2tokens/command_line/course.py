@@ -112,7 +112,7 @@ def _add_grade(actions) -> None:
     example = "example:\n  b2t course grade submissions --csv grades.csv"
     parser = _parser(actions, "grade", details, example)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="the submissions")
-    beside = "the table to write; FILE.reasons.csv beside it says why, for each exercise"
+    beside = "the table to write, such as grades.csv; grades.reasons.csv beside it says why"
     parser.add_argument("--csv", metavar="FILE", type=Path, required=True, help=beside)
     only = "grade this lesson, whoever submitted it. Can be given several times (default: those submitted)"
     parser.add_argument("--lesson", metavar="NR", action="append", default=[], help=only)

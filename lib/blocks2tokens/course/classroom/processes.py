@@ -23,6 +23,7 @@ from types import ModuleType
 import psutil
 
 from blocks2tokens.course.classroom.judging import WRONG, Grade, Job, enter
+from blocks2tokens.jit import cores
 
 LONGEST_MESSAGE = 100_000  # bytes
 LOOK = 0.2  # seconds between two looks at what the processes take
@@ -35,9 +36,7 @@ def run(jobs: Mapping[Hashable, Job], workers: int | None = None) -> Iterator[tu
     if os.name == "posix":
         context.set_forkserver_preload(PRELOADED)
     waiting, running = list(reversed(jobs.items())), []
-    workers = workers or len(
-        psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else "1"
-    )
+    workers = workers or cores.to_be_had()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
