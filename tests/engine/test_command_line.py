@@ -810,16 +810,17 @@ ROOT = Path(__file__).resolve().parents[2]
 FETCHED = {arguments.MODEL}  # by set-up
 
 
-def pasted(text):
-    """Yield the arguments of each b2t in lines of a shell, and the files that these lines have written."""
-    written = set()
+def pasted(text, written):
+    """Yield the arguments of each b2t in lines of a shell; add the files that they write to `written`."""
     for line in re.sub(r"\|\n", "|", text).splitlines():
         words = shlex.split(line.replace("$M", arguments.MODEL), comments=True)
         written |= {words[i + 1] for i, word in enumerate(words) if word == ">"}
         for bar, group in groupby(words, lambda word: word == "|"):
             argv = list(group)
             if not bar and argv[0] == "b2t":
-                yield argv[1:], written
+                yield argv[1:]
+                if argv[1] == "convert":
+                    written |= {argv[3]}
 
 
 def commands_of_readme():
@@ -833,9 +834,9 @@ def commands_of_readme():
 def test_what_readme_and_help_show_can_be_pasted_in_a_fresh_clone(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     examples = [run(name, "--help")[1].partition("example:\n")[2] for name in COMMANDS]
-    seen = set()
+    seen, written = set(), set()
     for text in [*commands_of_readme(), *examples]:
-        for argv, written in pasted(text):
+        for argv in pasted(text, written):
             args = vars(arguments.parse(argv, COMMANDS))
             seen.add(args["command"])
             for name in {"model", "src", "text", "json_schema"} & args.keys():

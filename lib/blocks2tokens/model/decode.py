@@ -266,9 +266,10 @@ def entry(m, worker):
 def tile_of(n_rows, row, mixture):
     """Return which rows of the pass are multiplied together with this one: the first of them, how many.
 
-    Four as long as there are four, then two, then one; in a mixture each alone, as experts differ.
+    Four as long as there are three, for a row that is not there costs less than two tiles; then two, or one.
+    In a mixture each alone, as experts differ.
     """
-    fours = n_rows // 4 * 4
+    fours = (n_rows + 1) // 4 * 4
     if mixture or (row >= fours and n_rows % 2 and row + 1 == n_rows):
         return row, 1
     return (row // 4 * 4, 4) if row < fours else (fours, 2)
@@ -369,12 +370,12 @@ def multiply_all(m, scratch, sizes, n_rows, first, last, xs, outs, coming):
         while row < n_rows:
             tile = tile_of(n_rows, row, sizes.mixture)[1]
             then = address_of_row(m, start)
-            if row + tile == n_rows:
+            if row + tile >= n_rows:
                 then = coming if end == last else address_of_row(m, end)
             if tile > 1 and m.multiply_two:
                 multiply_tile(m, scratch, row, tile, start, end, outs, then)
             else:
-                for i in range(row, row + tile):
+                for i in range(row, min(row + tile, n_rows)):
                     x, out = xs[0] + i * xs[1], outs[0] + i * outs[1]
                     multiply_rows(m, NO_EXPERT, scratch, i, start, end, x, 0, out, then)
             row += tile
