@@ -29,6 +29,11 @@ FIGURES = {  # what: {lesson: how its outputs say it}
         "13": r"reading allows {} tokens a second at most",
         "14": r"14B\s+{} tokens/s, a prompt of",
     },
+    "Phase 0 at 128 rows, µs": {
+        "08": r"phase0_baseline\s+{} µs",
+        **dict.fromkeys(("09", "10", "11", "12"), r"Phase 0\s+{} µs"),
+        "13": r"phase0_baseline\s+{} µs",
+    },
     "Austen's tokens a second": {
         "00": r"Austen: from \S+ to {} tokens a second",
         "22": r"SlowEngine \S+ tokens/s, ours {} tokens/s",
