@@ -176,6 +176,10 @@ def with_empty(stretches, page):
     return len({p for first, last in first_and_last for p in range(first, last + 1)})
 
 
+def unasked(stretches, page):
+    return len({p for at, n in stretches for p in range(at // page, (at + n - 1) // page + 1)})
+
+
 def up_to_the_end(stretches, page):
     return math.ceil(max(start + n for start, n in stretches) / page)
 
@@ -230,6 +234,7 @@ WRONG = [
     ("page_faults", ceilings, "you look at lengths alone"),
     ("page_faults", without_last, "the last page is missing"),
     ("page_faults", with_empty, "a stretch of no bytes"),
+    ("page_faults", unasked, "a stretch of no bytes within a page"),
     ("page_faults", up_to_the_end, "you count all pages from 0 on"),
     ("page_faults", in_bytes, "these are bytes"),
 ]

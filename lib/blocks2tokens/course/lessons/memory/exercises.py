@@ -389,6 +389,7 @@ def page_cases():
         "one of two begins where the other ends": ([(0, 5000), (5000, 5000)], 4096),
         "far apart": ([(0, 1), (1 << 20, 1), (1 << 21, 1)], 4096),
         "nothing": ([(0, 0), (8192, 0)], 4096),
+        "nothing within a page": ([(100, 0)], 4096),
         "large pages": ([(0, 5 << 20)], 2 << 20),
     }
 
@@ -419,6 +420,10 @@ def span(stretches, page):
 
 def empty_too(stretches, page):
     return pages.page_faults([(start, max(n, 1)) for start, n in stretches], page)
+
+
+def empty_within(stretches, page):
+    return len({p for start, n in stretches for p in range(start // page, (start + n - 1) // page + 1)})
 
 
 def number_of_last(stretches, page):
@@ -453,6 +458,10 @@ FAULTS = Exercise(
         Mistake(
             empty_too,
             "a stretch of no bytes touches nothing",
+        ),
+        Mistake(
+            empty_within,
+            "a stretch of no bytes within a page touches nothing: ask whether there are any bytes",
         ),
         Mistake(
             span,
