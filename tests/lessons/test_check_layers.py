@@ -243,6 +243,14 @@ RIGHT = {
 }
 
 
+def test_an_exp_that_overflows_is_explained():
+    def swiglu(gate, up):
+        opened = [[g / (1 + math.exp(-g)) for g in row] for row in gate.tolist()]
+        return np.array(opened, np.float32) * up
+
+    assert "np.exp gives infinity" in NAMES["swiglu"].judge(swiglu).message
+
+
 # What the engine has under other names agrees with it
 
 

@@ -46,6 +46,13 @@ def peak(lives, sizes, goes_after=1, in_bytes=True):
     return int(np.cumsum(change).max())
 
 
+def peak_but_for_the_last_step(lives, sizes):
+    use = np.zeros(max(last for _, last in lives.values()), np.int64)
+    for name, (first, last) in lives.items():
+        use[first : last + 1] += sizes[name]
+    return int(use.max())
+
+
 def peak_of_beginnings(lives, sizes):
     steps = {first for first, _ in lives.values()}
     return max(sum(sizes[n] for n, (first, _) in lives.items() if first == step) for step in steps)
@@ -64,7 +71,9 @@ def largest(lives, sizes):
 
 def fit_by_trying(lives, sizes, order="longest", apart="lives", gaps=True, whole=True):
     names = list(lives)
-    if order in ("longest", "shortest", "largest"):
+    if order == "turned round":
+        names.reverse()
+    if order in ("longest", "shortest", "largest", "turned round"):
         names.sort(key=sizes.get, reverse=True)
     if order != "largest" and order != "given":
         names.sort(key=lambda name: lives[name][1] - lives[name][0], reverse=True)
@@ -91,6 +100,35 @@ def fit_by_trying(lives, sizes, order="longest", apart="lives", gaps=True, whole
                 found[name] = offset
                 break
     return found
+
+
+def fit_by_climbing(lives, sizes, climb):
+    found = {}
+    for name in sorted(lives, key=lambda n: (lives[n][1] - lives[n][0], sizes[n]), reverse=True):
+        steps, offset = set(range(lives[name][0], lives[name][1] + 1)), 0
+        others = [o for o in found if steps & set(range(lives[o][0], lives[o][1] + 1))]
+        for begin, end in sorted((found[o], found[o] + sizes[o]) for o in others):
+            if offset + sizes[name] <= begin:
+                break
+            offset = climb(offset, end)
+        found[name] = offset
+    return found
+
+
+def fit_by_hand(lives, sizes):
+    return fit_by_climbing(lives, sizes, max)
+
+
+def fit_stepping_down(lives, sizes):
+    return fit_by_climbing(lives, sizes, lambda offset, end: end)
+
+
+def lives_in_lists(steps):
+    return {name: list(life) for name, life in lives_of(steps).items()}
+
+
+def lives_in_arrays(steps):
+    return {name: np.array(life) for name, life in lives_of(steps).items()}
 
 
 # bump, in a learner's way: padding, by the remainder
@@ -138,6 +176,10 @@ def with_empty(stretches, page):
     return len({p for first, last in first_and_last for p in range(first, last + 1)})
 
 
+def unasked(stretches, page):
+    return len({p for at, n in stretches for p in range(at // page, (at + n - 1) // page + 1)})
+
+
 def up_to_the_end(stretches, page):
     return math.ceil(max(start + n for start, n in stretches) / page)
 
@@ -166,6 +208,7 @@ WRONG = [
     ("lifetimes", changed(lives_of, begin=1), "you count steps from 1"),
     ("peak_bytes", peak_of_all, "you add up all buffers"),
     ("peak_bytes", changed(peak, goes_after=0), "the last step is missing"),
+    ("peak_bytes", peak_but_for_the_last_step, "you stop before the last step of all"),
     ("peak_bytes", peak_of_beginnings, "you count what begins in a step"),
     ("peak_bytes", changed(peak, in_bytes=False), "you count buffers"),
     ("peak_bytes", largest, "this is the largest buffer"),
@@ -173,6 +216,8 @@ WRONG = [
     ("first_fit", changed(fit_by_trying, order="shortest"), "you place the shortest life first"),
     ("first_fit", changed(fit_by_trying, order="largest"), "you place the largest first"),
     ("first_fit", changed(fit_by_trying, order="equals"), "you leave equals as they come"),
+    ("first_fit", changed(fit_by_trying, order="turned round"), "two alike in life and in size"),
+    ("first_fit", fit_stepping_down, "you step down again"),
     ("first_fit", changed(fit_by_trying, apart="always"), "none of yours share a place"),
     ("first_fit", changed(fit_by_trying, apart="inner"), "two of yours overlap"),
     ("first_fit", changed(fit_by_trying, gaps=False), "you place each above all that it meets"),
@@ -189,19 +234,30 @@ WRONG = [
     ("page_faults", ceilings, "you look at lengths alone"),
     ("page_faults", without_last, "the last page is missing"),
     ("page_faults", with_empty, "a stretch of no bytes"),
+    ("page_faults", unasked, "a stretch of no bytes within a page"),
     ("page_faults", up_to_the_end, "you count all pages from 0 on"),
     ("page_faults", in_bytes, "these are bytes"),
 ]
 RIGHT = {
-    "lifetimes": [lives_of],
+    "lifetimes": [lives_of, lives_in_lists, lives_in_arrays],
     "peak_bytes": [peak],
-    "first_fit": [fit_by_trying],
+    "first_fit": [fit_by_trying, fit_by_hand],
     "bump": [places],
     "page_faults": [marked],
 }
 
 
 # The lesson's own parts
+
+
+@pytest.mark.parametrize("function", [lives_in_lists, lives_in_arrays])
+def test_lives_come_as_pairs_whatever_they_were_made_in(function):
+    assert lesson.LIFETIMES(function)([("b",), ("a", "b")]) == {"b": (0, 1), "a": (1, 1)}
+
+
+@pytest.mark.parametrize("function", [lambda s: {"x": np.arange(3)}, lambda s: {n: None for n, *_ in s}])
+def test_lives_that_are_no_pairs_are_judged(function):
+    assert lesson.LIFETIMES.judge(function).kind == "wrong"
 
 
 def test_pages_of_memory_that_is_touched_are_the_faults_that_are_counted():

@@ -147,12 +147,33 @@ def temporaries(each=4, above=lambda M, K, N: M * K * N > 2**20, copies=(1, 2), 
     return count
 
 
+def row_by_row_elsewhere(a, B, out):
+    out = np.zeros(out.shape, np.float32)
+    for i in range(len(a)):
+        for k in range(len(B)):
+            for j in range(B.shape[1]):
+                out[i, j] += a[i, k] * B[k, j]
+    return out
+
+
+def some_rows_elsewhere(a, Bt, first, last, out):
+    mine = out.copy()
+    for i in range(first, last):
+        for j in range(len(Bt)):
+            total = 0.0
+            for k in range(Bt.shape[1]):
+                total += a[i, k] * Bt[j, k]
+            mine[i, j] = total
+    return mine
+
+
 WRONG = [
     ("gflops", lambda M, K, N, s: M * K * N / s * 1e-9, "one operation for each multiply-add"),
     ("gflops", lambda M, K, N, s: 2 * M * K * N / s, "divide by 1e9"),
     ("gflops", lambda M, K, N, s: 2 * M * K * N / s / 10**6, "millions of operations"),
     ("gflops", lambda M, K, N, s: 2 * N * K / s / 1e9, "M is missing"),
     ("gflops", lambda M, K, N, s: 2 * N * M / s / 1e9, "K is missing"),
+    ("gflops", lambda M, K, N, s: M * N * (K + (K - 1)) / s / 1e9, "K - 1 additions"),
     ("gflops", lambda M, K, N, s: 2 * M * M * M / s / 1e9, "M for all three sizes"),
     ("gflops", lambda M, K, N, s: 2 * M * K * N / 1e9 * s, "multiply by the seconds"),
     ("block_and_place", place(lambda k, j, N: j * N + k), "k and j are exchanged"),
@@ -172,6 +193,8 @@ WRONG = [
     ("multiply_row_by_row", down_columns, "60 times instead of 15"),
     ("multiply_row_by_row", k_outside, "with k outside"),
     ("multiply_row_by_row", numpy_multiplies, "no loop of yours reads an element of B"),
+    ("multiply_row_by_row", row_by_row_elsewhere, "out is as it was"),
+    ("multiply_some_rows", some_rows_elsewhere, "out is as it was"),
     ("multiply_some_rows", some_rows(start="all"), "you fill every row"),
     ("multiply_some_rows", zeroes_all, "set all the others to 0"),
     ("multiply_some_rows", some_rows(stop=1), "first row of the next worker"),
@@ -225,6 +248,12 @@ RIGHT = {
     "multiply_some_rows": [some_rows()],
     "baseline_temporaries": [temporaries()],
 }
+
+
+def test_out_is_there_to_be_written_into():
+    """A row too many is a mistake; that out was written into is none."""
+    verdict = NAMES["multiply_some_rows"].judge(some_rows(stop=1))
+    assert "row `last`" in verdict.message and "copy()" not in verdict.message
 
 
 @pytest.mark.parametrize("name", ["multiply_row_by_row", "multiply_some_rows"])

@@ -210,6 +210,8 @@ class Exercise:
         """Return why a function with right answers would break the lesson, or None."""
         if written := self._written(function, cases, outcomes):
             return f"your answers are right, but {written}"
+        if unfilled := self._unfilled(function, cases, outcomes, right):
+            return f"your answers are right, but {unfilled}"
         for label, outcome in outcomes.items():
             if CAST_OF_NAN in outcome.warned and CAST_OF_NAN not in right[label].warned:
                 return (
@@ -228,16 +230,27 @@ class Exercise:
         return self._compile(function, cases, right) if self.compiled else None
 
     def _written(self, function, cases, outcomes):
-        """Say which arguments a function has changed; the engine may change those that it does."""
+        """Say which arguments a function has changed; it may change those that the engine changes at all."""
+        if not any(outcome.written for outcome in outcomes.values()):
+            return None
+        allowed = {i for arguments in cases.values() for i in observe(self.engine, arguments).written}
         for label, outcome in outcomes.items():
-            if not outcome.written:
-                continue
-            allowed = observe(self.engine, cases[label]).written
-            for i in sorted(set(outcome.written) - set(allowed)):
+            for i in sorted(set(outcome.written) - allowed):
                 name = self._names(function, len(cases[label]))[i]
                 return (
                     f"you wrote into {name}: {outcome.written[i]} changed. It belongs to whoever calls your "
                     f"function, and a later cell would go on with it: work on {name}.copy()"
+                )
+        return None
+
+    def _unfilled(self, function, cases, outcomes, right):
+        """Say which argument a function leaves as it was, where the engine writes its answer into it."""
+        for label, outcome in outcomes.items():
+            for i in sorted(set(right[label].written) - set(outcome.written)):
+                name = self._names(function, len(cases[label]))[i]
+                return (
+                    f"{name} is as it was: you return an array of your own. Write into the one that came in, "
+                    f"{name}[...] = ...: whoever calls your function goes on with it"
                 )
         return None
 
@@ -371,6 +384,9 @@ def has_types_of(answer, expected, in_memory: bool = True) -> bool:
         return isinstance(answer, type(expected) | float | np.float32 | np.float64)
     if isinstance(expected, int | np.generic):
         return isinstance(answer, type(expected))
+    if isinstance(expected, dict) and isinstance(answer, dict):  # keys change with the case, types do not
+        kinds = list(expected.values())[:1]
+        return all(has_types_of(value, kind, in_memory) for value in answer.values() for kind in kinds)
     return not isinstance(expected, list) or isinstance(answer, list)
 
 
@@ -384,6 +400,9 @@ def with_types_of(answer, expected):
         return answer
     if isinstance(expected, np.ndarray):
         return np.array(answer, expected.dtype, order="C")
+    if isinstance(expected, dict) and isinstance(answer, dict):
+        kind = next(iter(expected.values()))
+        return {key: with_types_of(value, kind) for key, value in answer.items()}
     if isinstance(expected, list):
         return sorted(answer) if isinstance(answer, set | frozenset) else list(answer)
     is_number = np.ndim(answer) == 0 and np.asarray(answer).dtype.kind in "biuf"
@@ -452,7 +471,10 @@ def _find_difference(answer, expected, tolerance, label, parts=()):
     if isinstance(expected, list) and isinstance(answer, set | frozenset):
         answer = sorted(answer)
     if isinstance(expected, dict) and isinstance(answer, dict):
-        answer = dict(answer)  # a defaultdict, a Counter
+        differs = answer.keys() != expected.keys() or any(
+            _find_difference(answer[key], value, tolerance, label) for key, value in expected.items()
+        )
+        return (f"{label}: expected {expected!r}, got {_describe(dict(answer))}", ()) if differs else None
     if isinstance(expected, list) and (apart := _members_apart(answer, expected)):
         return f"{label}: {apart}", ()
     try:

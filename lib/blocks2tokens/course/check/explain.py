@@ -132,6 +132,12 @@ MEANINGS = (
         r"out of bounds for",
         "the type of an array sets what its numbers can be: .astype(...) a wider one first, or int(...)",
     ),
+    (
+        OverflowError,
+        r"math range error",
+        "math.exp raises from about 710 on, where a float ends; np.exp gives infinity, "
+        "and a number / infinity is 0",
+    ),
     (OverflowError, r"cannot convert float infinity", "something / 0 is infinite, and no integer"),
     (
         ZeroDivisionError,

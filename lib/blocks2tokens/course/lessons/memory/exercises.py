@@ -96,6 +96,8 @@ def packing_cases():
     """Return {label: (lives, sizes)}; sizes are multiples of 64, as in the engine."""
     by_hand = {"a": (0, 0), "b": (0, 1), "c": (1, 2), "d": (2, 3), "e": (3, 3)}
     pause = {"x": (0, 5), "h": (0, 1), "q": (1, 2), "s": (2, 3), "gate": (3, 4), "up": (3, 5)}
+    fullest_last = {"x": (0, 3), "h": (0, 1), "out": (3, 3)}
+    two_deep = {"low": (2, 5), "wide": (0, 1), "upper": (2, 3), "between": (1, 2)}
     gaps = {"p": (3, 9), "q": (0, 5), "r": (6, 9), "s": (0, 2), "t": (1, 2), "u": (2, 2)}
     return {
         "five buffers": (by_hand, {"a": 192, "b": 128, "c": 256, "d": 64, "e": 192}),
@@ -104,6 +106,9 @@ def packing_cases():
         "equal sizes": (by_hand, dict.fromkeys("abcde", 64)),
         "one": ({"x": (2, 4)}, {"x": 64}),
         "small ones first": ({"s": (0, 1), "t": (1, 2), "u": (0, 2)}, {"s": 64, "t": 128, "u": 576}),
+        "the last step is the fullest": (fullest_last, {"x": 64, "h": 64, "out": 192}),
+        "two alike": ({"v": (0, 1), "k": (0, 1)}, {"v": 64, "k": 64}),
+        "a wide one beside two": (two_deep, {"low": 64, "wide": 192, "upper": 64, "between": 64}),
     }
 
 
@@ -117,16 +122,16 @@ def peak_bytes(lives, sizes):
     return max(totals)
 
 
-def peak_where(alive, of=sum):
+def peak_where(alive, of=sum, steps=lambda end: range(end + 1)):
     """Return a function like peak_bytes, where alive(first, step, last) says what counts."""
 
     def wrong(lives, sizes):
         end = max(last for _, last in lives.values())
         found = [
             [sizes[name] for name, (first, last) in lives.items() if alive(first, step, last)]
-            for step in range(end + 1)
+            for step in steps(end)
         ]
-        return max(of(some) if some else 0 for some in found)
+        return max((of(some) for some in found if some), default=0)
 
     return wrong
 
@@ -143,6 +148,10 @@ PEAK = Exercise(
         Mistake(
             peak_where(lambda first, step, last: first <= step < last),
             "the last step is missing: a buffer is in use in its last step, too",
+        ),
+        Mistake(
+            peak_where(lambda first, step, last: first <= step <= last, steps=range),
+            "you stop before the last step of all: steps count from 0, so range(last + 1) has them all",
         ),
         Mistake(
             peak_where(lambda first, step, last: first == step),
@@ -193,7 +202,11 @@ def largest_life(lives, sizes):
     return sorted(lives, key=lambda name: lives[name][0] - lives[name][1])
 
 
-def placed(order=arena.longest_first, meet=None, gaps=True, fits=True):
+def alike_turned_round(lives, sizes):
+    return arena.longest_first(dict(reversed(lives.items())), sizes)
+
+
+def placed(order=arena.longest_first, meet=None, gaps=True, fits=True, climbs=True):
     """Return a function like first_fit with another order, another rule for who meets, or no look at gaps."""
     meet = meet or (lambda a, b: a[0] <= b[1] and b[0] <= a[1])
 
@@ -206,7 +219,8 @@ def placed(order=arena.longest_first, meet=None, gaps=True, fits=True):
                 room = offsets[other] - offset
                 if gaps and room > 0 and (room >= sizes[name] or not fits):
                     break
-                offset = max(offset, offsets[other] + sizes[other])
+                end = offsets[other] + sizes[other]
+                offset = max(offset, end) if climbs else end
             offsets[name] = offset
         return offsets
 
@@ -231,6 +245,11 @@ FIRST_FIT = Exercise(
             "you leave equals as they come: of those that live as long, the larger comes first",
         ),
         Mistake(
+            placed(order=alike_turned_round),
+            "two alike in life and in size change places: they come as in `lives`. sorted(..., reverse=True) "
+            "leaves them so, [::-1] turns them round, and a name in the key sorts them by name",
+        ),
+        Mistake(
             placed(order=lambda lives, sizes: arena.longest_first(lives, sizes)[::-1]),
             "you place the shortest life first: the long ones then find no gap",
         ),
@@ -245,6 +264,11 @@ FIRST_FIT = Exercise(
         Mistake(
             placed(gaps=False),
             "you place each above all that it meets: look for a gap below first",
+        ),
+        Mistake(
+            placed(climbs=False),
+            "you step down again: behind a wide one may come one that ends below it, so the offset is the "
+            "larger of where you are and where that one ends",
         ),
         Mistake(
             placed(fits=False),
@@ -365,6 +389,7 @@ def page_cases():
         "one of two begins where the other ends": ([(0, 5000), (5000, 5000)], 4096),
         "far apart": ([(0, 1), (1 << 20, 1), (1 << 21, 1)], 4096),
         "nothing": ([(0, 0), (8192, 0)], 4096),
+        "nothing within a page": ([(100, 0)], 4096),
         "large pages": ([(0, 5 << 20)], 2 << 20),
     }
 
@@ -395,6 +420,10 @@ def span(stretches, page):
 
 def empty_too(stretches, page):
     return pages.page_faults([(start, max(n, 1)) for start, n in stretches], page)
+
+
+def empty_within(stretches, page):
+    return len({p for start, n in stretches for p in range(start // page, (start + n - 1) // page + 1)})
 
 
 def number_of_last(stretches, page):
@@ -429,6 +458,10 @@ FAULTS = Exercise(
         Mistake(
             empty_too,
             "a stretch of no bytes touches nothing",
+        ),
+        Mistake(
+            empty_within,
+            "a stretch of no bytes within a page touches nothing: ask whether there are any bytes",
         ),
         Mistake(
             span,

@@ -64,6 +64,11 @@ GFLOPS = Exercise(
             "K is missing: each of the M * N results is a sum of K products",
         ),
         Mistake(
+            lambda M, K, N, seconds: M * N * (2 * K - 1) / seconds / 1e9,
+            "you count K - 1 additions for each result: the sum begins with 0, as in the loops "
+            "below, and adds all K products",
+        ),
+        Mistake(
             lambda M, K, N, seconds: 2 * M**3 / seconds / 1e9,
             "you took M for all three sizes: only the report's case is a cube",
         ),
