@@ -1,5 +1,7 @@
 """The plain forward pass: the reference's logits, the engine's on real models, and parts to exchange."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from reference import Reference
@@ -80,3 +82,10 @@ def test_more_tokens_than_the_context_are_allowed_and_unknown_ones_are_not(llama
     assert forward(llama, np.tile(IDS, 2)).shape == (80, 320)
     with pytest.raises(ValueError, match="ids"):
         forward(llama, [0, 320])
+
+
+def test_it_can_be_read_in_one_go():
+    root = Path(__file__).resolve().parents[2]
+    n_lines = len((root / "lib/blocks2tokens/model/forward.py").read_text(encoding="utf-8").splitlines())
+    assert n_lines < 90
+    assert f"plain NumPy, {n_lines} lines" in (root / "README.md").read_text(encoding="utf-8")

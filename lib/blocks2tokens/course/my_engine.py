@@ -36,7 +36,7 @@ from blocks2tokens.formats import FORMATS, Format, by_ggml_type
 from blocks2tokens.generate import Model
 from blocks2tokens.model import rope
 from blocks2tokens.model.forward import decoded as float_weights
-from blocks2tokens.model.forward import plus
+from blocks2tokens.model.layers import plus
 
 PROMPT = "It is a truth universally acknowledged, that"
 ENGINES, NOT_YET = "the engine's", "not yours yet"

@@ -14,9 +14,7 @@ import numpy as np
 
 from blocks2tokens.jit.cores import one_blas_thread
 from blocks2tokens.model import attention, rope
-from blocks2tokens.model.layers import GATES, rms_norm, softcap, top_experts
-
-FFN = [f"{name}{part}" for name in ("ffn_gate", "ffn_up", "ffn_down") for part in ("", "_bias")]
+from blocks2tokens.model.layers import GATES, feed_forward, mixture, plus, rms_norm, softcap
 
 
 def forward(
@@ -61,24 +59,6 @@ def forward(
         return softcap(norm(x, t.output_norm, eps) @ output.T, c.logit_softcap)  # [T, vocab]
 
 
-def feed_forward(h, w, gated):
-    """Return what the feed-forward part, or one expert, makes of h, float32 [T, dim]."""
-    gate, up = plus(h @ w["ffn_gate"].T, w["ffn_gate_bias"]), plus(h @ w["ffn_up"].T, w["ffn_up_bias"])
-    return plus(gated(gate, up) @ w["ffn_down"].T, w["ffn_down_bias"])
-
-
-def mixture(h, w, gated, n_used):
-    """Return the sum of what each token's experts make of it, by their shares; h float32 [T, dim]."""
-    scores = plus(h @ w["ffn_gate_inp"].T, w["ffn_gate_inp_bias"])  # [T, n_experts]
-    chosen, shares = top_experts(scores, n_used)  # [T, n_used] each
-    out = np.zeros_like(h)
-    for expert in np.unique(chosen):
-        t, place = np.nonzero(chosen == expert)  # the tokens that go through it
-        own = {name: None if w[name] is None else w[name][expert] for name in FFN}
-        out[t] += shares[t, place, None] * feed_forward(h[t], own, gated)
-    return out
-
-
 def special(c, layer, w):
     """Return what attention in this layer has that most models' has not, by `attend`'s names."""
     parts = {"window": c.window_of(layer), "softcap": c.attn_softcap, "sinks": w["attn_sinks"]}
@@ -90,11 +70,6 @@ def angles(frequencies, n_tokens, c):
     """Return cos and sin for positions 0 and on, scaled as the file asks for, float32 [T, head_dim / 2]."""
     factor = np.float32(rope.attention_factor(c.rope_scaling))
     return [factor * part for part in rope.angles(np.arange(n_tokens), frequencies)]
-
-
-def plus(product, bias):
-    """Return a product with its bias, which most models do not have."""
-    return product if bias is None else product + bias
 
 
 @lru_cache(maxsize=2)

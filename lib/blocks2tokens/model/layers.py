@@ -6,10 +6,13 @@ geglu       gelu(gate) * up
 softmax     exp(x - max) / sum
 softcap     cap * tanh(x / cap)
 top_experts the experts that a token goes through, and their shares
+
+feed_forward, mixture    what the feed-forward part makes of its input, and a mixture of experts
 """
 
 import numpy as np
 
+FFN = [f"{name}{part}" for name in ("ffn_gate", "ffn_up", "ffn_down") for part in ("", "_bias")]
 CLAMPED_SLOPE, CLAMPED_LIMIT = np.float32(1.702), np.float32(7)
 
 
@@ -75,3 +78,26 @@ def top_experts(scores: np.ndarray, n_used: int) -> tuple[np.ndarray, np.ndarray
     """
     chosen = np.argsort(-scores, axis=-1, kind="stable")[:, :n_used]
     return chosen, softmax(np.take_along_axis(scores, chosen, axis=-1))
+
+
+def plus(product, bias):
+    """Return a product with its bias, which most models do not have."""
+    return product if bias is None else product + bias
+
+
+def feed_forward(h, w, gated):
+    """Return what the feed-forward part, or one expert, makes of h, float32 [T, dim]."""
+    gate, up = plus(h @ w["ffn_gate"].T, w["ffn_gate_bias"]), plus(h @ w["ffn_up"].T, w["ffn_up_bias"])
+    return plus(gated(gate, up) @ w["ffn_down"].T, w["ffn_down_bias"])
+
+
+def mixture(h, w, gated, n_used):
+    """Return the sum of what each token's experts make of it, by their shares; h float32 [T, dim]."""
+    scores = plus(h @ w["ffn_gate_inp"].T, w["ffn_gate_inp_bias"])  # [T, n_experts]
+    chosen, shares = top_experts(scores, n_used)  # [T, n_used] each
+    out = np.zeros_like(h)
+    for expert in np.unique(chosen):
+        t, place = np.nonzero(chosen == expert)  # the tokens that go through it
+        own = {name: None if w[name] is None else w[name][expert] for name in FFN}
+        out[t] += shares[t, place, None] * feed_forward(h[t], own, gated)
+    return out
