@@ -127,6 +127,7 @@ MISTAKES = {
         "cheapest first": sorted_steps(lambda c, g: c),
         "upside down": sorted_steps(lambda c, g: g / c),
         "one step too many": one_too_many,
+        "to its last byte": sorted_steps(by_rate, limit=lambda spent, budget: spent < budget),
         "behind the first step": sorted_steps(by_rate, stop=False),
         "sorted by number": sorted_steps(by_rate, result=sorted),
     },
