@@ -236,7 +236,9 @@ def factor_of(K, seed):
     """Return w, float32 [K], and U, float32 [K, K], of inputs that go together."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((200, K)) @ (np.eye(K) + 0.4 * rng.standard_normal((K, K)))
-    return rng.standard_normal(K).astype(np.float32), feedback.factor(x.T @ x)
+    w = rng.standard_normal(K)
+    w += np.copysign(1, w)  # none is rounded to 0, where w - (w - q) leaves a little that is not near it
+    return w.astype(np.float32), feedback.factor(x.T @ x)
 
 
 def feedback_cases():
