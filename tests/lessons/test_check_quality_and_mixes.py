@@ -89,12 +89,21 @@ def row_of(take=lambda e, u: -e * u, divide=lambda U, j: U[j, j], round_to=round
     return round_with_feedback
 
 
+def row_less_its_errors(w, step, U):
+    """What stands in w[j] is taken off to the multiple: with float32's rounding beside it."""
+    w = w.astype(np.float32)
+    for j in range(len(w)):
+        error = (w[j] - step * np.round(w[j] / step)) / U[j, j]
+        w[j:] -= error * U[j, j:]
+    return w
+
+
 RIGHT = {
     "kl_divergence": [kl_by(kl_term), lambda p, q: np.float32(kl_by(kl_term)(p, q))],
     "paired_error": [by_variance, lambda a, b: np.sqrt(np.var(b - a, ddof=1) / len(a))],
     "weighted_error": [column_by_column, lambda x, E: ((x**2).mean(0) @ (E**2).T).sum()],
     "best_steps": [sorted_steps(by_rate, result=lambda t: np.array(t, int))],
-    "round_with_feedback": [row_of(), row_of(round_to=lambda v: math.floor(v + 0.5))],
+    "round_with_feedback": [row_of(), row_of(round_to=lambda v: math.floor(v + 0.5)), row_less_its_errors],
 }
 MISTAKES = {
     "kl_divergence": {
@@ -127,6 +136,7 @@ MISTAKES = {
         "cheapest first": sorted_steps(lambda c, g: c),
         "upside down": sorted_steps(lambda c, g: g / c),
         "one step too many": one_too_many,
+        "to its last byte": sorted_steps(by_rate, limit=lambda spent, budget: spent < budget),
         "behind the first step": sorted_steps(by_rate, stop=False),
         "sorted by number": sorted_steps(by_rate, result=sorted),
     },

@@ -2,7 +2,8 @@
 
 data/austen.gguf                                     comes with the course, F16
 data/models/SmolLM2-135M-Instruct.Q4_1.gguf          fetched by set-up
-data/austen_heldout.txt.xz                           chapters that Austen was not trained on
+data/austen_train.txt.xz                             what Austen was trained on
+data/austen_heldout.txt.xz                           chapters that it was not trained on
 """
 
 import lzma
@@ -33,12 +34,20 @@ def available() -> dict[str, Path]:
     return found
 
 
+def training_text() -> str:
+    """Return what Austen was trained on, as it is in the file: with a separator between chapters."""
+    return _unpacked("austen_train.txt.xz")
+
+
 def heldout_text() -> str:
     """Return the chapters that Austen was not trained on, each behind its separator token."""
-    path = _existing(DATA / "austen_heldout.txt.xz", "it comes with the course")
     separator = "<|endoftext|>"
-    chapters = lzma.decompress(path.read_bytes()).decode().split(f"\n{separator}\n")
+    chapters = _unpacked("austen_heldout.txt.xz").split(f"\n{separator}\n")
     return "".join(separator + chapter for chapter in chapters)
+
+
+def _unpacked(name: str) -> str:
+    return lzma.decompress(_existing(DATA / name, "it comes with the course").read_bytes()).decode()
 
 
 def _existing(path: Path, remedy: str) -> Path:

@@ -42,7 +42,7 @@ def matrix_cases():
         "one token that brings much, or all a little": (np.ones((2, 2), np.float32), spikes, 0.5),
         "half of 3 rows of 8": case(3, 8, 5, 0.5),
         "a quarter of rows of 10, rounded down": case(4, 10, 6, 0.25),
-        "0.7 of rows of 16": case(5, 16, 40, 0.7),
+        "0.7 of rows of 14, 9.8, rounded down": case(5, 14, 40, 0.7),
     }
 
 
@@ -105,6 +105,10 @@ WANDA = Exercise(
         Mistake(
             partial(keep_with, count=lambda n: int(np.ceil(n))),
             "right but for the rounding: share * K is rounded down, a row gives up no more",
+        ),
+        Mistake(
+            partial(keep_with, count=round),
+            "you round to the nearest: share * K is rounded down, of 9.8 weights 9 go",
         ),
         Mistake(
             partial(keep_with, norm=lambda X: 1.0, axis=None),

@@ -1,20 +1,18 @@
 """What a smaller model loses, token by token, so that each figure has its interval.
 
-    read(model, ids)             -> log-probabilities, float32 [T, vocab], of windows of 512
-    lost(found, reference, ids)  -> Loss: nats a token more than the reference, and the KL divergence
-                                    both as a mean and its standard error over the tokens
+    Reference(model, ids, WINDOW).measure(smaller)  -> Quality: the figures of each token
+    lost(quality)                                   -> Loss: nats a token more than the reference, and the KL
+                                                       divergence, both as a mean and its standard error
 
 The nats are a difference on the same tokens: what makes a text hard for both falls out, and the interval is
 narrower than that of either.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
 
-import numpy as np
+from blocks2tokens.quality import Quality, mean
 
-WINDOW = 512
+WINDOW = 512  # tokens read together
 
 
 @dataclass(frozen=True)
@@ -36,26 +34,7 @@ class Loss:
         return f"perplexity {self.perplexity:7.2f}  {nats}  KL {self.kl:.3f} ± {2 * self.kl_error:.3f}"
 
 
-def read(model, ids: Sequence[int], window: int = WINDOW) -> np.ndarray:
-    """Return the log-probabilities behind each of ids but the last, float32 [T - 1, vocab]."""
-    ids = np.asarray(ids)[:-1]
-    parts = []
-    for i in range(0, len(ids), window):
-        logits = model.logits(ids[i : i + window])
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        parts.append(logits)
-    return np.concatenate(parts)
-
-
-def lost(found: np.ndarray, reference: np.ndarray, ids: Sequence[int]) -> Loss:
-    """Compare log-probabilities, float32 [T - 1, vocab] each, on the ids that they predict."""
-    targets = np.asarray(ids)[1:, None]
-    nats, before = (-np.take_along_axis(x, targets, axis=1)[:, 0].astype(float) for x in (found, reference))
-    kl = (np.exp(reference) * (reference - found)).sum(axis=1, dtype=np.float64)
-    more = nats - before
-    return Loss(exp(nats.mean()), more.mean(), _error(more), kl.mean(), _error(kl))
-
-
-def _error(x: np.ndarray) -> float:
-    return float(x.std(ddof=1) / sqrt(len(x)))
+def lost(quality: Quality) -> Loss:
+    """Return what the figures of each token come to."""
+    nats, kl = mean(quality.tokens["nats"] - quality.tokens["reference_nats"]), quality.kl
+    return Loss(quality.perplexity.value, nats.value, nats.error, kl.value, kl.error)

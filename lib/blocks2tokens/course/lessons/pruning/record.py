@@ -13,17 +13,15 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
-from math import exp
 from pathlib import Path
-
-import numpy as np
 
 import blocks2tokens as b2t
 from blocks2tokens import files
 from blocks2tokens.course import models
 from blocks2tokens.course.lessons.pruning import texts
-from blocks2tokens.course.lessons.pruning.losses import lost, read
+from blocks2tokens.course.lessons.pruning.losses import WINDOW, lost
 from blocks2tokens.prune import Activations
+from blocks2tokens.quality import Reference
 
 RECORDED = Path(__file__).with_name("smollm2.json")
 CALIBRATION, HELDOUT = 8192, 2049
@@ -45,17 +43,15 @@ def recorded() -> dict:
 def rows(source: Path, ways: Iterable[str], n_calibration: int, n_heldout: int):
     """Yield (perplexity of the whole model, name, row) for each way to prune a model."""
     model = b2t.load(source)
-    ids, seen = texts.heldout(model, n_heldout), None
-    reference = read(model, ids)
-    nats = -np.take_along_axis(reference, np.asarray(ids)[1:, None], axis=1)
+    reference, seen = Reference(model, texts.heldout(model, n_heldout), WINDOW), None
     for name in ways:
         by, share, repair = WAYS[name]
         seen = seen or Activations(model, texts.calibration(model, n_calibration), products=True)
         with tempfile.TemporaryDirectory() as folder:
             pruning = b2t.prune(source, Path(folder) / "pruned.gguf", by, share, seen, repair)
-            loss = lost(read(b2t.load(pruning.path), ids), reference, ids)
-        row = {"by": by, "share": share, "repair": repair, "bytes": pruning.bytes_after} | asdict(loss)
-        yield exp(float(nats.mean())), name, row
+            quality = reference.measure(b2t.load(pruning.path))
+        row = {"by": by, "share": share, "repair": repair, "bytes": pruning.bytes_after}
+        yield quality.reference_perplexity.value, name, row | asdict(lost(quality))
 
 
 def main() -> None:

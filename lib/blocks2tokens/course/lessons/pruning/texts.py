@@ -4,8 +4,6 @@ calibration(model, n)   the first n tokens of what Austen was trained on, data/a
 heldout(model, n)       the first n of the chapters that were held out, data/austen_heldout.txt.xz
 """
 
-import lzma
-
 from blocks2tokens.course import models
 
 CHARACTERS = 10  # more than a token has on average
@@ -13,8 +11,7 @@ CHARACTERS = 10  # more than a token has on average
 
 def calibration(model, n: int) -> list[int]:
     """Return n token ids to prune by."""
-    text = lzma.decompress((models.DATA / "austen_train.txt.xz").read_bytes()).decode()
-    return model.tokenizer.encode(text[: CHARACTERS * n])[:n]
+    return model.tokenizer.encode(models.training_text()[: CHARACTERS * n])[:n]
 
 
 def heldout(model, n: int) -> list[int]:

@@ -123,11 +123,11 @@ WEIGHTED_MISTAKES = {
 }
 
 
-def greedy(cost, gain, budget, by="rate", skip=False, over=False, rising=False, ordered=False):
+def greedy(cost, gain, budget, by="rate", skip=False, over=False, rest=0, rising=False, ordered=False):
     key = {"rate": gain / cost, "gain": gain, "cost": -cost.astype(float)}[by]
     taken, spent = [], 0
     for step in np.argsort(key if rising else -key, kind="stable"):
-        if spent + cost[step] > budget:
+        if spent + cost[step] > budget - rest:
             if over:
                 taken.append(step)
             if not skip:
@@ -145,6 +145,7 @@ STEP_MISTAKES = {
     "you take the cheapest first, whatever they save: sort by gain / cost": {"by": "cost"},
     "your order is upside down: np.argsort begins with the smallest": {"rising": True},
     "you take one step too many: the one that goes over the budget stays out": {"over": True},
+    "you stop one step too early: one that spends the budget to its last byte is paid for": {"rest": 1},
     "you go on behind the first step that does not fit: stop there": {"skip": True},
     "those are the right steps, sorted by number: return them in the order in which they are taken": {
         "ordered": True
@@ -223,6 +224,7 @@ def step_cases():
     cost = rng.integers(10, 200, 30)
     return {
         "four steps": (np.array([10, 1, 5, 3]), np.array([20.0, 4.0, 5.0, 1.0]), 12),
+        "spent to the last byte": (np.array([5, 4, 6]), np.array([1.0, 8.0, 6.0]), 10),
         "a dear one first": (np.array([100, 2, 3, 90]), np.array([50.0, 8.0, 9.0, 1.0]), 104),
         "thirty steps": (cost, rng.exponential(1.0, 30) * cost, 1500),
         "room for all": (cost, rng.exponential(1.0, 30) * cost, 10**6),
@@ -234,7 +236,9 @@ def factor_of(K, seed):
     """Return w, float32 [K], and U, float32 [K, K], of inputs that go together."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((200, K)) @ (np.eye(K) + 0.4 * rng.standard_normal((K, K)))
-    return rng.standard_normal(K).astype(np.float32), feedback.factor(x.T @ x)
+    w = rng.standard_normal(K)
+    w += np.copysign(1, w)  # none is rounded to 0, where w - (w - q) leaves a little that is not near it
+    return w.astype(np.float32), feedback.factor(x.T @ x)
 
 
 def feedback_cases():

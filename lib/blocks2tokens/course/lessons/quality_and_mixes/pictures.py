@@ -54,7 +54,7 @@ def draw_paired(a: np.ndarray, b: np.ndarray, names: tuple[str, str], errors: tu
 
 
 def draw_sensitivity(probes: Mapping[str, float]) -> None:
-    """Draw what each matrix adds to KL when it alone has two bits, by layer; the embedding in the title."""
+    """Draw what each matrix of a layer adds to KL when it alone has two bits."""
     values, n_layers = _by_layer(probes)
     axes = plt.subplots(figsize=(9, 3.2))[1]
     axes.imshow(np.log10(values), cmap="Blues", aspect="auto")

@@ -9,7 +9,6 @@ others. llama.cpp's files are llama-quantize's, through PyPI's `llama-cpp-python
 
 import ctypes
 import json
-import lzma
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,8 +35,8 @@ def recorded() -> dict:
 
 def training_ids(model: b2t.Model, n: int = TRAINING) -> np.ndarray:
     """Return ids of Austen's training text, from the middle of a novel on."""
-    text = lzma.decompress((models.DATA / "austen_train.txt.xz").read_bytes()).decode()
-    return np.array(model.tokenizer.encode(text[300_000 : 300_000 + 5 * n])[:n])
+    text = models.training_text()[300_000 : 300_000 + 5 * n]
+    return np.array(model.tokenizer.encode(text)[:n])
 
 
 def tensor_bytes(path: Path) -> int:

@@ -5,8 +5,6 @@ ARTICLE_1    one sentence in eight languages
 CODE         a few lines of Python
 """
 
-import lzma
-
 from blocks2tokens.course import models
 
 ARTICLE_1 = {  # of the Universal Declaration of Human Rights, its first sentence
@@ -35,5 +33,4 @@ CODE = """class Cache:
 
 def novels() -> str:
     """Return the text that Austen was trained on, without its marks between chapters."""
-    packed = (models.DATA / "austen_train.txt.xz").read_bytes()
-    return lzma.decompress(packed).decode().replace("<|endoftext|>", "")
+    return models.training_text().replace("<|endoftext|>", "")
