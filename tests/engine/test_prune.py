@@ -12,9 +12,10 @@ from small_model import plain, small_model
 
 import blocks2tokens as b2t
 from blocks2tokens.errors import GGUFError, UnsupportedError
+from blocks2tokens.formats.feedback import triangle
 from blocks2tokens.prune import masks, write_plan
 from blocks2tokens.prune.activations import LEAST, Activations
-from blocks2tokens.prune.repair import repair, triangle
+from blocks2tokens.prune.repair import repair
 from blocks2tokens.prune.structure import drop_layers, take_columns, whole_blocks
 
 IDS = np.random.default_rng(1).integers(3, 320, 48)

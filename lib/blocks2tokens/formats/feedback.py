@@ -21,7 +21,7 @@ from numba import njit, prange
 
 from blocks2tokens.formats.compiled import as_in_c
 from blocks2tokens.formats.format import Format
-from blocks2tokens.jit.cores import takes_turns
+from blocks2tokens.jit.cores import one_blas_thread, takes_turns
 
 FORMATS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS")
 DAMPING = 0.01  # of the hessian's mean diagonal, added to it: GPTQ's
@@ -77,8 +77,8 @@ def _levels(fmt: Format, block: np.ndarray, places: np.ndarray) -> tuple[np.ndar
     return ((values[order] - low) / (high - low)).astype(np.float32), order
 
 
-def factor(hessian: np.ndarray) -> np.ndarray:
-    """Return U, float32 [K, K], of a hessian [K, K]: upper triangle, U.T @ U = inverse of it, damped.
+def triangle(hessian: np.ndarray) -> np.ndarray:
+    """Return U, float64 [K, K], of a hessian [K, K]: upper triangle, U.T @ U = inverse of it, damped.
 
     A column that the text never used gets the mean of the others.
     """
@@ -86,7 +86,13 @@ def factor(hessian: np.ndarray) -> np.ndarray:
     diagonal = np.diagonal(damped)
     mean = diagonal.mean() or 1.0
     damped[np.diag_indices_from(damped)] += np.where(diagonal > 0, DAMPING * mean, mean)
-    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32, order="C")
+    with one_blas_thread():
+        return np.linalg.cholesky(np.linalg.inv(damped)).T
+
+
+def factor(hessian: np.ndarray) -> np.ndarray:
+    """Return the triangle of a hessian as `encode` takes it, float32 [K, K]."""
+    return triangle(hessian).astype(np.float32, order="C")
 
 
 def encode(

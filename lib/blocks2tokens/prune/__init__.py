@@ -26,12 +26,12 @@ from tqdm import tqdm
 from blocks2tokens import files
 from blocks2tokens.convert import PLAIN, check_destination
 from blocks2tokens.errors import GGUFError, UnsupportedError
+from blocks2tokens.formats.feedback import triangle
 from blocks2tokens.generate import Model
 from blocks2tokens.gguf_writer import write_gguf
 from blocks2tokens.prune.activations import INPUT, MATRICES, Activations
 from blocks2tokens.prune.masks import keep_pattern, keep_rows, magnitude_scores, pattern_of, wanda_scores
 from blocks2tokens.prune.repair import repair as repaired
-from blocks2tokens.prune.repair import triangle
 from blocks2tokens.prune.structure import PLANS, Plan, cut, is_copied, metadata, shape_of
 
 WEIGHTS = ("magnitude", "wanda")

@@ -5,23 +5,23 @@
     for each column j            error = w_j / U_jj where w_j goes
                                  columns behind j  -=  error * U_j
 
-Columns in front of j stay as they are, so that one triangle serves all rows: the exact answer for each row
-would take an inverse of its own. Source: Frantar and Alistarh, "SparseGPT", 2023; Hassibi and Stork, "Optimal
-Brain Surgeon", 1992.
+Error feedback as when rounding, see `formats.feedback`, with 0 in the place of the nearest code. Columns in
+front of j stay as they are, so that one triangle serves all rows: the exact answer for each row would take an
+inverse of its own. Source: Frantar and Alistarh, "SparseGPT", 2023; Hassibi and Stork, "Optimal Brain
+Surgeon", 1992.
 """
 
 import numpy as np
 
 from blocks2tokens.jit.cores import one_blas_thread
 
-DAMPING = 0.01  # of the mean of the diagonal
 COLUMNS = 128  # taken together: what is behind them is corrected by one product
 
 
 def repair(W: np.ndarray, keep: np.ndarray, U: np.ndarray) -> np.ndarray:
     """Return W, float32 [N, K], with 0 where `keep`, bool [N, K], is False, and the rest adjusted.
 
-    U, from `triangle`, says what its inputs are like: the product with such inputs then changes less.
+    U, `feedback.triangle` of X^T X, says what its inputs are like: the product with these then changes less.
     """
     out = W.astype(np.float64)
     with one_blas_thread():
@@ -34,12 +34,3 @@ def repair(W: np.ndarray, keep: np.ndarray, U: np.ndarray) -> np.ndarray:
                 errors[:, j - first] = error
             out[:, last:] -= errors @ U[first:last, last:]
     return np.where(keep, out, 0).astype(np.float32)
-
-
-def triangle(products: np.ndarray) -> np.ndarray:
-    """Return U, float64 [K, K], of X^T X, [K, K]."""
-    H = products.astype(np.float64)
-    diagonal = np.einsum("ii->i", H)  # a view
-    diagonal += DAMPING * diagonal.mean() + np.finfo(np.float32).tiny
-    with one_blas_thread():
-        return np.linalg.cholesky(np.linalg.inv(H)).T
