@@ -113,6 +113,7 @@ ABSORB_TILE = Exercise(
         "highest = max(best, scores.max()). The tile's share of out is weights @ values.",
     ),
     tolerance=1e-5,
+    parts=("best", "total", "out"),
 )
 
 
@@ -216,6 +217,7 @@ JOIN = Exercise(
         "Two factors, exp(own best - highest); one of them is 1. Both totals and both outs get theirs.",
     ),
     tolerance=1e-5,
+    parts=("best", "total", "out"),
 )
 
 
@@ -305,6 +307,7 @@ TILES = Exercise(
         "The first sees position + first + 1 keys: so many // tile whole tiles. The last sees n - 1 more, "
         "rounded up to tiles.",
     ),
+    parts=("whole", "in part"),
 )
 
 
