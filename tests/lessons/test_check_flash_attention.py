@@ -56,11 +56,11 @@ def join(top=max, totals=(1, 1), outs=(1, 1), half=False, divided=False):
     return join_parts
 
 
-def count(sees=lambda position, t: position + t + 1, last=True, partly=True, masked=True):
+def count(sees=lambda position, t: position + t + 1, last=lambda n: n - 1, partly=True, masked=True):
     """A learner's count, tile by tile."""
 
     def tiles_seen(position, first, n, tile):
-        low, high = sees(position, first), sees(position, first + (n - 1 if last else 0))
+        low, high = sees(position, first), sees(position, first + last(n))
         whole = part = start = 0
         while start + (1 if partly else tile) <= high:
             if start + tile <= low and masked:
@@ -126,7 +126,8 @@ WRONG = [
     ("join_parts", join(divided=True), "joined parts may be joined again"),
     ("tiles_seen", count(lambda position, t: position + t), "off by one"),
     ("tiles_seen", count(lambda position, t: t + 1), "behind `position` other tokens"),
-    ("tiles_seen", count(last=False), "its last one sees further"),
+    ("tiles_seen", count(last=lambda n: 0), "its last one sees further"),
+    ("tiles_seen", count(last=lambda n: n - 2), "off by one at the end"),
     ("tiles_seen", count(partly=False), "the last tile is lost"),
     ("tiles_seen", all_tiles, "subtract the whole ones"),
     ("tiles_seen", count(masked=False), "every tile has a mask"),

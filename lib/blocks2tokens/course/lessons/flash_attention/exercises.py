@@ -113,6 +113,7 @@ ABSORB_TILE = Exercise(
         "highest = max(best, scores.max()). The tile's share of out is weights @ values.",
     ),
     tolerance=1e-5,
+    parts=("best", "total", "out"),
 )
 
 
@@ -216,6 +217,7 @@ JOIN = Exercise(
         "Two factors, exp(own best - highest); one of them is 1. Both totals and both outs get theirs.",
     ),
     tolerance=1e-5,
+    parts=("best", "total", "out"),
 )
 
 
@@ -240,6 +242,7 @@ def block_cases():
         "the last block before a tile's end": (0, 48, 16, 64),
         "behind 100 tokens": (100, 32, 16, 64),
         "one query at a tile's end": (0, 63, 1, 64),
+        "a last query that begins a tile": (5, 44, 16, 64),
         "blocks as long as tiles": (0, 128, 64, 64),
         "a block longer than tiles": (0, 32, 32, 8),
         "behind 8,000 tokens": (8000, 176, 16, 64),
@@ -247,12 +250,20 @@ def block_cases():
 
 
 def seen_with(
-    position, first, n, tile, own=1, floor=lambda x, tile: -(-x // tile), behind=1, last=True, rest=True
+    position,
+    first,
+    n,
+    tile,
+    own=1,
+    floor=lambda x, tile: -(-x // tile),
+    behind=1,
+    last=lambda n: n - 1,
+    rest=True,
 ):
     """Return the right answer with a place for each mistake."""
     start = behind * position + first
     whole = (start + own) // tile
-    end = floor(start + (n - 1 if last else 0) + own, tile)
+    end = floor(start + last(n) + own, tile)
     return whole, end - whole if rest else end
 
 
@@ -270,8 +281,12 @@ TILES = Exercise(
             "right without a cache alone: the queries stand behind `position` other tokens",
         ),
         Mistake(
-            partial(seen_with, last=False),
+            partial(seen_with, last=lambda n: 0),
             "you stop where the block's first query stops: its last one sees further",
+        ),
+        Mistake(
+            partial(seen_with, last=lambda n: n - 2),
+            "off by one at the end: the last query, first + n - 1, sees its own token, too",
         ),
         Mistake(
             partial(seen_with, floor=lambda x, tile: x // tile),
@@ -292,6 +307,7 @@ TILES = Exercise(
         "The first sees position + first + 1 keys: so many // tile whole tiles. The last sees n - 1 more, "
         "rounded up to tiles.",
     ),
+    parts=("whole", "in part"),
 )
 
 

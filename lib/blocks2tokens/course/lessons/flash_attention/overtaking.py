@@ -30,7 +30,7 @@ from blocks2tokens.model.split_attention import attend_part, join_parts
 BATCH = 128  # tokens
 NOT_CAPPED = np.float32(0)
 PART = 512  # rows of a 7B's matrix
-MATRICES = "matrices"
+MATRICES, TILES = "matrices", "in tiles"  # ways
 
 
 def in_tiles(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def random_heads(n_heads: int, n_kv_heads: int, head_dim: int, T: int, S: int) -
 def smollm2(model: Model, depths, repeats: int = 5) -> dict[str, dict[int, float]]:
     """Return {way: {depth: seconds of BATCH tokens in a layer}}; matrices: the same at every depth."""
     c = model.config
-    ways = {"in tiles": in_tiles, "whole scores": attend}
+    ways = {TILES: in_tiles, "whole scores": attend}
     matrices = [w for w in vars(model.transformer.layers[0]).values() if isinstance(w, QuantizedMatrix)]
     return measure(partial(products, matrices), ways, (c.n_heads, c.n_kv_heads, c.head_dim), depths, repeats)
 
@@ -81,8 +81,8 @@ def of_7b(depths, repeats: int = 5) -> dict[str, dict[int, float]]:
     shape = synthetic.SHAPES["7B"]
     rng = np.random.default_rng(7)
     part = QuantizedMatrix.quantize(rng.standard_normal((PART, shape.dim), np.float32), "Q4_0")
-    head = measure(partial(products, [part]), {"in tiles": in_tiles}, (1, 1, shape.head_dim), depths, repeats)
-    times = {MATRICES: layer_weights(shape) / part.shape[0] / part.shape[1], "in tiles": shape.n_heads}
+    head = measure(partial(products, [part]), {TILES: in_tiles}, (1, 1, shape.head_dim), depths, repeats)
+    times = {MATRICES: layer_weights(shape) / part.shape[0] / part.shape[1], TILES: shape.n_heads}
     return {way: {d: times[way] * s for d, s in found.items()} for way, found in head.items()}
 
 
@@ -106,13 +106,12 @@ def measure(multiply: Callable, ways: Mapping[str, Callable], heads, depths, rep
     return {MATRICES: {d: times[MATRICES].median for d in depths}} | found
 
 
-def equal_at(found: Mapping[str, Mapping[int, float]], way: str = "in tiles") -> float:
-    """Return the tokens of a prompt at which attention takes as long as the matrices.
+def equal_at(found: Mapping[str, Mapping[int, float]]) -> float:
+    """Return the tokens of a prompt at which attention in tiles takes as long as the matrices.
 
     Attention takes as long as it has pairs: BATCH queries behind `depth` tokens meet depth + BATCH / 2 keys
     on average. The median of the times for such a key, over all depths, is what a longer text is judged by.
     """
-    keys = {depth: depth + BATCH / 2 for depth in found[way]}
-    of_a_key = np.median([seconds / keys[depth] for depth, seconds in found[way].items()])
+    of_a_key = np.median([s / (depth + BATCH / 2) for depth, s in found[TILES].items()])
     matrices = np.median(list(found[MATRICES].values()))
     return float(2 * max(0.0, matrices / of_a_key - BATCH / 2))

@@ -1,10 +1,10 @@
 """Lesson 25, the KV cache: its bytes by type, a fast Hadamard transform, turned keys, block tables, copies.
 
-bytes_of_pages    a model's shape, tokens, type      -> bytes of the pages that hold them
-hadamard       x float32 [n]                      -> H x / sqrt(n), in log2(n) steps
-attend_turned  q, and keys and values turned      -> what the query finds, not turned
-row_of         table, token, head ...             -> page, byte of the row in it
-own_page       table, i, users                    -> table, users, (from, to) of a copy or None
+bytes_of_pages  a model's shape, tokens, type   -> bytes of the pages that hold them
+hadamard        x float32 [n]                   -> H x / sqrt(n), in log2(n) steps
+attend_turned   q, and keys and values turned   -> what the query finds, not turned
+row_of          table, token, head ...          -> page, byte of the row in it
+own_page        table, i, users                 -> table, users, (from, to) of a copy or None
 """
 
 from dataclasses import dataclass
@@ -221,7 +221,7 @@ HADAMARD = Exercise(
 
 def attend_turned(q, keys, values, turn):
     """Return what q, float32 [n], finds; keys and values, [S, n], are stored turned, each row by `turn`."""
-    # and in the engine: do_head and attended_values in model/decode.py
+    # and in the engine: finish_head and join_attended in model/decode.py turn, attend_part attends
     scores = keys @ turn(q) / np.sqrt(q.size)
     weights = np.exp(scores - scores.max())
     return turn(weights @ values / weights.sum())
@@ -246,7 +246,7 @@ def kept(x):
     return x
 
 
-def find_with(q, keys, values, turn, of_q=True, of_out=True, rows=None, scale=0.5):
+def find_with(q, keys, values, turn, of_q=True, of_out=True, scale=0.5):
     """Return the right answer with a place for each mistake."""
     q, keys, values = (x.astype(np.float64) for x in (q, keys, values))
     scores = keys @ (turn(q) if of_q else q) * q.size**-scale
@@ -283,7 +283,6 @@ TURNED = Exercise(
         "Two calls of `turn`, whatever the number of tokens: of q before the scores, of the sum after them.",
     ),
     tolerance=1e-4,
-    twin=cache_rows.turn,
 )
 
 
