@@ -308,21 +308,6 @@ def flip_sign(typingctx, bytes_):
     return BYTES(BYTES), codegen
 
 
-@intrinsic(prefer_literal=True)
-def add_bits(typingctx, low, planes, first, second, mask):
-    """Return low | ((planes >> shift) & mask) << 4; shift is `first` in half the bytes, then `second`."""
-    shifts = [first.literal_value] * 16 + [second.literal_value] * 16
-    bits = mask.literal_value
-
-    def codegen(context, builder, signature, args):
-        words = builder.bitcast(args[1], PAIRS.llvm_type)
-        moved = builder.bitcast(builder.lshr(words, constant(PAIRS.llvm_type, shifts)), BYTES.llvm_type)
-        high = builder.and_(moved, constant(BYTES.llvm_type, bits))
-        return builder.or_(args[0], builder.shl(high, constant(BYTES.llvm_type, 4)))
-
-    return BYTES(BYTES, BYTES, first, second, mask), codegen
-
-
 def eight_bytes(builder, packed):
     return builder.bitcast(packed, ir.VectorType(I8, 8))
 

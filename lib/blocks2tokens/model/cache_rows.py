@@ -99,15 +99,6 @@ def row_address(rows, part, head, token):
 
 
 @njit(cache=True)
-def rows_of_layer(first, layer):
-    """Return where the rows of a layer of a cache are, given those of its first layer."""
-    start = layer * 2 * first.values_at  # a layer's keys and values follow those of the one before
-    return LayerRows(
-        first.table, start, first.kind, first.turned, first.row_bytes, first.head_bytes, first.values_at
-    )
-
-
-@njit(cache=True)
 def turn(x, n):
     """Turn each n numbers of x, float32, in place: x = H x / sqrt(n), with n a power of two.
 

@@ -163,19 +163,16 @@ def taken(chosen, n, expert):
     return found
 
 
-# --- Numbers in a cache -----------------------------------------------------------------------------------
-
-
 # --- Softmax ----------------------------------------------------------------------------------------------
 
 
 @njit(cache=True, fastmath=IN_ANY_ORDER)
-def softmax_parts(scores, sink=-INFINITE):
-    """Turn scores, float32 [n], into exp(score - largest); return the sum of these and of the sink's."""
-    largest = sink
+def softmax_parts(scores):
+    """Turn scores, float32 [n], into exp(score - largest); return the sum of these."""
+    largest = -INFINITE
     for s in range(scores.size):
         largest = max(largest, scores[s])
-    total = exp(sink - largest)
+    total = np.float32(0)
     for s in range(scores.size):
         scores[s] = exp(scores[s] - largest)
         total += scores[s]

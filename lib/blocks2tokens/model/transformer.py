@@ -11,8 +11,9 @@
     logits = rms_norm(x, output_norm) @ output.T                                [T, vocab]
     other families add to this: see `architectures`, and `forward` for all of it
 
-Several tokens go through it in batches, `prefill`; a single one in one parallel region, `decode`. Both
-compute the same; weights are views of the mapped file, and nothing is decoded before a kernel needs it.
+Many tokens go through it in batches, `prefill`; one, or a few that were guessed, in one parallel region,
+`decode`. Both compute the same; weights are views of the mapped file, and nothing is decoded before a kernel
+needs it.
 """
 
 from collections.abc import Iterator, Sequence
