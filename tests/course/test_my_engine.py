@@ -724,6 +724,20 @@ check.rms_norm(rms_norm)
     assert norm.calls - before == 2 * austen.config.n_layers + 1
 
 
+def test_a_layer_may_name_what_it_hands_to_the_norm(learner):
+    run("""
+from blocks2tokens.model.layers import rms_norm
+def layer_forward(x, w, eps, attention, feed_forward):
+    for part, norm in ((attention, "attn_norm"), (feed_forward, "ffn_norm")):
+        x = x + part(rms_norm(x, w[norm], eps=eps), w)
+    return x
+check.layer_forward(layer_forward)
+""")
+    mine, austen = my_engine.forward(), b2t.load(models.austen())
+    assert mine.pieces["layer_forward"] is not check.EXERCISES["layer_forward"].engine
+    assert np.allclose(mine(austen, IDS), plain_forward(austen, IDS), rtol=1e-3, atol=1e-2)
+
+
 def test_each_piece_of_a_pass_can_be_timed(learner):
     record = profiler.Recorder()
     austen = b2t.load(models.austen())

@@ -341,9 +341,9 @@ class Forward:
         return piece["rms_norm"](x, t.output_norm, eps) @ output.T
 
     def _recorded(self, name, function):
-        def run(*arguments):
+        def run(*arguments, **named):
             with self.record(name):
-                return function(*arguments)
+                return function(*arguments, **named)
 
         return run
 
