@@ -8,6 +8,7 @@ from small_model import small_model
 
 import blocks2tokens as b2t
 from blocks2tokens import speculate
+from blocks2tokens.model.decode import Decoder
 from blocks2tokens.speculate import MOST_GUESSES, Pace, expected_tokens
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 8, 5, 6]
@@ -98,6 +99,21 @@ def test_logits_of_several_rows_are_those_of_steps(model):
     with pytest.raises(ValueError, match="do not fit"):
         model.transformer.steps(ids[:11], other)
     assert other.length == 30
+
+
+def test_rows_of_one_pass_may_be_of_different_texts(model):
+    transformer, texts = model.transformer, ([5, 6, 7, 8, 9], [40, 41, 42])
+    caches = [transformer.new_cache(40) for _ in texts]
+    for text, cache in zip(texts, caches, strict=True):
+        transformer.next_logits(text, cache)
+    expected = [transformer.step(11 + i, cache.fork()).copy() for i, cache in enumerate(caches)]
+    for cache in caches:
+        cache.prepare(1)
+    tables = np.stack([cache.table for cache in caches])
+    decoder = Decoder(transformer.weights, model.config, caches[0].rows(0), tables, MOST_GUESSES + 1)
+    decoder.rows[:2] = [(11 + i, len(text), i) for i, text in enumerate(texts)]  # token, position, table
+    decoder.step(2, with_logits=True)
+    assert np.array_equal(decoder.logits[:2], expected)
 
 
 def test_it_ends_at_a_stop_token_in_the_middle_of_a_pass(endless, monkeypatch):

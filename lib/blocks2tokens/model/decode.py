@@ -563,7 +563,7 @@ def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
 
 
 @njit(cache=True)
-def multiply_experts(m, state, scratch, sizes, row, x, first, last, after):
+def multiply_experts(m, scratch, sizes, row, x, first, last, after):
     """Fill a row's vector PRODUCT with the rows of m of each expert in use times its input, by its share."""
     own, total = address_of(scratch.vectors[row, EXPERT]), vector(scratch, sizes, row, PRODUCT)[first:last]
     total[:], n_used = 0, scratch.chosen.shape[1]
@@ -595,7 +595,7 @@ def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker
             multiply_all(m, scratch, sizes, n_rows, first, last, xs, inputs(scratch, PRODUCT), after)
         for row in range(n_rows):
             if mixed:
-                multiply_experts(m, state, scratch, sizes, row, xs[0] + row * xs[1], first, last, after)
+                multiply_experts(m, scratch, sizes, row, xs[0] + row * xs[1], first, last, after)
             total = state.residual[row, ADDED if sizes.post_norms else 0, first:last]
             if sizes.post_norms:
                 total[:] = 0
