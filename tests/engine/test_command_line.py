@@ -821,6 +821,9 @@ def pasted(text, written):
                 yield argv[1:]
                 if argv[1] == "convert":
                     written |= {argv[3]}
+            elif argv[0] == "python" and argv[1].startswith("data/fetch_"):
+                fetched = (ROOT / argv[1]).read_text(encoding="utf-8")
+                written |= set(re.findall(r"data/models/[\w.-]+\.gguf", fetched))
 
 
 def commands_of_readme():
