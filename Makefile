@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-arm lessons bench quality lock peer clean install-lab install-test
+.PHONY: help lab test test-arm lessons bench quality slides lock peer clean install-lab install-test
 
 PYTHON ?=
 ARGS ?=
@@ -69,6 +69,9 @@ endif
 ifeq ($(shell uname -m),x86_64)
 PEER_FLAGS += -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
+
+slides: install-lab ## write decks of the lessons' figures to slides/, one for each part
+	@$(PY) -m blocks2tokens.course.classroom.slides $(ARGS)
 
 peer: install-test ## build llama.cpp for this CPU (some minutes), for `make bench` to measure beside ours
 	CMAKE_ARGS="$(PEER_FLAGS)" $(PY) -m pip install --disable-pip-version-check \

@@ -13,6 +13,7 @@ import pytest
 from pasting import code_cells, needed, paste, shown, used
 
 from blocks2tokens.course import check
+from blocks2tokens.course.check import exercise
 from blocks2tokens.course.setup import notebooks
 
 LESSONS = [path for path in notebooks.find(notebooks.NOTEBOOKS) if path.stem != "00_start_here"]
@@ -121,3 +122,37 @@ def is_docstring(node: ast.stmt) -> bool:
 def words(source: str) -> Counter:
     """Return the names, numbers and operators of code, and how often each comes."""
     return Counter(word for word in re.findall(r"\w+|[^\w\s(),.:;]+", source) if word != "return")
+
+
+# What a class is told
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Return a function: what is shown of a wrong answer, with variables of the environment set."""
+    shown = []
+    monkeypatch.setattr(exercise, "display", shown.append)
+
+    def told(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        check.bits_per_weight(lambda fmt: fmt.bytes_per_block / fmt.block_size)
+        return shown[-1]._repr_html_() + repr(shown[-1])
+
+    return told
+
+
+def test_a_class_can_do_without_solutions(card):
+    text = card(BLOCKS2TOKENS_SOLUTIONS="0")
+    assert "Solution" not in text and "Stuck?" in text and "a byte has eight bits" in text
+
+
+def test_in_a_test_there_is_nothing_but_the_mark(card):
+    text = card(BLOCKS2TOKENS_STRICT="1")
+    assert exercise.NOT_RIGHT in text and "✗" in text
+    assert not any(word in text for word in ("Solution", "Stuck?", "eight bits"))
+
+
+def test_else_all_is_there(card):
+    text = card()
+    assert all(word in text for word in ("Solution", "Stuck?", "a byte has eight bits"))

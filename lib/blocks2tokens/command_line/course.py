@@ -13,6 +13,8 @@ EXAMPLES = """example:
   b2t course progress
   b2t course reset 03
   b2t course open 03 -- --no-browser
+  b2t course page 03
+  b2t course quiz 03 --answers
   b2t course grade submissions --csv grades.csv
   b2t course export-nbgrader assignments"""
 
@@ -22,7 +24,7 @@ def add(commands) -> None:
     details = "Your way through the lessons, and grading those of a class."
     parser = _parser(commands, "course", details, EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, help="what to do")
-    for add_action in (_add_progress, _add_reset, _add_open, _add_grade, _add_export):
+    for add_action in (_add_progress, _add_reset, _add_open, _add_page, _add_quiz, _add_grade, _add_export):
         add_action(actions)
 
 
@@ -104,6 +106,35 @@ def open_lesson(args) -> None:
     jupyter.start(workspace.learners(args.work), notebooks.named(args.lesson), args.options)
 
 
+def _add_page(actions) -> None:
+    details = (
+        "Print an instructor's page of a lesson, as Markdown: what to say, draw and ask, and the mistakes "
+        "that will come."
+    )
+    _add_lesson(_parser(actions, "page", details, "example:\n  b2t course page 03"))
+
+
+def page(args) -> None:
+    """Print the page of a lesson."""
+    from blocks2tokens.course.classroom import pages
+
+    print(pages.page_text(pages.read(args.lesson)), end="")
+
+
+def _add_quiz(actions) -> None:
+    details = "Print five questions on a lesson, as Markdown."
+    parser = _parser(actions, "quiz", details, "example:\n  b2t course quiz 03 --answers")
+    _add_lesson(parser)
+    parser.add_argument("--answers", action="store_true", help="with the answers behind them")
+
+
+def quiz(args) -> None:
+    """Print the questions of a lesson."""
+    from blocks2tokens.course.classroom import pages
+
+    print(pages.quiz_text(pages.read(args.lesson), args.answers), end="")
+
+
 def _add_grade(actions) -> None:
     details = (
         "Grade the notebooks of a class. FOLDER has a folder for each person; each exercise is found by its "
@@ -170,6 +201,8 @@ ACTIONS = {
     "progress": progress,
     "reset": reset,
     "open": open_lesson,
+    "page": page,
+    "quiz": quiz,
     "grade": grade,
     "export-nbgrader": export_nbgrader,
 }

@@ -16,9 +16,10 @@ import contextlib
 import functools
 import html
 import inspect
+import os
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from IPython.display import display
@@ -32,6 +33,7 @@ from blocks2tokens.course.check.calls import names_of_arguments, observe
 from blocks2tokens.course.check.explain import explain as _explain_exception
 from blocks2tokens.course.check.memory import full_of
 
+NOT_RIGHT = "not right yet"
 GOES_ON = "the lesson goes on with the engine's version"
 FROM_ZEROS = (
     "your answers would be right if np.empty made zeros: it gives memory with what was left in it. Begin "
@@ -87,7 +89,7 @@ class Exercise:
 
         A right one is kept: see course.collected.
         """
-        verdict = self.judge(function)
+        verdict = _as_told(self.judge(function))
         display(verdict)
         progress.record(self, verdict)
         if verdict.kind != "right":
@@ -581,6 +583,19 @@ def _small(value):
     return line if len(line) <= 120 else line[:120] + "..."
 
 
+def _as_told(verdict: "Verdict") -> "Verdict":
+    """Return a verdict as this class is to see it: as it is, without its solution, or the bare mark.
+
+    BLOCKS2TOKENS_SOLUTIONS=0 leaves the solution out; BLOCKS2TOKENS_STRICT=1, for a test, all but the mark.
+    """
+    if os.environ.get("BLOCKS2TOKENS_STRICT") == "1":
+        message = NOT_RIGHT if verdict.kind == "wrong" else verdict.message
+        return replace(verdict, message=message, hints=(), solution=None)
+    if os.environ.get("BLOCKS2TOKENS_SOLUTIONS") == "0":
+        return replace(verdict, solution=None)
+    return verdict
+
+
 COLOURS = {"right": "#009E73", "wrong": "#D55E00", "untouched": "#7F7F7F"}
 SIGNS = {"right": "✓", "wrong": "✗", "untouched": "○"}
 
@@ -593,7 +608,7 @@ class Verdict:
     kind: str
     message: str
     hints: tuple[str, ...]
-    solution: Callable
+    solution: Callable | None  # None: not to be shown
     twin: Callable | None = None
     pattern: object = None
     printed: str = ""
@@ -622,15 +637,17 @@ class Verdict:
         """Stuck? -> hint -> solution, each folded into the one before."""
         if self.kind == "right":
             return ""
-        source = html.escape(textwrap.dedent(inspect.getsource(_plain(self.solution))))
-        if self.twin is None:
-            folded = _fold("Solution, from the engine", f"<pre>{source}</pre>")
-        else:
-            engine = f"{self.twin.__module__}.{_plain(self.twin).__qualname__}"
-            folded = _fold("Solution", f"<pre>{source}</pre>And in the engine: <code>{engine}</code>")
+        folded = "" if self.solution is None else self._folded_solution()
         for i, hint in reversed(list(enumerate(self.hints))):
             folded = _fold("Hint" if i else "Stuck?", html.escape(hint) + folded)
         return folded
+
+    def _folded_solution(self):
+        source = html.escape(textwrap.dedent(inspect.getsource(_plain(self.solution))))
+        if self.twin is None:
+            return _fold("Solution, from the engine", f"<pre>{source}</pre>")
+        engine = f"{self.twin.__module__}.{_plain(self.twin).__qualname__}"
+        return _fold("Solution", f"<pre>{source}</pre>And in the engine: <code>{engine}</code>")
 
 
 def _fold(summary, content):
