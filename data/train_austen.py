@@ -36,7 +36,7 @@ from torch import nn
 HERE = Path(__file__).parent
 SEPARATOR = "<|endoftext|>"
 VOCAB, CONTEXT, HEAD_DIM, ROPE_THETA, EPS = 2048, 512, 64, 10_000.0, 1e-5
-BATCH, EPOCHS = 8, 8
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Size:
     heads: int
     ff: int
     dropout: float
+    epochs: int
 
 
-AUSTEN = Size("Austen 7M", dim=256, layers=8, heads=4, ff=768, dropout=0.15)
-DRAFT = Size("Austen draft 1M", dim=128, layers=3, heads=2, ff=384, dropout=0.0)
+AUSTEN = Size("Austen 7M", dim=256, layers=8, heads=4, ff=768, dropout=0.15, epochs=8)
+DRAFT = Size("Austen draft 1M", dim=128, layers=3, heads=2, ff=384, dropout=0.0, epochs=4)
 
 
 def read_chapters(name):
@@ -339,7 +340,7 @@ def train(model, stream, heldout, epochs, seed=0):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, help="passes over the text (default: 8, the draft 4)")
     parser.add_argument("--draft", action="store_true", help="train the draft, on what austen.gguf expects")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -347,13 +348,14 @@ def main():
     stream = encode(tokenizer, read_chapters("train"))
     heldout = encode(tokenizer, read_chapters("heldout"))
     teacher = read_gguf(HERE / "austen.gguf", tokenizer) if args.draft else None
-    model = Draft(DRAFT, teacher) if args.draft else Llama(AUSTEN)
+    size = DRAFT if args.draft else AUSTEN
+    model = Draft(size, teacher) if args.draft else Llama(size)
     name = "austen_draft" if args.draft else "austen"
     n_parameters = sum(p.numel() for p in model.parameters())
     print(
         f"{n_parameters:,} parameters, {len(stream):,} training tokens, {len(heldout):,} held out", flush=True
     )
-    best, history = train(model, stream, heldout, args.epochs)
+    best, history = train(model, stream, heldout, args.epochs or size.epochs)
     model.load_state_dict(best)
     write_gguf(HERE / f"{name}.gguf", model, tokenizer)
     record = {
