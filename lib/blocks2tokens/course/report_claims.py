@@ -227,7 +227,16 @@ MEASURED = {
         "a token behind many, float32 cache over q8_0": "×",
     },
     "27": {"perplexity of a pruned model over one of fewer bits, at equal bytes": "×"},
-    "32": {},
+    "30": {
+        "layers over cores, one stream, times as fast": "×",
+        "layers over cores, 8 streams, times as fast": "×",
+        "rows over cores, one stream, times as fast": "×",
+    },
+    "32": {
+        "a 14B, one stream": " tokens/s",
+        "a 14B, 16 streams in all": " tokens/s",
+        "the product fused, times faster": "×",
+    },
 }
 
 
@@ -775,8 +784,13 @@ CLAIMS = {
     "S8.9": Claim(
         "Parallel layers: Pipeline execution across cores",
         "30",
-        "One token passes the layers one after the other.",
+        "One token passes the layers one after the other: the next one does not exist yet.",
+        at_1=at_least("layers over cores, one stream, times as fast", 1.3),
         inference=True,
+        shows=(
+            "layers over cores, 8 streams, times as fast",
+            "rows over cores, one stream, times as fast",
+        ),
     ),
     "S8.10": Claim(
         "Hybrid quantization: Keep some layers in Float32",
@@ -827,7 +841,7 @@ CLAIMS = {
         "What reading allows one stream on its laptop. Several tokens for each pass: lesson 32.",
         at_1=at_least("one stream of a 14B on the report's laptop", 20),
         inference=True,
-        shows=("one stream of a 14B here",),
+        shows=("one stream of a 14B here", "a 14B, one stream", "a 14B, 16 streams in all"),
     ),
     "S9.9": Claim(
         "Current: ~0.05 tokens/sec (400x too slow)",
@@ -842,5 +856,6 @@ CLAIMS = {
         "If all else took no time, its products alone would still have to give 20 tokens a second.",
         at_1=at_least("tokens a second of a 14B, all but its products in no time", 20),
         inference=True,
+        shows=("the product fused, times faster",),
     ),
 }

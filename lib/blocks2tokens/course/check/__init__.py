@@ -41,6 +41,8 @@ LESSONS = (
     "kv_cache",
     "quality_and_mixes",
     "pruning",
+    "parallel_layers",
+    "the_last_verdict",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {

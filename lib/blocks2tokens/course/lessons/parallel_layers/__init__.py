@@ -1,0 +1,1 @@
+"""What lesson 30_parallel_layers alone uses."""

@@ -1,0 +1,1 @@
+"""What lesson 32_the_last_verdict alone uses."""
