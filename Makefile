@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-arm lessons bench quality slides lock peer clean install-lab install-test
+.PHONY: help lab test test-arm lessons bench quality site slides lock peer clean install-lab install-test
 
 PYTHON ?=
 ARGS ?=
@@ -69,6 +69,10 @@ endif
 ifeq ($(shell uname -m),x86_64)
 PEER_FLAGS += -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
+
+site: install-lab ## build the course as a site in site/, which needs nothing from outside
+	@$(PY) -m pip install --disable-pip-version-check --quiet -e ".[site]"
+	@$(PY) -m blocks2tokens.course.setup.site $(ARGS)
 
 slides: install-lab ## write decks of the lessons' figures to slides/, one for each part
 	@$(PY) -m blocks2tokens.course.classroom.slides $(ARGS)

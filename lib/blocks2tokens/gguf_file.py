@@ -152,7 +152,7 @@ class GGUFFile:
         return np.frombuffer(self._parts[0].buffer, np.uint8)
 
     def raw(self, name: str) -> np.ndarray:
-        """The tensor's bytes in the file, uint8 [*shape[:-1], row_bytes], read-only and not copied.
+        """The tensor's bytes in the file, uint8 [..., row_bytes], read-only and not copied.
 
         Raises KeyError for a name that is not in `tensors`.
         """

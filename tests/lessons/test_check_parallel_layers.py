@@ -8,7 +8,7 @@ import pytest
 from blocks2tokens.course.lessons.parallel_layers import cores, schedule
 from blocks2tokens.course.lessons.parallel_layers import exercises as lesson
 
-# finish_times, in a learner's way: a list for each stage, filled from the left
+# stage_ends, in a learner's way: a list for each stage, filled from the left
 
 
 def timetable(seconds, streams, later=max, arrives=True, free=True, when="end"):
@@ -148,13 +148,13 @@ def changed(function, **arguments):
 
 
 WRONG = [
-    ("finish_times", changed(timetable, free=False), "your stages do several streams at once"),
-    ("finish_times", changed(timetable, arrives=False), "do not wait for the stage before"),
-    ("finish_times", changed(timetable, later=lambda a, b: a + b), "you wait for both, one after the other"),
-    ("finish_times", changed(timetable, later=min), "you begin when the first of the two is over"),
-    ("finish_times", changed(timetable, when="start"), "these are the times at which stages begin"),
-    ("finish_times", in_lockstep, "in step with the slowest"),
-    ("finish_times", turned, "rows and columns are exchanged"),
+    ("stage_ends", changed(timetable, free=False), "your stages do several streams at once"),
+    ("stage_ends", changed(timetable, arrives=False), "do not wait for the stage before"),
+    ("stage_ends", changed(timetable, later=lambda a, b: a + b), "you wait for both, one after the other"),
+    ("stage_ends", changed(timetable, later=min), "you begin when the first of the two is over"),
+    ("stage_ends", changed(timetable, when="start"), "these are the times at which stages begin"),
+    ("stage_ends", in_lockstep, "in step with the slowest"),
+    ("stage_ends", turned, "rows and columns are exchanged"),
     ("busy_share", busy_cores, "that is how many stages are busy"),
     ("busy_share", idle, "this is the share of bubbles"),
     ("busy_share", of_one_stream, "you count the work of one stream"),
@@ -181,7 +181,7 @@ WRONG = [
     ("tokens_at_most", lambda *arguments: 1 / rate(*arguments), "that is seconds for a token"),
 ]
 RIGHT = {
-    "finish_times": [timetable, timetable_as_array],
+    "stage_ends": [timetable, timetable_as_array],
     "busy_share": [idle_first],
     "largest_part": [every_cut],
     "speed_up": [amdahl],

@@ -164,3 +164,21 @@ def test_what_it_does_not_know_it_answers_with_what_it_does(arguments, code):
 def test_make_calls_it():
     shown = subprocess.run(["make", "-n", "lab", "ARGS=--x"], cwd=ROOT, capture_output=True, text=True)
     assert "start.py lab --x" in shown.stdout
+
+
+# Where others host the course
+
+
+def test_hosts_call_what_is_there():
+    """Their files cannot be run here as their hosts run them; what they name exists."""
+    build = (ROOT / "postBuild").read_text()
+    assert os.access(ROOT / "postBuild", os.X_OK)
+    for module in re.findall(r"python -m (\S+)", build):
+        assert importlib.util.find_spec(module), module
+    for script in re.findall(r"python (data/\S+)", build):
+        assert (ROOT / script).is_file()
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    image = (ROOT / "Dockerfile").read_text()
+    for command in (container["postCreateCommand"], container["postAttachCommand"]):
+        assert command.split()[1:3] in (["start.py", "setup"], ["start.py", "lab"])
+    assert '"start.py", "lab"' in image and "start.py setup lab" in image

@@ -67,7 +67,8 @@ def read(lesson: str) -> Page:
 
 def page_text(page: Page) -> str:
     """Return the page as Markdown: what to say, draw and ask, and the mistakes that will come."""
-    parts = [f"# {page.stem}", "## Say", "\n".join(f"- {line}" for line in page.say)]
+    number, _, name = page.stem.partition("_")
+    parts = [f"# {number} · {name}", "## Say", "\n".join(f"- {line}" for line in page.say)]
     parts += ["## Draw", f"```\n{page.board}\n```", "## Ask"]
     parts += [f"**{question}**\n{answer}" for question, answer in page.unlock]
     mistakes = _mistakes(page.stem)
@@ -88,7 +89,8 @@ def _mistakes(stem):
 
 def quiz_text(page: Page, answers: bool) -> str:
     """Return the five questions as Markdown, with the answers behind them if wanted."""
-    parts = [f"# {page.stem}: five questions"]
+    number, _, name = page.stem.partition("_")
+    parts = [f"# {number} · {name}: five questions"]
     for number, question in enumerate(page.quiz, 1):
         letters = dict(zip("abcd", question.options, strict=True))
         options = "\n".join(f"- {letter}) {option}" for letter, option in letters.items())

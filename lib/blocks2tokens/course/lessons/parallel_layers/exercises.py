@@ -1,6 +1,6 @@
 """Lesson 30, parallel layers: a pipeline's times and bubbles, layers over cores, what bounds many cores.
 
-finish_times     seconds of stages, streams       -> when each stage is done with each stream
+stage_ends     seconds of stages, streams       -> when each stage is done with each stream
 busy_share       seconds of stages, streams       -> the share of time that is work
 largest_part     bytes of layers, cores           -> bytes of the fullest core, at best
 speed_up         alone, shared, waits, wait, cores -> times as fast as one core
@@ -14,7 +14,7 @@ import numpy as np
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.parallel_layers import schedule
 
-# finish_times: seconds, streams -> [stages, streams]
+# stage_ends: seconds, streams -> [stages, streams]
 
 
 def pipeline_cases():
@@ -28,7 +28,7 @@ def pipeline_cases():
     }
 
 
-def finish_times(seconds, streams):
+def stage_ends(seconds, streams):
     """Return when each stage is done with each stream, [stages, streams]."""
     done = np.zeros((len(seconds), streams))
     for s in range(len(seconds)):
@@ -40,7 +40,7 @@ def finish_times(seconds, streams):
 
 
 def finishing(begin):
-    """Return a function like finish_times, where begin(arrives, free) says when a stage begins."""
+    """Return a function like stage_ends, where begin(arrives, free) says when a stage begins."""
 
     def wrong(seconds, streams):
         done = np.zeros((len(seconds), streams))
@@ -55,7 +55,7 @@ def finishing(begin):
 
 
 def starts(seconds, streams):
-    return schedule.finish_times(seconds, streams) - np.asarray(seconds)[:, None]
+    return schedule.stage_ends(seconds, streams) - np.asarray(seconds)[:, None]
 
 
 def in_step(seconds, streams):
@@ -64,8 +64,8 @@ def in_step(seconds, streams):
 
 
 FINISH = Exercise(
-    name="finish_times",
-    engine=schedule.finish_times,
+    name="stage_ends",
+    engine=schedule.stage_ends,
     cases=pipeline_cases,
     mistakes=(
         Mistake(
@@ -94,7 +94,7 @@ FINISH = Exercise(
             "all stages of yours move in step with the slowest: each begins as soon as it can",
         ),
         Mistake(
-            lambda seconds, streams: schedule.finish_times(seconds, streams).T,
+            lambda seconds, streams: schedule.stage_ends(seconds, streams).T,
             "rows and columns are exchanged: a row for each stage, a column for each stream",
         ),
     ),
@@ -104,8 +104,8 @@ FINISH = Exercise(
         "Take the later of the two, 0 where there is none, and add the stage's seconds. Go through the "
         "stages, and in each through the streams.",
     ),
-    solution=finish_times,
-    twin=schedule.finish_times,
+    solution=stage_ends,
+    twin=schedule.stage_ends,
     tolerance=1e-12,
 )
 
@@ -115,7 +115,7 @@ FINISH = Exercise(
 
 def busy_share(seconds, streams):
     """Return the share of all stages' time that is work."""
-    end = finish_times(seconds, streams)[-1, -1]
+    end = stage_ends(seconds, streams)[-1, -1]
     work = streams * sum(seconds)
     return work / (len(seconds) * end)
 
@@ -123,7 +123,7 @@ def busy_share(seconds, streams):
 def share_where(work, time):
     """Return a function like busy_share: work(seconds, streams) over time(seconds, end)."""
     return lambda seconds, streams: (
-        work(seconds, streams) / time(seconds, schedule.finish_times(seconds, streams)[-1, -1])
+        work(seconds, streams) / time(seconds, schedule.stage_ends(seconds, streams)[-1, -1])
     )
 
 
@@ -166,7 +166,7 @@ BUSY = Exercise(
         ),
     ),
     hints=(
-        "How long does all of it take? finish_times tells: the last stage with the last stream.",
+        "How long does all of it take? stage_ends tells: the last stage with the last stream.",
         "In that time each stage could have worked. They did work: sum(seconds) for each stream.",
     ),
     solution=busy_share,

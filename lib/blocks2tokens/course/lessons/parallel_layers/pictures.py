@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from blocks2tokens.course import plot
-from blocks2tokens.course.lessons.parallel_layers.schedule import busy_share, finish_times
+from blocks2tokens.course.lessons.parallel_layers.schedule import busy_share, stage_ends
 
 HATCHES = ("", "///", "...", "\\\\", "xx", "++", "oo", "--")  # streams stay apart in grey
 NUMBERED = 8  # streams that have a number in their bars
@@ -39,7 +39,7 @@ def _gantt(bars: Iterable[tuple[int, int, float, float]], title: str, axes: Axes
 
 def draw_schedule(seconds: Sequence[float], streams: int, title: str, axes: Axes | None = None) -> Axes:
     """Draw who works when, if each stage is a core."""
-    done = finish_times(seconds, streams)
+    done = stage_ends(seconds, streams)
     bars = (
         (stage, stream, done[stage, stream] - seconds[stage], done[stage, stream])
         for stage in range(len(seconds))

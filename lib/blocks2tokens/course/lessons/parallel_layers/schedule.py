@@ -4,7 +4,7 @@ seconds of the stages [2, 1]      stream 0    stream 1
     stage 0                       0 to 2      2 to 4
     stage 1                       2 to 3      4 to 5        waits for its stream, and for itself
 
-finish_times    when each stage is done with each stream
+stage_ends    when each stage is done with each stream
 busy_share      how much of the stages' time is work; the rest are bubbles
 largest_part    consecutive layers over cores: the least that the fullest core can have
 speed_up        what is not shared, and each wait for the last one, bound it (Amdahl's law)
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def finish_times(seconds: Sequence[float], streams: int) -> np.ndarray:
+def stage_ends(seconds: Sequence[float], streams: int) -> np.ndarray:
     """Return when each stage is done with each stream, float64 [stages, streams], from 0 on.
 
     A stage begins with a stream when the stage before has done it and it is done with the stream before.
@@ -36,7 +36,7 @@ def busy_share(seconds: Sequence[float], streams: int) -> float:
     >>> busy_share([1, 1], 1), busy_share([1, 1], 3)
     (0.5, 0.75)
     """
-    end = finish_times(seconds, streams)[-1, -1]
+    end = stage_ends(seconds, streams)[-1, -1]
     return float(sum(seconds) * streams / (len(seconds) * end))
 
 

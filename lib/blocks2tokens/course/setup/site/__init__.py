@@ -1,0 +1,138 @@
+"""The course as a site that needs nothing from outside: `make site`.
+
+    README.md, INSTRUCTOR.md, notebooks/, an instructor's page a lesson, a page of the public names
+        --copied into a folder, as they lie in the repository, so that their links hold-->
+        Sphinx (conf.py beside this file), lessons as they were saved, not run --> site/index.html
+
+Figures keep their alternative texts; formulas are drawn by a MathJax that is copied along.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from blocks2tokens.course.classroom import pages
+from blocks2tokens.course.setup import notebooks
+
+CONF = Path(__file__).parent
+ROOT = notebooks.ROOT
+OUTSIDE = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["'](?:https?:)?//""")
+NAMES = {  # what the page of public names shows, by heading
+    "Models": ("load", "Model", "Sampler", "PromptLookup", "Draft", "load_session", "Session", "Batcher"),
+    "Matrices and products": ("QuantizedMatrix", "matmul", "Kernel"),
+    "Formats and files": ("Format", "GGUFFile", "GGUFError", "UnsupportedError"),
+    "Making models smaller": ("convert", "importance", "Importance", "prune", "quality"),
+}
+
+
+def collect(folder: Path, lessons: Sequence[Path]) -> None:
+    """Lay the sources of the site down in `folder`: these lessons and what goes with them."""
+    (folder / "notebooks").mkdir(parents=True)
+    for path in lessons:
+        place = folder / path.relative_to(ROOT)
+        place.parent.mkdir(exist_ok=True)
+        notebooks.write(_with_kernel_left_out(notebooks.read(path)), place)
+    for page in notebooks.NOTEBOOKS.glob("*.md"):
+        shutil.copy(page, folder / "notebooks")
+    shutil.copy(ROOT / "INSTRUCTOR.md", folder)
+    (folder / "index.md").write_text(_index(lessons), encoding="utf-8")
+    (folder / "api.md").write_text(_api(), encoding="utf-8")
+    (folder / "instructor").mkdir()
+    for path in lessons:
+        text = pages.page_text(pages.read(path.stem))
+        (folder / "instructor" / f"{path.stem}.md").write_text(text, encoding="utf-8")
+
+
+def _with_kernel_left_out(notebook):
+    """Return a notebook whose controls, which need a kernel, say so in a line."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).get("text/plain") == notebooks.CONTROL:
+                output.data["text/plain"] = "(a control stands here when the lesson runs)"
+    return notebook
+
+
+def _index(lessons):
+    """Return the first page: README, and behind it what the side bar lists."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    parts: dict[str, list[str]] = {}
+    for path in lessons:
+        part = path.parent.name
+        title = "Start" if part == "notebooks" else part.replace("_", " · ", 1).replace("_", " ")
+        heading = notebooks.read(path).cells[0].source.splitlines()[0].lstrip("# ")
+        place = path.relative_to(ROOT).with_suffix("").as_posix()
+        parts.setdefault(title, []).append(f"{path.stem[:2]} · {heading} <{place}>")
+    trees = [_tree(title, listed) for title, listed in parts.items()]
+    trees.append(_tree("To look up", ["notebooks/glossary", "api"]))
+    instructor = ["INSTRUCTOR", *(f"instructor/{path.stem}" for path in lessons)]
+    return "\n\n".join([readme, *trees, _tree("Teaching", instructor)])
+
+
+def _tree(title, names):
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *names, "```"])
+
+
+def _api():
+    import blocks2tokens as b2t
+
+    parts = ["# Public names", "", "`import blocks2tokens as b2t`"]
+    for heading, names in NAMES.items():
+        parts += ["", f"## {heading}"]
+        for name in names:
+            if hasattr(b2t, name):
+                kind = "autoclass" if isinstance(getattr(b2t, name), type) else "autofunction"
+                members = "\n   :members:" if kind == "autoclass" else ""
+                parts += ["", "```{eval-rst}", f".. {kind}:: blocks2tokens.{name}{members}", "```"]
+    return "\n".join(parts) + "\n"
+
+
+def build(target: Path, lessons: Sequence[Path] | None = None) -> int:
+    """Build the site of all lessons, or of these, in `target`; return Sphinx's exit status."""
+    lessons = list(lessons or notebooks.find(notebooks.NOTEBOOKS))
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        collect(source, lessons)
+        command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(CONF)]
+        return subprocess.call([*command, "-d", str(Path(folder) / "doctrees"), str(source), str(target)])
+
+
+def from_outside(target: Path) -> list[str]:
+    """Return what the pages of a site would load from elsewhere, a line each."""
+    found = []
+    for path in sorted(target.rglob("*.html")):
+        for match in OUTSIDE.finditer(path.read_text(encoding="utf-8")):
+            found.append(f"{path.relative_to(target)}: {match[0]}")
+    return found
+
+
+def broken_links(target: Path) -> list[str]:
+    """Return the links between the pages of a site that lead nowhere, a line each."""
+    found, anchors = [], {}
+    for path in sorted(target.rglob("*.html")):
+        anchors[path.resolve()] = set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8")))
+    for path in sorted(target.rglob("*.html")):
+        for link in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', path.read_text(encoding="utf-8")):
+            place, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", link):
+                continue
+            file = (path.parent / place).resolve() if place else path.resolve()
+            if not file.exists() or (anchor and file in anchors and anchor not in anchors[file]):
+                found.append(f"{path.relative_to(target)}: {link}")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the site, check its links, and say where it is."""
+    parser = argparse.ArgumentParser(prog="python -m blocks2tokens.course.setup.site")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site")
+    target = parser.parse_args(arguments).folder
+    if status := build(target):
+        return status
+    bad = [*from_outside(target), *broken_links(target)]
+    print("\n".join(bad) if bad else f"the site is there: {target / 'index.html'}")
+    return 1 if bad else 0
