@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test test-arm lessons bench quality site slides lock peer clean install-lab install-test
+.PHONY: help lab test test-arm lessons bench quality site slides bundle lock peer clean install-lab install-test
 
 PYTHON ?=
 ARGS ?=
@@ -73,6 +73,9 @@ endif
 site: install-lab ## build the course as a site in site/, which needs nothing from outside
 	@$(PY) -m pip install --disable-pip-version-check --quiet -e ".[site]"
 	@$(PY) -m blocks2tokens.course.setup.site $(ARGS)
+
+bundle: install-lab ## fill bundle/ for a USB stick: the course, both models, wheels; ARGS=--help says for whom
+	@$(PY) -m blocks2tokens.course.setup.bundle $(ARGS)
 
 slides: install-lab ## write decks of the lessons' figures to slides/, one for each part
 	@$(PY) -m blocks2tokens.course.classroom.slides $(ARGS)

@@ -37,6 +37,9 @@ def set_environment():
         os.environ.pop(name, None)
     os.environ["PIP_USER"] = "0"
     os.environ["PATH"] = os.path.dirname(PY) + os.pathsep + os.environ.get("PATH", "")
+    wheels = os.path.join(ROOT, "wheels")
+    if os.path.isdir(wheels):  # made by `make bundle`: everything is here, nothing comes from the network
+        os.environ["PIP_NO_INDEX"], os.environ["PIP_FIND_LINKS"] = "1", wheels
     # Idle threads of BLAS sleep after 2^16 cycles, not 2^26: see blocks2tokens/__init__.py.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 

@@ -1,5 +1,7 @@
 """start.py: the way in for all systems, which make calls too."""
 
+import importlib.util
+import json
 import os
 import re
 import runpy
@@ -182,3 +184,15 @@ def test_hosts_call_what_is_there():
     for command in (container["postCreateCommand"], container["postAttachCommand"]):
         assert command.split()[1:3] in (["start.py", "setup"], ["start.py", "lab"])
     assert '"start.py", "lab"' in image and "start.py setup lab" in image
+
+
+def test_wheels_beside_it_are_taken_and_nothing_else(start, tmp_path, monkeypatch):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    start.names["set_environment"]()
+    assert "PIP_NO_INDEX" not in os.environ
+    (tmp_path / "wheels").mkdir()
+    start.names["set_environment"]()
+    assert os.environ["PIP_NO_INDEX"] == "1" and os.environ["PIP_FIND_LINKS"] == str(tmp_path / "wheels")
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name)
