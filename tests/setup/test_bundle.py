@@ -61,10 +61,8 @@ def test_a_bundle_holds_the_course_and_its_wheels(monkeypatch, tmp_path, capsys)
     ]
     assert bundle.main(arguments) == 0
     assert (tmp_path / "stick/start.py").is_file() and (tmp_path / "stick/data/austen.gguf").is_file()
-    assert [command[command.index("--platform") + 1] for command in asked] == [
-        "win_amd64",
-        "manylinux_2_28_x86_64",
-    ]
+    platforms = [command[command.index("--platform") + 1] for command in asked]
+    assert platforms == ["win_amd64", "manylinux_2_28_x86_64"]
     assert all("--only-binary=:all:" in command and "setuptools>=69,<90" in command for command in asked)
     assert "1 wheels" in capsys.readouterr().out
 

@@ -73,10 +73,13 @@ def here() -> tuple[str, str]:
     raise ValueError(f"system: expected one of {', '.join(SYSTEMS)} after --for; this is another one")
 
 
-def requirements(lock: str, system: str, python: str) -> list[str]:
-    """Return the lines of a lock that a system and a Python need, as `name==version`."""
+def requirements(lock: str, system: str, python: str, micro: int = 9) -> list[str]:
+    """Return the lines of a lock that a system and a Python need, as `name==version`.
+
+    A few ask for the third number of the Python: `micro`.
+    """
     environment = {**default_environment(), **SYSTEMS[system][1]}
-    environment |= {"python_version": python, "python_full_version": f"{python}.9"}
+    environment |= {"python_version": python, "python_full_version": f"{python}.{micro}"}
     found = []
     for line in lock.splitlines():
         if line and not line.startswith("#"):
@@ -90,12 +93,15 @@ def requirements(lock: str, system: str, python: str) -> list[str]:
 def download(folder: Path, system: str, python: str) -> None:
     """Download the wheels that a system and a Python need; CalledProcessError where one is missing."""
     lock = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    wanted = [*requirements(lock, system, python), *BUILDING]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), "--python-version", python]
-    for name in SYSTEMS[system][0]:
-        command += ["--platform", name]
-    subprocess.run([*command, *wanted], check=True)
+    late, early = (requirements(lock, system, python, micro) for micro in (9, 0))
+    for micro, wanted in ((9, [*late, *BUILDING]), (0, sorted(set(early) - set(late)))):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+        command += ["--python-version", f"{python}.{micro}"]
+        for name in SYSTEMS[system][0]:
+            command += ["--platform", name]
+        if wanted:
+            subprocess.run([*command, *wanted], check=True)
 
 
 def copy_course(target: Path) -> None:
