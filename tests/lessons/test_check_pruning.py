@@ -8,7 +8,7 @@ import pytest
 from blocks2tokens.course.lessons.pruning import exercises as lesson
 from blocks2tokens.course.lessons.pruning import losses, record, sparse_rows
 from blocks2tokens.prune import masks
-from blocks2tokens.prune.activations import cosines
+from blocks2tokens.prune.influence import cosines
 from blocks2tokens.quality import TOKEN, Quality
 
 

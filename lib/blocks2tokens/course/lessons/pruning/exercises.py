@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.prune import activations, masks, structure
+from blocks2tokens.prune import influence, masks, structure
 
 # wanda_keep: W float32 [N, K], X float32 [T, K], share -> bool [N, K]
 
@@ -322,7 +322,7 @@ INFLUENCE = Exercise(
         "one side. Of T cosines, take each from one, and average.",
     ),
     tolerance=1e-4,
-    twin=activations.cosines,
+    twin=influence.cosines,
 )
 
 

@@ -20,7 +20,6 @@ from blocks2tokens import files
 from blocks2tokens.course import models
 from blocks2tokens.course.lessons.pruning import texts
 from blocks2tokens.course.lessons.pruning.losses import WINDOW, lost
-from blocks2tokens.prune import Activations
 from blocks2tokens.quality import Reference
 
 RECORDED = Path(__file__).with_name("smollm2.json")
@@ -46,7 +45,7 @@ def rows(source: Path, ways: Iterable[str], n_calibration: int, n_heldout: int):
     reference, seen = Reference(model, texts.heldout(model, n_heldout), WINDOW), None
     for name in ways:
         by, share, repair = WAYS[name]
-        seen = seen or Activations(model, texts.calibration(model, n_calibration), products=True)
+        seen = seen or b2t.importance(model, texts.calibration(model, n_calibration))
         with tempfile.TemporaryDirectory() as folder:
             pruning = b2t.prune(source, Path(folder) / "pruned.gguf", by, share, seen, repair)
             quality = reference.measure(b2t.load(pruning.path))
