@@ -43,6 +43,17 @@ def by_columns(W, X, share):
     return mask
 
 
+def masked(W, X, share):
+    return W * wanda()(W, X, share)
+
+
+def too_few(W, X, share):
+    mask = np.ones(W.shape, bool)
+    for n, row in enumerate(np.abs(W) * np.linalg.norm(X, axis=0)):
+        mask[n, np.argsort(row)[: -int(share * len(row))]] = False
+    return mask
+
+
 def fours(best=2, stays=True, pick=lambda s, K: [list(range(j, j + 4)) for j in range(0, K, 4)]):
     def two_of_four(scores):
         keep = np.zeros(scores.shape, bool)
@@ -91,6 +102,33 @@ def first_of_equals(scores):
     return keep
 
 
+def kept_scores(scores):
+    return [[score if stays else 0 for score, stays in zip(*row, strict=True)] for row in pairs_of(scores)]
+
+
+def pairs_of(scores):
+    return zip(scores.tolist(), fours()(scores).tolist(), strict=True)
+
+
+def long_rows(scores):
+    rows, keep = scores.reshape(4, -1), np.zeros((4, scores.size // 4), bool)
+    for j in range(rows.shape[1]):
+        for i in sorted(range(4), key=lambda i: (rows[i, j], i))[2:]:
+            keep[i, j] = True
+    return keep.reshape(scores.shape)
+
+
+def above(level):
+    def two_of_four(scores):
+        keep = np.zeros(scores.shape, bool)
+        for n, row in enumerate(scores):
+            for j in range(0, len(row), 4):
+                keep[n, j : j + 4] = row[j : j + 4] > level(row[j : j + 4])
+        return keep
+
+    return two_of_four
+
+
 def influence(one=1, divide=True, mean=True, compare=lambda b, a: (b, a), sign=-1):
     def block_influence(before, after):
         found = []
@@ -112,6 +150,27 @@ def by_element(before, after):
 
 def flattened(before, after):
     return influence()(before.reshape(1, -1), after.reshape(1, -1))
+
+
+def of_tokens(before, after):
+    return [influence()(b[None], a[None]) for b, a in zip(before, after, strict=True)]
+
+
+def all_pairs(before, after):
+    sizes = np.sqrt((before**2).sum(1)) * np.sqrt((after**2).sum(1))
+    return 1 - np.mean((before @ after.T) / sizes)
+
+
+def whole_norm(before, after):
+    found = [
+        1 - b @ a / (np.linalg.norm(before) * np.linalg.norm(after))
+        for b, a in zip(before, after, strict=True)
+    ]
+    return np.mean(found)
+
+
+def less_the_sum(before, after):
+    return 1 - sum(b @ a / np.linalg.norm(b) / np.linalg.norm(a) for b, a in zip(before, after, strict=True))
 
 
 def moved(before, after):
@@ -146,6 +205,18 @@ def silenced(gate, up, down, keep):
     return gate * stays[:, None], up * stays[:, None], down * stays
 
 
+def other_row(n_bytes=lambda K, right: right, share=lambda K, kept, right: right):
+    def sparse_row(K, kept, value_bytes, dense_bits):
+        right = row()(K, kept, value_bytes, dense_bits)
+        return n_bytes(K, right[0]), share(K, kept, right[1])
+
+    return sparse_row
+
+
+def starts_added(K, kept, value_bytes, dense_bits):
+    return row()(K, kept, value_bytes, dense_bits)[0], 1 - (dense_bits / 8 + 4 / 256) / (value_bytes + 1)
+
+
 def row(place=1, start=4, share=True, per_value=8, starts_count=True, bits=1):
     def sparse_row(K, kept, value_bytes, dense_bits):
         total = sum(place + value_bytes for _ in range(kept)) + start * (K // 256)
@@ -168,6 +239,13 @@ WRONG = [
     ("wanda_keep", wanda(norm=lambda column: sum(map(abs, column))), "you sum the sizes"),
     ("wanda_keep", wanda(least=math.ceil), "right but for the rounding"),
     ("wanda_keep", wanda(least=round), "to the nearest"),
+    ("wanda_keep", masked, "these are the pruned weights"),
+    ("wanda_keep", too_few, "as much stays as should go"),
+    ("two_of_four", kept_scores, "these are scores"),
+    ("two_of_four", lambda scores: fours()(scores).reshape(-1, 4), "in rows of four"),
+    ("two_of_four", long_rows, "makes four long rows"),
+    ("two_of_four", above(np.mean), "above the mean"),
+    ("two_of_four", above(np.median), "none is above the median"),
     ("two_of_four", best_half, "but not two of each four"),
     ("two_of_four", down_a_column, "run down a column"),
     ("two_of_four", fours(pick=every_so_many), "every so many columns"),
@@ -183,6 +261,10 @@ WRONG = [
     ("block_influence", influence(mean=False), "the sum over the tokens"),
     ("block_influence", influence(compare=lambda b, a: (b, a - b)), "with what the layer adds"),
     ("block_influence", moved, "this is a distance"),
+    ("block_influence", of_tokens, "the tokens' own numbers"),
+    ("block_influence", all_pairs, "every token with every other"),
+    ("block_influence", whole_norm, "one length for all tokens"),
+    ("block_influence", less_the_sum, "the sum of the cosines from 1"),
     ("drop_neurons", neurons(cut_down=False), "down still has a column"),
     ("drop_neurons", neurons(cut_gate=False), "gate still has all"),
     ("drop_neurons", neurons(cut_up=False), "up still has all"),
@@ -203,11 +285,15 @@ WRONG = [
     ("sparse_row", row(per_value=1), "bits are compared with bytes"),
     ("sparse_row", row(starts_count=False), "in the share the starts are missing"),
     ("sparse_row", row(bits=8), "these are bits"),
+    ("sparse_row", other_row(lambda K, right: right - 4 * (K // 256 - 1)), "one start for the whole row"),
+    ("sparse_row", other_row(share=lambda K, kept, _: (K - kept) / K), "zeros of this very row"),
+    ("sparse_row", other_row(share=lambda K, kept, right: 100 * right), "the share is in percent"),
+    ("sparse_row", starts_added, "on the wrong side"),
 ]
 
 
 RIGHT = {
-    "wanda_keep": [wanda()],
+    "wanda_keep": [wanda(), lambda W, X, share: wanda()(W, X, share).tolist()],
     "two_of_four": [fours(pick=lambda s, K: [list(range(j, j + 4)) for j in range(0, K, 4)])],
     "block_influence": [influence()],
     "drop_neurons": [neurons()],

@@ -20,6 +20,7 @@ from blocks2tokens.jit.vectors import (
     address_of,
     load_floats,
     multiply_add,
+    prefetch,
     store_float,
     tile_product,
     total,
@@ -38,7 +39,7 @@ from blocks2tokens.model.attention_tile import (
     softmax_row,
     tile_at,
 )
-from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES
+from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, row_address
 from blocks2tokens.model.compiled_layers import INFINITE
 
 MOST_PARTS = 16  # of the keys: joining them stays far below reading them
@@ -73,12 +74,18 @@ def parts_of(n_keys):
 
 
 @njit(cache=True)
-def score_rows(room, n_rows, keys, n):
-    """scores = q . keys, n_rows queries, n keys by address: with few queries it does not pay to turn them."""
+def score_rows(room, n_rows, keys, n, coming, row_bytes):
+    """scores = q . keys, n_rows queries, n keys by address: with few queries it does not pay to turn them.
+
+    Meanwhile the n rows at `coming`, the values, are on their way from memory.
+    """
     D = room.q.shape[1]
     q, scores = address_of(room.q), address_of(room.scores)
     for r in range(n_rows):
         for s in range(n):
+            if r == 0:
+                for at in range(s * row_bytes, (s + 1) * row_bytes, VECTOR):
+                    prefetch(coming, at)
             a, b, even, odd = q + FLOAT * D * r, keys + FLOAT * D * s, zero_floats(), zero_floats()
             for at in range(0, FLOAT * D, 2 * VECTOR):
                 even = multiply_add(load_floats(a, at), load_floats(b, at), even)
@@ -118,7 +125,7 @@ def attend_part(q, rows, head, first, last, scale, softcap, memory, part):
     while start < last:
         n = min(TILE - start % TILE, last - start)  # a window may begin anywhere in a page
         keys = tile_at(rows, KEYS, head, start, n, size, room.keys)
-        score_rows(room, group, keys, n)
+        score_rows(room, group, keys, n, row_address(rows, VALUES, head, start), rows.row_bytes)
         for r in range(group):
             softmax_row(room, r, 0, n, softcap)
         values = tile_at(rows, VALUES, head, start, n, size, room.values)

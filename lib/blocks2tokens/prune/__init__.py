@@ -201,11 +201,15 @@ def _check(by: str, share: float | str, ids, repair: bool) -> None:
         raise ValueError(f"share: {by} go by a number between 0 and 1, got {share!r}")
     if repair and by not in WEIGHTS:
         raise ValueError(f"repair: only by {' or '.join(WEIGHTS)} do weights stay to take over, got {by!r}")
-    if ids is None and (by != "magnitude" or repair):
-        what = "repair" if repair else by
+    if ids is None and (what := needs_text(by, repair)):
         raise ValueError(
             f"ids: expected tokens of a text that says what matters, which {what} needs, got None"
         )
 
 
-__all__ = ["WAYS", "Pruning", "check_family", "prune", "write_plan"]
+def needs_text(by: str, repair: bool) -> str | None:
+    """Return what learns from a text, `by` or "repair"; None where nothing does."""
+    return "repair" if repair else None if by == "magnitude" else by
+
+
+__all__ = ["WAYS", "Pruning", "check_family", "needs_text", "prune", "write_plan"]

@@ -1,9 +1,9 @@
 """What is learned from a text that says what matters: a text's tokens may be given, or their Importance.
 
-    ids int [T]    -->  importance(model, ids)         sums of squared inputs of each matrix
-    Importance     -->  itself, and the ids that it was made from, if it tells them
+ids int [T]    -->  importance(model, ids)         sums of squared inputs of each matrix
+Importance     -->  itself, and the ids that it was made from, if it tells them
 
-    norms [K] = root of the sums: how loud each input of a matrix is
+norms [K] = root of the sums: how loud each input of a matrix is
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def importance_of(model: Model, ids: Sequence[int] | Importance) -> Importance:
 
 
 def text_of(ids: Sequence[int] | Importance, needs: str) -> Sequence[int]:
-    """Return the ids of the text; ValueError for an importance that does not tell them to who `needs` them."""
+    """Return the ids of the text that somebody `needs`; ValueError for an importance without them."""
     if not isinstance(ids, Importance):
         return ids
     if ids.ids is None:

@@ -13,6 +13,7 @@ from math import sqrt
 
 import numpy as np
 
+from blocks2tokens.course import bench, budget
 from blocks2tokens.generate import Model
 
 Interval = tuple[float, float, float]  # low, middle, high
@@ -37,10 +38,18 @@ def writer(model: Model, ids: Sequence[int]) -> Callable[[], None]:
     return write
 
 
-def in_rounds(runs: Mapping[str, Callable], rounds: int, clock: Callable[[], float]) -> dict[str, np.ndarray]:
-    """Return {name: seconds, float64 [rounds]}, by a clock; a first round, which compiles, does not count."""
+def in_rounds(
+    runs: Mapping[str, Callable],
+    rounds: int,
+    clock: Callable[[], float] = budget.clock,
+    seconds: float = bench.BUDGET,
+) -> dict[str, np.ndarray]:
+    """Return {name: times by a clock, float64 [rounds]}; fewer rounds where they would last too long.
+
+    Each round begins with another run. What compiles runs in a first round, which does not count.
+    """
     names, found = list(runs), {name: [] for name in runs}
-    for n in range(-1, rounds):
+    for n in budget.rounds(rounds, seconds):
         first = n % len(names)
         for name in names[first:] + names[:first]:
             start = clock()
