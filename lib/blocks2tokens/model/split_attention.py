@@ -10,6 +10,8 @@
 
 Without parts, jobs would be heads: 3 heads of keys leave one of 2 cores idle for half of the time.
 Parts depend on the number of keys alone, never on how many work: the result is the same to the last bit.
+Few queries do little with what they read. So float32 is read where it is, a row from end to end, and values
+are asked for while the scores before them are made.
 """
 
 import numpy as np
@@ -44,7 +46,7 @@ from blocks2tokens.model.compiled_layers import INFINITE
 
 MOST_PARTS = 16  # of the keys: joining them stays far below reading them
 LEAST_PART = 128  # keys: a job of fewer costs more to hand out than to do
-WIDE = 4  # vectors of a value that are added at a time where there is one query
+WIDE = 4  # vectors of a value that are added at a time to one query: rows in fours would be three of zeros
 multiply_one = tile_product(1, WIDE)
 TURNS = 0  # a Room has no turned keys
 assert PAGE % TILE == 0  # a tile lies in one page
@@ -95,7 +97,7 @@ def score_rows(room, n_rows, keys, n, coming, row_bytes):
 
 @njit(cache=True)
 def add_rows_of_tile(room, n_rows, values, n):
-    """out += scores . values, n of them by address; rows in fours, those beyond n_rows are zeros."""
+    """out += scores . values, n of them by address; several rows in fours, those beyond n_rows are zeros."""
     D = room.out.shape[1]
     scores, out = address_of(room.scores), address_of(room.out)
     if n_rows == 1 and D % (WIDE * LANES) == 0:

@@ -310,9 +310,9 @@ def stream_cases():
         after = grow * before + step * rng.standard_normal((T, dim))
         return before.astype(np.float32), after.astype(np.float32)
 
-    right = np.array([[3, 0], [1, 2]], np.float32), np.array([[0, 5], [2, 4]], np.float32)
+    right = np.array([[3, 0], [1, 2], [2, 1]], np.float32), np.array([[0, 5], [2, 4], [4, 2]], np.float32)
     return {
-        "one token turned by 90 degrees, one not": right,
+        "one token turned by 90 degrees, two not": right,
         "a small step": case(6, 8, 0.3),
         "a large step": case(5, 16, 3.0),
         "three times as long": case(4, 8, 0.5, grow=3.0),
