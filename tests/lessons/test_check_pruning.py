@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+import blocks2tokens as b2t
 from blocks2tokens.course.lessons.pruning import exercises as lesson
-from blocks2tokens.course.lessons.pruning import losses, record, sparse_rows
+from blocks2tokens.course.lessons.pruning import losses, record, sparse_rows, speeds
 from blocks2tokens.prune import masks
 from blocks2tokens.prune.influence import cosines
 from blocks2tokens.quality import TOKEN, Quality
@@ -379,8 +380,9 @@ def test_the_recorded_figures_say_what_the_lesson_says():
     found = record.recorded()
     rows, whole = found["rows"], found["whole"]
     assert list(rows) == list(record.WAYS)
-    excess = {name: row["perplexity"] - whole for name, row in rows.items()}
-    assert excess["Wanda"] <= 0.6 * excess["magnitude"]
+    nats = {name: (row["nats"], row["nats_error"]) for name, row in rows.items()}
+    _, _, high = losses.excess_ratio(nats["Wanda"], nats["magnitude"])
+    assert high <= 0.6
     for name, row in rows.items():
         assert (row["by"], row["share"], row["repair"]) == record.WAYS[name]
         assert math.exp(math.log(whole) + row["nats"]) == pytest.approx(row["perplexity"], rel=1e-3)
@@ -392,3 +394,63 @@ def test_a_small_part_of_the_record_is_made_again(smollm2_path):
     ((_, name, row),) = record.rows(smollm2_path, ["layers"], 128, 257)
     assert name == "layers" and row["bytes"] == before["bytes"]
     assert 0.3 < row["nats"] / before["nats"] < 3
+
+
+def test_what_wanda_adds_is_told_with_its_interval():
+    low, middle, high = losses.excess_ratio((0.6318, 0.0296), (2.3525, 0.0581))
+    whole, magnitude, wanda = 31.4965, 331.083, 59.2447  # perplexities, as they were recorded
+    assert middle == pytest.approx((wanda - whole) / (magnitude - whole), rel=1e-3)
+    assert low < middle < high < 2 * middle
+    assert losses.excess_ratio((0.5, 0.0), (0.5, 0.0)) == (1, 1, 1)
+
+
+# Speeds
+
+
+def test_bytes_of_a_token_are_those_of_all_matrices(austen_path):
+    model = b2t.load(austen_path)
+    c, read = model.config, speeds.bytes_read(model)
+    attention = c.dim * c.head_dim * (2 * c.n_heads + 2 * c.n_kv_heads)
+    assert read["layers"] == 2 * c.n_layers * (attention + 3 * c.dim * c.ffn_dim)  # F16
+    assert read["output"] == 2 * c.vocab_size * c.dim
+
+
+def test_rounds_begin_in_turn_and_the_first_does_not_count():
+    now, order = [0.0], []
+
+    def run(name, seconds):
+        order.append(name)
+        now[0] += seconds if len(order) > 3 else 100
+
+    runs = {name: lambda n=name, s=s: run(n, s) for name, s in {"a": 1, "b": 2, "c": 4}.items()}
+    found = speeds.in_rounds(runs, 3, lambda: now[0])
+    assert {name: times.tolist() for name, times in found.items()} == {
+        "a": [1] * 3,
+        "b": [2] * 3,
+        "c": [4] * 3,
+    }
+    assert "".join(order) == "abcbcacababc"
+
+
+@pytest.mark.parametrize(("n", "aside"), [(1, 0), (5, 0), (9, 1), (25, 7), (100, 40)])
+def test_a_median_lies_between_the_order_statistics_of_its_interval(n, aside):
+    """By chance alone, so many of n lie on one side of the median in fewer than 2.5 of 100 cases."""
+    low, middle, high = speeds.median(np.random.default_rng(0).permutation(n))
+    assert (low, middle, high) == (aside, (n - 1) / 2, n - 1 - aside)
+    tail = sum(math.comb(n, k) for k in range(aside)) / 2**n
+    assert tail < 0.03
+
+
+def test_what_stays_without_any_layer_is_where_the_line_begins():
+    rng = np.random.default_rng(0)
+    pace = rng.uniform(1, 3, 20)  # each round of a machine that is busy in another way
+    times = {layers: pace * (5 + 0.5 * layers) for layers in (30, 20, 10)}
+    assert speeds.constant(times) == pytest.approx((5 / 20,) * 3)
+
+
+def test_the_recorded_speeds_are_those_of_the_bytes():
+    found = record.recorded()["speeds"]
+    assert list(found["rows"]) == list(record.TIMED)
+    for name, row in found["rows"].items():
+        low, middle, high = row["speed"]
+        assert low <= middle <= high and 0.95 < middle / row["bytes"] < 1.05, name

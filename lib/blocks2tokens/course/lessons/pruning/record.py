@@ -1,9 +1,13 @@
-"""What takes too long for a lesson: SmolLM2 pruned in several ways, on the held-out chapters.
+"""What takes too long for a lesson: SmolLM2 pruned in several ways, what the held-out chapters and time say.
 
     python -m blocks2tokens.course.lessons.pruning.record         writes smollm2.json beside this file
 
     {"calibration": tokens, "heldout": tokens, "whole": perplexity,
-     "rows": {name: {"by", "share", "repair", "bytes", "perplexity", "nats", "nats_error", "kl", "kl_error"}}}
+     "rows": {name: {"by", "share", "repair", "bytes", "perplexity", "nats", "nats_error", "kl", "kl_error"}},
+     "speeds": {"tokens", "rounds", "rows": {name: {"bytes", "speed"}}, "constant", "output"}}
+
+bytes and speed are times the whole model's: fewer, more; constant is the share of a token's time that stays
+without any layer, output that of its bytes. Times are of the CPU, on one thread, and intervals three numbers.
 
 Some minutes for each row on two cores. A row is written as soon as it is there; those that are there already
 are not made again.
@@ -13,12 +17,14 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
+from time import process_time
 
 import blocks2tokens as b2t
 from blocks2tokens import files
 from blocks2tokens.course import models
-from blocks2tokens.course.lessons.pruning import texts
+from blocks2tokens.course.lessons.pruning import speeds, texts
 from blocks2tokens.course.lessons.pruning.losses import WINDOW, lost
 from blocks2tokens.quality import Reference
 
@@ -32,6 +38,10 @@ WAYS = {
     "neurons": ("neurons", 0.25, False),
     "heads": ("heads", 1 / 3, False),
 }
+TIMED = {
+    f"{share:.0%} of the {by}": (by, share) for by in ("layers", "neurons") for share in (0.1, 0.25, 0.5)
+}
+TOKENS, ROUNDS = 12, 40  # of a turn; turns of each model
 
 
 def recorded() -> dict:
@@ -53,8 +63,35 @@ def rows(source: Path, ways: Iterable[str], n_calibration: int, n_heldout: int):
         yield quality.reference_perplexity.value, name, row | asdict(lost(quality))
 
 
+def timed(source: Path, n_tokens: int, rounds: int) -> dict:
+    """Return how much faster SmolLM2 is with some of it left out, and what of a token's time stays."""
+    model = b2t.load(source, threads=1)
+    ids = texts.calibration(model, 512)
+    with tempfile.TemporaryDirectory() as folder:
+        models_ = {"whole": model}
+        for name, (by, share) in TIMED.items():
+            path = b2t.prune(source, Path(folder) / f"{by}{share}.gguf", by, share, ids).path
+            models_[name] = b2t.load(path, threads=1)
+        runs = {name: speeds.writer(m, ids[:n_tokens]) for name, m in models_.items()}
+        times = speeds.in_rounds(runs, rounds, process_time, inf)
+        read = {name: speeds.bytes_read(m) for name, m in models_.items()}
+    whole = sum(read["whole"].values())
+    fewer = {name: whole / sum(read[name].values()) for name in TIMED}
+    by_layers = {m.config.n_layers: times[name] for name, m in models_.items() if "neurons" not in name}
+    return {
+        "tokens": n_tokens,
+        "rounds": rounds,
+        "rows": {
+            name: {"bytes": fewer[name], "speed": speeds.median(times["whole"] / times[name])}
+            for name in TIMED
+        },
+        "constant": speeds.constant(by_layers),
+        "output": read["whole"]["output"] / whole,
+    }
+
+
 def main() -> None:
-    """Add the rows that are missing."""
+    """Add what is missing."""
     found = {"calibration": CALIBRATION, "heldout": HELDOUT, "whole": None, "rows": {}}
     if RECORDED.exists():
         found = recorded()
@@ -63,6 +100,9 @@ def main() -> None:
         found["whole"], found["rows"][name] = whole, row
         files.write_text(RECORDED, json.dumps(found, indent=1) + "\n")
         print(f"{name}: perplexity {row['perplexity']:.1f}, whole {whole:.1f}", flush=True)
+    if "speeds" not in found:
+        found["speeds"] = timed(models.smollm2(), TOKENS, ROUNDS)
+        files.write_text(RECORDED, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,10 @@ def median(x: np.ndarray) -> Interval:
     return float(x[aside]), float(np.median(x)), float(x[n - 1 - aside])
 
 
-def line(times: Mapping[int, np.ndarray]) -> tuple[Interval, Interval]:
-    """Return the constant and the seconds of a layer, from {n_layers: seconds, [rounds]}: a line a round."""
-    layer, constant = np.polyfit(list(times), np.array(list(times.values())), 1)
-    return median(constant), median(layer)
+def constant(times: Mapping[int, np.ndarray]) -> Interval:
+    """Return the share of the largest model's time that stays without any layer.
+
+    times: {n_layers: seconds, [rounds]}; each round has a line of its own through its models.
+    """
+    layer, stays = np.polyfit(list(times), np.array(list(times.values())), 1)
+    return median(stays / (stays + max(times) * layer))
