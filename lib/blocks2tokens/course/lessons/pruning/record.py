@@ -68,16 +68,16 @@ def timed(source: Path, n_tokens: int, rounds: int) -> dict:
     model = b2t.load(source, threads=1)
     ids = texts.calibration(model, 512)
     with tempfile.TemporaryDirectory() as folder:
-        models_ = {"whole": model}
+        by_name = {"whole": model}
         for name, (by, share) in TIMED.items():
             path = b2t.prune(source, Path(folder) / f"{by}{share}.gguf", by, share, ids).path
-            models_[name] = b2t.load(path, threads=1)
-        runs = {name: speeds.writer(m, ids[:n_tokens]) for name, m in models_.items()}
+            by_name[name] = b2t.load(path, threads=1)
+        runs = {name: speeds.writer(m, ids[:n_tokens]) for name, m in by_name.items()}
         times = speeds.in_rounds(runs, rounds, process_time, inf)
-        read = {name: speeds.bytes_read(m) for name, m in models_.items()}
+        read = {name: speeds.bytes_read(m) for name, m in by_name.items()}
     whole = sum(read["whole"].values())
     fewer = {name: whole / sum(read[name].values()) for name in TIMED}
-    by_layers = {m.config.n_layers: times[name] for name, m in models_.items() if "neurons" not in name}
+    by_layers = {m.config.n_layers: times[name] for name, m in by_name.items() if "neurons" not in name}
     return {
         "tokens": n_tokens,
         "rounds": rounds,
@@ -96,7 +96,8 @@ def main() -> None:
     if RECORDED.exists():
         found = recorded()
     missing = [name for name in WAYS if name not in found["rows"]]
-    for whole, name, row in rows(models.smollm2(), missing, CALIBRATION, HELDOUT):
+    made = rows(models.smollm2(), missing, CALIBRATION, HELDOUT) if missing else ()
+    for whole, name, row in made:
         found["whole"], found["rows"][name] = whole, row
         files.write_text(RECORDED, json.dumps(found, indent=1) + "\n")
         print(f"{name}: perplexity {row['perplexity']:.1f}, whole {whole:.1f}", flush=True)
