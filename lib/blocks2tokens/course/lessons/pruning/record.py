@@ -25,7 +25,7 @@ import blocks2tokens as b2t
 from blocks2tokens import files
 from blocks2tokens.course import models
 from blocks2tokens.course.lessons.pruning import speeds, texts
-from blocks2tokens.course.lessons.pruning.losses import WINDOW, lost
+from blocks2tokens.course.lessons.pruning.losses import WINDOW, excess_ratio, lost
 from blocks2tokens.quality import Reference
 
 RECORDED = Path(__file__).with_name("smollm2.json")
@@ -47,6 +47,27 @@ TOKENS, ROUNDS = 12, 40  # of a turn; turns of each model
 def recorded() -> dict:
     """Return what was recorded."""
     return json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+def excess(one: str, other: str) -> speeds.Interval:
+    """Return what one row adds to the perplexity over what another does, see `losses.excess_ratio`."""
+    found = recorded()["rows"]
+    return excess_ratio(*((found[name]["nats"], found[name]["nats_error"]) for name in (one, other)))
+
+
+def speed_table() -> str:
+    """Return the recorded speeds in lines: times the whole model's, with their intervals."""
+    found, lines = recorded()["speeds"], []
+    for name, row in found["rows"].items():
+        low, middle, high = row["speed"]
+        speed = f"speed × {middle:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"{name:18} bytes / {row['bytes']:.2f}, {speed}")
+    low, middle, high = found["constant"]
+    lines.append(f"without any layer {middle:.0%} ({low:.0%} to {high:.0%}) of the time stay,")
+    lines.append(
+        f"{found['output']:.0%} of the bytes, the output's; so half of the layers: × {2 / (1 + middle):.2f}"
+    )
+    return "\n".join(lines)
 
 
 def rows(source: Path, ways: Iterable[str], n_calibration: int, n_heldout: int):
