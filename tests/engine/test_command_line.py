@@ -572,8 +572,37 @@ def test_prune_writes_what_the_api_writes(run, tmp_path, path):
     assert "--force" in one_error(run("prune", path, tmp_path / "cli.gguf", *options))
     weights = ("--by", "magnitude", "--share", "2:4", "--force")
     assert run("prune", path, tmp_path / "cli.gguf", *weights)[0] == 0
-    missing = run("prune", path, tmp_path / "new.gguf", "--by", "wanda", "--share", "0.5")
-    assert "ids: expected tokens of a text" in one_error(missing)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--by", "wanda", "--share", "0.5"), "--text TEXTFILE: expected a text that says what matters"),
+        (("--by", "magnitude", "--share", "0.5", "--repair"), "which repair needs"),
+        (("--by", "magnitude", "--share", "1.5"), "share: expected a number between 0 and 1, got 1.5"),
+        (("--by", "magnitude", "--share", "-0.5"), "share: expected a number between 0 and 1, got -0.5"),
+        (("--by", "magnitude", "--share", "nan"), "share: expected a number between 0 and 1, got nan"),
+        (("--by", "magnitude", "--share", "half"), "share: expected n:m with 0 < n < m"),
+        (("--by", "layers", "--share", "2:4", "--text", "long.txt"), "between 0 and 1, got '2:4'"),
+        (("--by", "layers", "--share", "0.99", "--text", "long.txt"), "leaves out all, expected some"),
+        (
+            ("--by", "layers", "--share", "0.5", "--text", "short.txt"),
+            "short.txt: expected a text of at leas",
+        ),
+        (
+            ("--by", "layers", "--share", "0.5", "--text", "empty.txt"),
+            "empty.txt: expected a text of at leas",
+        ),
+        (("--by", "layers", "--share", "0.5", "--text", "absent.txt"), "absent.txt"),
+    ],
+)
+def test_prune_says_what_it_expected_and_writes_nothing(run, tmp_path, monkeypatch, path, options, said):
+    monkeypatch.chdir(tmp_path)
+    texts = {"long.txt": "The kettle is on the stove. " * 9, "short.txt": "The cat.", "empty.txt": ""}
+    for name, text in texts.items():
+        Path(name).write_text(text, encoding="utf-8")
+    assert said in one_error(run("prune", path, "new.gguf", *options))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(texts)
 
 
 def test_convert_never_replaces_its_source(run, path):

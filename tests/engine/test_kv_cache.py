@@ -369,3 +369,23 @@ def test_a_model_goes_on_from_pages_that_another_cache_has_read(path):
     cache.publish(ids)
     assert other.begin_with(ids[:-1]) == 2 * PAGE
     assert np.allclose(transformer.next_logits(ids[2 * PAGE :], other), expected, atol=1e-4)
+
+
+def test_a_model_whose_pages_are_all_in_use_says_so_and_goes_on_once_one_is_free(path):
+    long = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=256).write(path.parent / "full.gguf")
+    transformer = b2t.load(long).transformer
+    expected = transformer.step(5, transformer.new_cache(1)).copy()
+    gc.collect()
+    transformer.pool.limit = 1
+    cache, other = transformer.new_cache(200), transformer.new_cache(200)
+    full = f"cache: all 1 pages of {PAGE} tokens are in use"
+    with pytest.raises(ValueError, match=full):
+        transformer.next_logits(list(range(3, 3 + PAGE + 1)), cache)
+    assert cache.length == 0
+    assert np.array_equal(transformer.step(5, cache), expected)
+    for run in (lambda: transformer.step(5, other), lambda: transformer.next_logits([5, 6], other)):
+        with pytest.raises(ValueError, match=full):
+            run()
+        assert other.length == 0
+    cache.truncate(0)
+    assert np.array_equal(transformer.step(5, other), expected)

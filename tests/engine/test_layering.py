@@ -35,9 +35,8 @@ LAYERS |= {
 }
 LAYERS |= {"importance": {"errors", "files", "formats", "gguf_file", "kernels", "generate"}}
 LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}
-LAYERS |= {
-    "prune": {"errors", "files", "convert", "formats", "gguf_file", "gguf_writer", "model", "generate"}
-}
+LAYERS |= {"prune": {"errors", "files", "convert", "formats", "gguf_file", "gguf_writer", "importance"}}
+LAYERS["prune"] |= {"generate", "model"}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}

@@ -13,8 +13,12 @@ from small_model import plain, small_model
 import blocks2tokens as b2t
 from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats.feedback import triangle
+from blocks2tokens.importance import LEAST, Importance
+from blocks2tokens.model.attention import attend
+from blocks2tokens.model.forward import forward
+from blocks2tokens.model.layers import rms_norm, swiglu
 from blocks2tokens.prune import masks, write_plan
-from blocks2tokens.prune.activations import LEAST, Activations
+from blocks2tokens.prune.influence import influence
 from blocks2tokens.prune.repair import repair
 from blocks2tokens.prune.structure import drop_layers, take_columns, whole_blocks
 
@@ -171,14 +175,13 @@ def test_the_weights_of_lowest_score_become_zero(source, tmp_path, by, share):
     pruning = b2t.prune(source, tmp_path / "dst.gguf", by, share, IDS)
     assert pruning.zeros == 0.5
     before, after = weights_of(source), weights_of(pruning.path)
-    seen = Activations(b2t.load(source), IDS)
+    seen = b2t.importance(b2t.load(source), IDS)
     for name in before:
         if "norm" in name or "bias" in name or "embd" in name:
             assert np.array_equal(after[name], before[name]), name
             continue
-        _, layer, matrix, _ = name.split(".")
-        W, X2 = before[name], seen.norms(int(layer), matrix)
-        scores = np.abs(W) * X2.astype(np.float32) if by == "wanda" else np.abs(W)
+        W, norms = before[name], np.sqrt(seen.sums[name][0])
+        scores = np.abs(W) * norms.astype(np.float32) if by == "wanda" else np.abs(W)
         groups = scores.reshape(-1, 4) if share == "2:4" else scores
         keep = by_loops(groups, groups.shape[1] // 2).reshape(W.shape)
         assert np.array_equal(after[name], np.where(keep, W, 0)), name
@@ -192,56 +195,116 @@ def test_in_blocks_with_a_minimum_a_zero_is_only_nearly_one(tmp_path):
     assert b2t.GGUFFile(pruning.path).format("blk.0.attn_q.weight").name == "Q4_1"
 
 
-# --- Activations and repair -------------------------------------------------------------------------------
+# --- What is learned from a text, and repair ---------------------------------------------------------------
 
 
-def test_activations_are_what_the_matrices_meet(source):
+def plainly(model, ids):
+    """Return the inputs of each matrix, {name: float32 [T, K]}, and the streams, in the plain pass."""
+    seen, streams, layer = {}, [], -1
+    names = {id(w): name for layer in model.transformer.layers for name, w in vars(layer).items()}
+
+    def note(x, *matrices):
+        seen.update({f"blk.{layer}.{matrix}.weight": x for matrix in matrices})
+        return x
+
+    def norm(x, weight, eps):
+        nonlocal layer
+        out, name = rms_norm(x, weight, eps), names.get(id(weight))
+        if name != "ffn_norm":
+            streams.append(x)
+        if name == "attn_norm":
+            layer += 1
+            note(out, "attn_q", "attn_k", "attn_v")
+        elif name == "ffn_norm":
+            note(out, "ffn_gate", "ffn_up")
+        return out
+
+    def attended(q, k, v):
+        out = attend(q, k, v)
+        note(out.reshape(len(ids), -1), "attn_output")
+        return out
+
+    def gated(gate, up):
+        return note(swiglu(gate, up), "ffn_down")
+
+    forward(model, ids, norm=norm, attend=attended, gated=gated)
+    return seen, streams
+
+
+def test_what_goes_is_what_the_plain_pass_would_leave_out(source, tmp_path, exact):
+    """Importance comes from the engine's own pass: the same weights go, and the same neurons."""
+    model, before = b2t.load(source), weights_of(source)
+    seen, _ = plainly(model, IDS)
+    after = weights_of(b2t.prune(source, tmp_path / "w.gguf", "wanda", 0.5, IDS).path)
+    for name, x in seen.items():
+        W, norms = before[name], np.linalg.norm(x.astype(np.float64), axis=0)
+        expected = np.where(by_loops(np.abs(W) * norms, W.shape[1] // 2), W, 0)
+        assert (after[name] != expected).mean() < 1e-3, name  # of two scores that nearly agree, either
+    neurons = weights_of(b2t.prune(source, tmp_path / "n.gguf", "neurons", 0.5, IDS).path)
+    for i in range(4):
+        name = f"blk.{i}.ffn_down.weight"
+        scores = np.linalg.norm(before[name], axis=0) * np.linalg.norm(seen[name], axis=0)
+        best = np.sort(np.argsort(scores)[-64:])
+        assert np.array_equal(neurons[name], before[name][:, best])
+
+
+def test_repair_is_by_the_products_of_the_plain_pass(source, tmp_path, exact):
+    model, before = b2t.load(source), weights_of(source)
+    seen, _ = plainly(model, IDS)
+    after = weights_of(b2t.prune(source, tmp_path / "r.gguf", "magnitude", 0.5, IDS, repair=True).path)
+    for name, x in seen.items():
+        keep = by_loops(np.abs(before[name]), before[name].shape[1] // 2)
+        expected = repair(before[name], keep, triangle(x.T.astype(np.float64) @ x))
+        np.testing.assert_allclose(after[name], expected, atol=2e-3 * np.abs(expected).max(), err_msg=name)
+
+
+def test_influence_is_how_far_the_plain_pass_turns_its_stream(source):
     model = b2t.load(source)
-    seen, weights = Activations(model, IDS, products=True), weights_of(source)
-    x = weights["token_embd.weight"][IDS].astype(np.float64)
-    h = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5) * weights["blk.0.attn_norm.weight"]
-    np.testing.assert_allclose(seen.squares[0, "attn_norm"], (h**2).sum(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(seen.products[0, "attn_norm"], h.T @ h, rtol=1e-3, atol=1e-3)
-    for place, products in seen.products.items():
-        np.testing.assert_allclose(np.diag(products), seen.squares[place], rtol=1e-4)
-    assert sorted(seen.squares) == sorted(
-        (i, name) for i in range(4) for name in ("attn_norm", "attn_heads", "ffn_norm", "ffn_gated")
-    )
-    assert seen.squares[3, "ffn_gated"].shape == (128,) and seen.squares[3, "attn_heads"].shape == (128,)
+    _, streams = plainly(model, IDS)
+    x = np.array(streams, np.float64)
+    lengths = np.linalg.norm(x, axis=2)
+    cosines = (x[:-1] * x[1:]).sum(axis=2) / (lengths[:-1] * lengths[1:])
+    np.testing.assert_allclose(influence(model, IDS), (1 - cosines).mean(axis=1), rtol=1e-9)
 
 
-def test_influence_is_the_turn_of_the_stream(tmp_path):
+def test_influence_is_nothing_where_nothing_is_added(tmp_path):
     model = small_model(**SIZES)
     for name in ("attn_output", "ffn_down"):
         changed(model, f"blk.1.{name}.weight", np.s_[:], 0)
-    seen = Activations(b2t.load(model.write(tmp_path / "m.gguf")), IDS)
-    assert abs(seen.influence[1]) < 1e-7 and (seen.influence[[0, 2, 3]] > 1e-3).all()
+    found = influence(b2t.load(model.write(tmp_path / "m.gguf")), IDS)
+    assert abs(found[1]) < 1e-7 and (found[[0, 2, 3]] > 1e-3).all()
 
 
-def test_windows_add_up(tmp_path):
-    src = small_model(context_length=32, **SIZES).write(tmp_path / "m.gguf")
-    model = b2t.load(src)
-    parts = [Activations(model, np.concatenate([part, part])) for part in (IDS[:32], np.roll(IDS, 16)[:32])]
-    both = Activations(model, np.concatenate([IDS[:32], np.roll(IDS, 16)[:32]]))
-    expected = sum(part.squares[2, "ffn_gated"] for part in parts) / 2
-    np.testing.assert_allclose(both.squares[2, "ffn_gated"], expected, rtol=1e-6)
+def test_windows_count_by_their_tokens(tmp_path):
+    model = b2t.load(small_model(context_length=32, **SIZES).write(tmp_path / "m.gguf"))
+    parts = [influence(model, part) for part in (IDS[:32], IDS[32:])]
+    np.testing.assert_allclose(influence(model, IDS), (32 * parts[0] + 16 * parts[1]) / 48, rtol=1e-9)
 
 
-def test_activations_serve_for_several_prunings(source, tmp_path):
-    seen = Activations(b2t.load(source), IDS)
-    for by, share in {"wanda": 0.5, "neurons": 0.25}.items():
-        paths = [
-            b2t.prune(source, tmp_path / f"{n}.gguf", by, share, ids).path
-            for n, ids in enumerate((IDS, seen))
-        ]
-        assert paths[0].read_bytes() == paths[1].read_bytes()
-    with pytest.raises(ValueError, match="repair needs Activations"):
-        b2t.prune(source, tmp_path / "new.gguf", "wanda", 0.5, seen, repair=True)
-    other = small_model(**SIZES | {"n_layers": 2}).write(tmp_path / "other.gguf")
-    with pytest.raises(
-        ValueError, match=r"expected activations of Model.* 2 layers .* got those of .* 4 layers"
+@pytest.mark.parametrize("by", STRUCTURED | {"wanda": 0.5})
+def test_an_importance_says_what_its_text_says(source, tmp_path, by):
+    model, share = b2t.load(source), (STRUCTURED | {"wanda": 0.5})[by]
+    ways = IDS, b2t.importance(model, IDS)
+    paths = [b2t.prune(source, tmp_path / f"{n}.gguf", by, share, ids).path for n, ids in enumerate(ways)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_importance_that_does_not_do_is_refused(source, tmp_path):
+    model = b2t.load(source)
+    found = b2t.importance(model, IDS)
+    textless = Importance(found.sums, found.counts)
+    without_down = {name: sums for name, sums in found.sums.items() if "down" not in name}
+    other = small_model(**SIZES | {"dim": 128}).write(tmp_path / "other.gguf")
+    for src, by, repair_, learned, said in (
+        (source, "layers", False, textless, "ids: layers needs the tokens of a text"),
+        (source, "wanda", True, textless, "ids: repair needs the tokens of a text"),
+        (source, "neurons", False, Importance(without_down, found.counts), "none of blk.0.ffn_down.weight"),
+        (source, "wanda", False, Importance(without_down, found.counts), "none of blk.0.ffn_down.weight"),
+        (other, "wanda", False, found, "importance: of another model"),
     ):
-        b2t.prune(other, tmp_path / "new.gguf", "wanda", 0.5, seen)
+        with pytest.raises(ValueError, match=said):
+            b2t.prune(src, tmp_path / "new.gguf", by, 0.5, learned, repair=repair_)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.gguf"]
 
 
 @pytest.fixture
@@ -319,7 +382,11 @@ def heldout(austen_path):
         ),
         (("magnitude", 0.5, None, True), "which repair needs"),
         (("layers", 0.5, IDS, True), "repair: only by magnitude or wanda"),
-        (("layers", 0.5, IDS[:31]), f"ids: expected at least {LEAST} tokens to learn from, got 31"),
+        (("layers", 0.5, IDS[:15]), f"ids: expected a text of at least {LEAST} tokens, got 15"),
+        (("neurons", 0.5, IDS[:15]), f"ids: expected a text of at least {LEAST} tokens, got 15"),
+        (("wanda", 0.5, []), "ids: expected at least one token id in one dimension, got []"),
+        (("layers", 0.5, "It was the opinion"), "ids: expected at least one token id in one dimension"),
+        (("magnitude", 0.5, IDS[:15], True), f"ids: expected a text of at least {LEAST} tokens, got 15"),
         (("layers", 0.5, [*IDS, 320]), "ids: expected 0 <= id < 320, got 320"),
     ],
 )

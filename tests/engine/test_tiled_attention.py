@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import get_num_threads
 
-from blocks2tokens.model import batch_attention, split_attention
+from blocks2tokens.model import attention_tile, batch_attention, split_attention
 from blocks2tokens.model.attention_tile import TILE
 from blocks2tokens.model.batch_attention import attend_batch
 from blocks2tokens.model.cache_rows import rows_of
@@ -106,6 +106,27 @@ def test_a_cache_of_float16_is_read_as_its_numbers():
     rooms = batch_attention.new_rooms(9, 3, 64, get_num_threads())
     assert np.array_equal(attend_batch(q, *bits, 110, rooms), attend_batch(q, *wide, 110, rooms))
     assert np.array_equal(decoded(q[0], *bits, 150), decoded(q[0], *wide, 150))
+
+
+@pytest.mark.parametrize(("dtype", "head_dim", "copies"), [("f4", 64, 0), ("f4", 80, 2), ("f2", 64, 2)])
+def test_one_token_reads_float32_where_it_is(dtype, head_dim, copies):
+    """A copy of the cache would cost as much again as reading it: none is made, unless rows need padding."""
+    q, k, v = numbers(4, 4, head_dim, 1, 300)
+    k, v = (x.astype(dtype).view("u2" if dtype == "f2" else "f4") for x in (k, v))
+    room, parts = (
+        split_attention.new_rooms(4, 4, head_dim, 1)[0],
+        split_attention.new_parts(1, 4, head_dim)[0],
+    )
+    attend_part(q[0, :1], rows_of(k, v), 0, 0, 300, np.float32(0.1), np.float32(0), room, parts[0, :1])
+    tiles = attention_tile.room_in(room, 1, head_dim, split_attention.TURNS)
+    assert sum(tile.any() for tile in (tiles.keys, tiles.values)) == copies
+
+
+def test_rows_that_lie_apart_are_read_too():
+    q, k, v = numbers(4, 4, 64, 1, 300)
+    apart = np.full((2, 4, 303, 96), np.nan, np.float32)
+    apart[0, ..., :64], apart[1, ..., :64] = k, v
+    assert np.array_equal(decoded(q[0], *apart[..., :64], 300), decoded(q[0], k, v, 300))
 
 
 @pytest.mark.parametrize("step", [TILE, 2 * TILE, 640])

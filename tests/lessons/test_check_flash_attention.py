@@ -104,7 +104,65 @@ def overtakes(pairs=lambda n: n * (n + 1) / 2, each=lambda h, d: 2 * h * d):
     return overtakes_at
 
 
+def sum_of_values(best, total, out, scores, values):
+    new, total, _ = take()(best, total, out, scores, values)
+    return new, total, sum(values, start=np.exp(best - new) * out)
+
+
+def total_before_best(*arguments):
+    new, total, out = take()(*arguments)
+    return total, new, out
+
+
+def others_factor(best, total, out, best2, total2, out2):
+    new = max(best, best2)
+    ours, theirs = np.exp(best2 - new), np.exp(best - new)
+    return new, ours * total + theirs * total2, ours * out + theirs * out2
+
+
+def mean_by_total(best, total, out, best2, total2, out2):
+    both = total + total2
+    return max(best, best2), both, total / both * out + total2 / both * out2
+
+
+def masked_first(*block):
+    whole, part = count()(*block)
+    return part, whole
+
+
+def one_mask(*block):
+    return count()(*block)[0], 1
+
+
+def last_query(position, first, n, tile):
+    keys = position + first + n
+    return keys // tile, 0 if keys % tile == 0 else 1
+
+
 WRONG = [
+    ("absorb_tile", take(against=lambda best, new, scores: 0), "measured against nothing"),
+    ("absorb_tile", sum_of_values, "every value counts the same"),
+    ("absorb_tile", total_before_best, "best and total have changed places"),
+    ("join_parts", others_factor, "the factors have changed places"),
+    ("join_parts", mean_by_total, "no weighing by totals"),
+    ("tiles_seen", masked_first, "the two numbers have changed places"),
+    ("tiles_seen", one_mask, "always one with a mask"),
+    ("tiles_seen", last_query, "what the last query sees whole"),
+    (
+        "bytes_held",
+        lambda way, n_heads, group, *shape: held()(way, n_heads, n_heads, *shape),
+        "share one head of keys",
+    ),
+    (
+        "bytes_held",
+        lambda way, *shape: shape[5] * shape[6] * 4 if way == "tile" else held()(way, *shape),
+        "for one head alone",
+    ),
+    (
+        "bytes_held",
+        lambda way, *shape: shape[2] * 4 if way == "row" else held()(way, *shape),
+        "those of the cache, too",
+    ),
     ("absorb_tile", take(keep_total=kept, keep_out=kept), "nothing shrinks"),
     ("absorb_tile", take(keep_out=kept), "total shrinks, out does not"),
     ("absorb_tile", take(keep_total=kept), "out shrinks, total does not"),

@@ -22,6 +22,8 @@ from blocks2tokens.command_line.answer import load
 from blocks2tokens.command_line.arguments import Command
 from blocks2tokens.command_line.notice import Notice, printable, reason, say
 from blocks2tokens.command_line.text_file import read_text
+from blocks2tokens.importance import LEAST
+from blocks2tokens.prune import needs_text
 
 
 def program() -> int:
@@ -74,9 +76,13 @@ def prune(args) -> None:
     """Leave a share of a model out and print what was written."""
     if os.path.lexists(args.dst) and not args.force:
         raise FileExistsError(f"{args.dst} is there already; --force replaces it")
-    ids = None
-    if args.text is not None:
+    ids, what = None, needs_text(args.by, args.repair)
+    if what and args.text is None:
+        raise ValueError(f"--text TEXTFILE: expected a text that says what matters, which {what} needs")
+    if what:
         ids = b2t.load(args.src).tokenizer.encode(read_text(args.text))[: args.tokens]
+        if len(ids) < LEAST:
+            raise ValueError(f"{args.text}: expected a text of at least {LEAST} tokens, got {len(ids)}")
     with Notice():
         print(b2t.prune(args.src, args.dst, args.by, args.share, ids, args.repair))
 

@@ -38,7 +38,7 @@ from blocks2tokens.jit.vectors import (
     transpose_words,
     zero_floats,
 )
-from blocks2tokens.model.cache_rows import PAGE, load_rows, row_address
+from blocks2tokens.model.cache_rows import FLOAT32, PAGE, load_rows, row_address
 from blocks2tokens.model.compiled_layers import INFINITE, soften
 
 TILE = 64  # keys
@@ -121,6 +121,18 @@ def load_tile(rows, part, head, first, n, head_dim, tile):
         address = row_address(rows, part, head, token)
         load_rows(rows, address, few, head_dim, address_of(tile) + done * stride, stride)
         done += few
+
+
+@njit(cache=True)
+def tile_at(rows, part, head, first, n, head_dim, tile):
+    """Return where n rows of a page stand as float32, D numbers apart: there, or decoded in a tile.
+
+    Rows of float32 that need no padding are read where they are: a copy would be one more trip.
+    """
+    if rows.kind == FLOAT32 and rows.row_bytes == FLOAT * head_dim and head_dim == tile.shape[1]:
+        return row_address(rows, part, head, first)
+    load_tile(rows, part, head, first, n, head_dim, tile)
+    return address_of(tile)
 
 
 # --- Products ---------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@
 
 Without parts, jobs would be heads: 3 heads of keys leave one of 2 cores idle for half of the time.
 Parts depend on the number of keys alone, never on how many work: the result is the same to the last bit.
+Few queries do little with what they read. So float32 is read where it is, a row from end to end, and values
+are asked for while the scores before them are made.
 """
 
 import numpy as np
@@ -20,7 +22,9 @@ from blocks2tokens.jit.vectors import (
     address_of,
     load_floats,
     multiply_add,
+    prefetch,
     store_float,
+    tile_product,
     total,
     zero_floats,
 )
@@ -30,19 +34,22 @@ from blocks2tokens.model.attention_tile import (
     TILE,
     VECTOR,
     VECTORS,
-    load_tile,
     multiply_few,
     padded_to,
     room_floats,
     room_in,
     softmax_row,
+    tile_at,
 )
-from blocks2tokens.model.cache_rows import KEYS, VALUES
+from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, row_address
 from blocks2tokens.model.compiled_layers import INFINITE
 
 MOST_PARTS = 16  # of the keys: joining them stays far below reading them
 LEAST_PART = 128  # keys: a job of fewer costs more to hand out than to do
+WIDE = 4  # vectors of a value that are added at a time to one query: rows in fours would be three of zeros
+multiply_one = tile_product(1, WIDE)
 TURNS = 0  # a Room has no turned keys
+assert PAGE % TILE == 0  # a tile lies in one page
 LARGEST, TOTAL, BESIDE = 0, 1, LANES  # floats behind a part's out; as many as keep rows on whole vectors
 
 
@@ -69,12 +76,18 @@ def parts_of(n_keys):
 
 
 @njit(cache=True)
-def score_rows(room, n_rows, n):
-    """scores = q . keys, n_rows queries with n keys: with few queries it does not pay to turn the keys."""
+def score_rows(room, n_rows, keys, n, coming, row_bytes):
+    """scores = q . keys, n_rows queries, n keys by address: with few queries it does not pay to turn them.
+
+    Meanwhile the n rows at `coming`, the values, are on their way from memory.
+    """
     D = room.q.shape[1]
-    q, keys, scores = address_of(room.q), address_of(room.keys), address_of(room.scores)
+    q, scores = address_of(room.q), address_of(room.scores)
     for r in range(n_rows):
         for s in range(n):
+            if r == 0:
+                for at in range(s * row_bytes, (s + 1) * row_bytes, VECTOR):
+                    prefetch(coming, at)
             a, b, even, odd = q + FLOAT * D * r, keys + FLOAT * D * s, zero_floats(), zero_floats()
             for at in range(0, FLOAT * D, 2 * VECTOR):
                 even = multiply_add(load_floats(a, at), load_floats(b, at), even)
@@ -83,10 +96,14 @@ def score_rows(room, n_rows, n):
 
 
 @njit(cache=True)
-def add_rows_of_tile(room, n_rows, n):
-    """out += scores . values, the first n keys of a tile; rows in fours, those beyond n_rows are zeros."""
+def add_rows_of_tile(room, n_rows, values, n):
+    """out += scores . values, n of them by address; several rows in fours, those beyond n_rows are zeros."""
     D = room.out.shape[1]
-    values, scores, out = address_of(room.values), address_of(room.scores), address_of(room.out)
+    scores, out = address_of(room.scores), address_of(room.out)
+    if n_rows == 1 and D % (WIDE * LANES) == 0:
+        for i in range(0, FLOAT * D, WIDE * VECTOR):
+            multiply_one(scores, 0, values + i, FLOAT * D, VECTOR, n, out + i, 0)
+        return
     for i in range(0, FLOAT * D, VECTORS * VECTOR):
         for r in range(0, n_rows, 4):
             a, c = scores + FLOAT * TILE * r, out + FLOAT * D * r + i
@@ -106,14 +123,16 @@ def attend_part(q, rows, head, first, last, scale, softcap, memory, part):
     for r in range(group):
         for i in range(size):
             room.q[r, i] = q[r, i] * scale
-    for start in range(first, last, TILE):
-        n = min(TILE, last - start)
-        load_tile(rows, KEYS, head, start, n, size, room.keys)
-        load_tile(rows, VALUES, head, start, n, size, room.values)
-        score_rows(room, group, n)
+    start = first
+    while start < last:
+        n = min(TILE - start % TILE, last - start)  # a window may begin anywhere in a page
+        keys = tile_at(rows, KEYS, head, start, n, size, room.keys)
+        score_rows(room, group, keys, n, row_address(rows, VALUES, head, start), rows.row_bytes)
         for r in range(group):
             softmax_row(room, r, 0, n, softcap)
-        add_rows_of_tile(room, group, n)
+        values = tile_at(rows, VALUES, head, start, n, size, room.values)
+        add_rows_of_tile(room, group, values, n)
+        start += n
     for r in range(group):
         part[r, :size] = room.out[r, :size]
         part[r, size + LARGEST], part[r, size + TOTAL] = room.largest[r], room.total[r]

@@ -7,8 +7,9 @@
     magnitude   weights become 0, a share of each row                as large        |w|
     wanda       likewise                                             as large        |w| * norm of its input
 
-activations   what the matrices meet on a text        masks    which weights stay
-structure     smaller matrices, other settings        repair   what stays takes over from what goes
+learned       what the matrices meet on a text        masks    which weights stay
+influence     how far a layer turns the stream        repair   what stays takes over from what goes
+structure     smaller matrices, other settings
 
 Embedding and output stay whole. A file of quantized weights keeps its formats: what is changed is decoded,
 pruned and quantized again, so that a 0 becomes the nearest weight that the block can hold. Scores come from
@@ -29,11 +30,14 @@ from blocks2tokens.errors import GGUFError, UnsupportedError
 from blocks2tokens.formats.feedback import triangle
 from blocks2tokens.generate import Model
 from blocks2tokens.gguf_writer import write_gguf
-from blocks2tokens.prune.activations import INPUT, MATRICES, Activations
-from blocks2tokens.prune.masks import keep_pattern, keep_rows, magnitude_scores, pattern_of, wanda_scores
+from blocks2tokens.importance import Importance, hessians
+from blocks2tokens.prune import masks
+from blocks2tokens.prune.learned import importance_of, norms, text_of
+from blocks2tokens.prune.masks import pattern_of
 from blocks2tokens.prune.repair import repair as repaired
 from blocks2tokens.prune.structure import PLANS, Plan, cut, is_copied, metadata, shape_of
 
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 WEIGHTS = ("magnitude", "wanda")
 WAYS = (*PLANS, *WEIGHTS)
 
@@ -71,16 +75,16 @@ def prune(
     dst: str | os.PathLike[str],
     by: str,
     share: float | str,
-    ids: Sequence[int] | Activations | None = None,
+    ids: Sequence[int] | Importance | None = None,
     repair: bool = False,
 ) -> Pruning:
     """Write the model of the GGUF file src to dst with a share of it left out; return what was written.
 
     `by` is one of WAYS; `share` what goes, between 0 and 1, for weights also "2:4": two of each four
     neighbours in a row stay. Layers, neurons and groups of heads go in whole numbers, the nearest, and as
-    many in each layer. `ids` are tokens of a text to learn from what matters, or this model's Activations on
-    one, with products for `repair`, which lets the weights of a row that stay take over; magnitude without
-    repair needs none. An existing dst is replaced at the end, or not at all.
+    many in each layer. `ids` are tokens of a text to learn from what matters, or this model's Importance,
+    which for layers and for `repair` must know its text; repair lets the weights of a row that stay take
+    over. Magnitude without it needs none. An existing dst is replaced at the end, or not at all.
 
     Raises ValueError for what makes no sense, a share that leaves out all or nothing, too short a text, and
     for dst that is src; FileNotFoundError; OSError; GGUFError for a malformed src; UnsupportedError for a
@@ -91,21 +95,9 @@ def prune(
     model = Model(src)
     check_family(model)
     check_destination(model.file, dst)
-    seen = None if by == "magnitude" and not repair else _seen(model, ids, repair)
     if by in PLANS:
-        return write_plan(model, dst, PLANS[by](model, seen, share))
-    return _prune_weights(model, dst, _Weights(model, by, share, seen, repair))
-
-
-def _seen(model: Model, ids: Sequence[int] | Activations, repair: bool) -> Activations:
-    """Return what the matrices meet; ValueError where that was seen in another model, or too little was."""
-    if not isinstance(ids, Activations):
-        return Activations(model, ids, products=repair)
-    if ids.model.config != model.config:
-        raise ValueError(f"ids: expected activations of {model!r}, got those of {ids.model!r}")
-    if repair and ids.products is None:
-        raise ValueError("ids: repair needs Activations(model, ids, products=True)")
-    return ids
+        return write_plan(model, dst, PLANS[by](model, ids, share))
+    return _prune_weights(model, dst, _Weights(model, by, share, ids, repair))
 
 
 def check_family(model: Model) -> None:
@@ -159,11 +151,13 @@ def _write(model: Model, dst: Path, settings, tensors, rows: Callable[[str], np.
 class _Weights:
     """Gives the bytes of each tensor, those of the layers' matrices pruned; counts weights and zeros."""
 
-    def __init__(self, model: Model, by: str, share: float | str, seen: Activations | None, repair: bool):
-        self.file, self.by, self.share, self.seen, self.repair = model.file, by, share, seen, repair
+    def __init__(self, model: Model, by: str, share: float | str, ids, repair: bool):
+        self.file, self.by, self.share, self.count, self.zeros = model.file, by, share, 0, 0
         layers = range(model.config.n_layers)
-        self.places = {f"blk.{i}.{matrix}.weight": (i, matrix) for i in layers for matrix in MATRICES}
-        self.count, self.zeros, self.latest = 0, 0, (None, None)
+        named = {f"blk.{i}.{matrix}.weight" for i in layers for matrix in MATRICES}
+        self.places = [name for name in model.file.tensors if name in named]
+        self.learned = importance_of(model, ids) if by == "wanda" else None
+        self.hessians = hessians(model, text_of(ids, "repair"), self.places) if repair else None
         how = " and repaired" if repair else ""
         self.left_out = f"{share if isinstance(share, str) else f'{share:.0%}'} of the weights by {by}{how}"
         if pattern_of(share):
@@ -178,29 +172,25 @@ class _Weights:
         W = fmt.dequantize(raw)
         if not np.isfinite(W).all():
             raise GGUFError(f"{self.file.path}: tensor {name} holds weights that are no finite numbers")
-        encoded = fmt.quantize(self.pruned(W, *self.places[name]))
+        encoded = fmt.quantize(self.pruned(W, name))
         stored = fmt.dequantize(encoded)
         if not np.isfinite(stored).all():
             raise ValueError(f"{self.file.path}: tensor {name}, repaired, is too large for {fmt.name}")
         self.count, self.zeros = self.count + stored.size, self.zeros + int((stored == 0).sum())
         return encoded
 
-    def pruned(self, W: np.ndarray, layer: int, matrix: str) -> np.ndarray:
-        """Return a matrix, float32 [N, K], with some weights 0."""
-        scores = magnitude_scores(W)
-        if self.by == "wanda":
-            scores = wanda_scores(W, self.seen.norms(layer, matrix))
+    def pruned(self, W: np.ndarray, name: str) -> np.ndarray:
+        """Return a matrix, float32 [N, K], with some weights 0; called in the order of the file."""
+        scores = masks.magnitude_scores(W)
+        if self.learned is not None:
+            scores = masks.wanda_scores(W, norms(self.learned, name))
         pattern = pattern_of(self.share)
-        keep = keep_pattern(scores, *pattern) if pattern else keep_rows(scores, self.share)
-        if self.repair:
-            return repaired(W, keep, self.triangle(layer, INPUT[matrix]))
-        return np.where(keep, W, np.float32(0))
-
-    def triangle(self, layer: int, name: str) -> np.ndarray:
-        """Return what `repair` needs to know of an input; kept for the matrices that share it."""
-        if self.latest[0] != (layer, name):
-            self.latest = (layer, name), triangle(self.seen.products[layer, name])
-        return self.latest[1]
+        keep = masks.keep_pattern(scores, *pattern) if pattern else masks.keep_rows(scores, self.share)
+        if self.hessians is None:
+            return np.where(keep, W, np.float32(0))
+        found, hessian = next(self.hessians)
+        assert found == name, "tensors come in the order of the file"
+        return repaired(W, keep, triangle(hessian[0]))
 
 
 def _check(by: str, share: float | str, ids, repair: bool) -> None:
@@ -211,11 +201,15 @@ def _check(by: str, share: float | str, ids, repair: bool) -> None:
         raise ValueError(f"share: {by} go by a number between 0 and 1, got {share!r}")
     if repair and by not in WEIGHTS:
         raise ValueError(f"repair: only by {' or '.join(WEIGHTS)} do weights stay to take over, got {by!r}")
-    if ids is None and (by != "magnitude" or repair):
-        what = "repair" if repair else by
+    if ids is None and (what := needs_text(by, repair)):
         raise ValueError(
             f"ids: expected tokens of a text that says what matters, which {what} needs, got None"
         )
 
 
-__all__ = ["WAYS", "Activations", "Pruning", "check_family", "prune", "write_plan"]
+def needs_text(by: str, repair: bool) -> str | None:
+    """Return what learns from a text, `by` or "repair"; None where nothing does."""
+    return "repair" if repair else None if by == "magnitude" else by
+
+
+__all__ = ["WAYS", "Pruning", "check_family", "needs_text", "prune", "write_plan"]

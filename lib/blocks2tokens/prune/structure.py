@@ -11,7 +11,7 @@ and columns may be; then bytes are copied. Other columns are decoded, chosen and
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,10 @@ from blocks2tokens.formats import Format
 from blocks2tokens.generate import Model
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.gguf_writer import Encoded, uint32
+from blocks2tokens.importance import Importance
 from blocks2tokens.model.config import ModelConfig
-from blocks2tokens.prune.activations import Activations
+from blocks2tokens.prune.influence import influence
+from blocks2tokens.prune.learned import importance_of, norms, text_of
 
 NEURONS = 32  # go together at least: kernels take so many weights of a row at a time
 
@@ -54,11 +56,11 @@ def number_that_stays(total: int, share: float, what: str, step: int = 1) -> int
     return stay
 
 
-def plan_layers(model: Model, seen: Activations, share: float) -> Plan:
+def plan_layers(model: Model, ids: Sequence[int] | Importance, share: float) -> Plan:
     """Leave out the layers of the lowest influence."""
     total = model.config.n_layers
     stay = number_that_stays(total, share, "layers")
-    kept = np.sort(np.argsort(-seen.influence, kind="stable")[:stay])
+    kept = _best(influence(model, text_of(ids, "layers")), stay)
     return drop_layers(model, sorted(set(range(total)) - set(kept.tolist())))
 
 
@@ -79,27 +81,27 @@ def drop_layers(model: Model, gone: list[int]) -> Plan:
     return Plan(parts, {"block_count": len(kept)}, f"layers {', '.join(map(str, sorted(set(gone))))}")
 
 
-def plan_neurons(model: Model, seen: Activations, share: float) -> Plan:
+def plan_neurons(model: Model, ids: Sequence[int] | Importance, share: float) -> Plan:
     """Leave out, in each layer, the neurons that add least to the stream: activation times column of down."""
     c, down = model.config, [layer.ffn_down for layer in model.transformer.layers]
     step = max(NEURONS, *(w.format.block_size for w in down))
     stay = number_that_stays(c.ffn_dim, share, "neurons", step)
-    parts = {name: Part(name) for name in model.file.tensors}
+    found, parts = importance_of(model, ids), {name: Part(name) for name in model.file.tensors}
     for i, w in enumerate(down):
-        kept = _best(column_scores(w.dequantize(), seen.norms(i, "ffn_down")), stay)
+        kept = _best(column_scores(w.dequantize(), norms(found, f"blk.{i}.ffn_down.weight")), stay)
         _cut(parts, f"blk.{i}", ("ffn_gate", "ffn_up"), kept, "ffn_down", kept)
     return Plan(parts, {"feed_forward_length": stay}, f"{c.ffn_dim - stay} of {c.ffn_dim} neurons a layer")
 
 
-def plan_heads(model: Model, seen: Activations, share: float) -> Plan:
+def plan_heads(model: Model, ids: Sequence[int] | Importance, share: float) -> Plan:
     """Leave out, in each layer, the groups of heads that add least to the stream."""
     c = model.config
     stay = number_that_stays(c.n_kv_heads, share, "groups of heads")
     group, width = c.n_heads // c.n_kv_heads, c.n_heads // c.n_kv_heads * c.head_dim
     _check_width(model, stay * width, width)
-    parts = {name: Part(name) for name in model.file.tensors}
+    found, parts = importance_of(model, ids), {name: Part(name) for name in model.file.tensors}
     for i, layer in enumerate(model.transformer.layers):
-        columns = column_scores(layer.attn_output.dequantize(), seen.norms(i, "attn_output"))
+        columns = column_scores(layer.attn_output.dequantize(), norms(found, f"blk.{i}.attn_output.weight"))
         kept = _best(np.sqrt(np.square(columns).reshape(c.n_kv_heads, width).sum(axis=1)), stay)
         queries, keys = _spread(kept, width), _spread(kept, c.head_dim)
         _cut(parts, f"blk.{i}", ("attn_q",), queries, "attn_output", queries)
@@ -191,5 +193,5 @@ def metadata(file: GGUFFile, config: ModelConfig, settings: Mapping[str, int]) -
     return found | {f"{config.architecture}.{key}": uint32(value) for key, value in settings.items()}
 
 
-PLANS: dict[str, Callable[[Model, Activations, float], Plan]]
+PLANS: dict[str, Callable[[Model, Sequence[int] | Importance, float], Plan]]
 PLANS = {"layers": plan_layers, "neurons": plan_neurons, "heads": plan_heads}

@@ -69,6 +69,16 @@ def as_it_was(best, top):
     return 1.0
 
 
+def values_alike(best, total, out, scores, values):
+    top, total, _ = absorb_tile(best, total, out, scores, values)
+    return top, total, np.exp(best - top) * out + values.sum(axis=0)
+
+
+def total_first(best, total, out, scores, values):
+    top, total, out = absorb_tile(best, total, out, scores, values)
+    return total, top, out
+
+
 ABSORB_TILE = Exercise(
     name="absorb_tile",
     engine=absorb_tile,
@@ -101,6 +111,18 @@ ABSORB_TILE = Exercise(
         Mistake(
             partial(tile_with, shrink=lambda best, top: np.exp(top - best)),
             "it grows where it must shrink: the factor is exp(best - highest), at most 1",
+        ),
+        Mistake(
+            partial(tile_with, weigh=lambda scores, best, top: np.exp(scores)),
+            "the tile's weights are measured against nothing: subtract highest before exp, as for all others",
+        ),
+        Mistake(
+            values_alike,
+            "every value counts the same in out: each is multiplied by its own weight, weights @ values",
+        ),
+        Mistake(
+            total_first,
+            "best and total have changed places",
         ),
         Mistake(
             partial(tile_with, divide=True),
@@ -177,6 +199,10 @@ def mean_of_parts(best, total, out, best2, total2, out2):
     return max(best, best2), (total + total2) / 2, (out + out2) / 2
 
 
+def by_totals(best, total, out, best2, total2, out2):
+    return max(best, best2), total + total2, (total * out + total2 * out2) / (total + total2)
+
+
 JOIN = Exercise(
     name="join_parts",
     engine=join_parts,
@@ -197,6 +223,14 @@ JOIN = Exercise(
         Mistake(
             partial(joined_with, factors=second_alone),
             "one part alone is brought to the new best: either of them may have the lower one",
+        ),
+        Mistake(
+            partial(joined_with, factors=lambda best, best2, top: (np.exp(best2 - top), np.exp(best - top))),
+            "the factors have changed places: a part is shrunk by its own distance from the highest best",
+        ),
+        Mistake(
+            by_totals,
+            "out is not divided yet, so it needs no weighing by totals: both outs shrink as the totals do",
         ),
         Mistake(
             partial(joined_with, highest=min),
@@ -267,6 +301,11 @@ def seen_with(
     return whole, end - whole if rest else end
 
 
+def by_the_last(position, first, n, tile):
+    some_see = position + first + n
+    return some_see // tile, int(some_see % tile > 0)
+
+
 TILES = Exercise(
     name="tiles_seen",
     engine=tiles_seen,
@@ -295,6 +334,18 @@ TILES = Exercise(
         Mistake(
             partial(seen_with, rest=False),
             "the second number is that of all tiles: of those with a mask, subtract the whole ones",
+        ),
+        Mistake(
+            lambda position, first, n, tile: tiles_seen(position, first, n, tile)[::-1],
+            "the two numbers have changed places: first the tiles that all see whole",
+        ),
+        Mistake(
+            lambda position, first, n, tile: (tiles_seen(position, first, n, tile)[0], 1),
+            "always one with a mask: a block may end with a tile, or reach over several",
+        ),
+        Mistake(
+            by_the_last,
+            "you ask what the last query sees whole: the first one sees less, and its tiles need a mask",
         ),
         Mistake(
             lambda position, first, n, tile: (0, -(-(position + first + n) // tile)),
@@ -389,6 +440,19 @@ HELD = Exercise(
         Mistake(
             partial(held_with, shared=lambda group: 1),
             '"tile": the block has the queries of all `group` heads that share these keys',
+        ),
+        Mistake(
+            lambda way, n_heads, group, *shape: bytes_held(way, n_heads, n_heads, *shape),
+            '"tile": a job has the heads that share one head of keys, `group` of them, not all',
+        ),
+        Mistake(
+            lambda way, *shape: 4 * shape[5] * shape[6] if way == "tile" else bytes_held(way, *shape),
+            '"tile": those are its scores for one head alone: keys, values, queries, outs, best and total '
+            "are held, too",
+        ),
+        Mistake(
+            lambda way, *shape: 4 * shape[2] if way == "row" else bytes_held(way, *shape),
+            '"row": a query meets all S keys, those of the cache, too',
         ),
         Mistake(partial(held_with, tiles=1), '"tile": keys and values, so two tiles'),
         Mistake(

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
-from blocks2tokens.prune import activations, masks, structure
+from blocks2tokens.prune import influence, masks, structure
 
 # wanda_keep: W float32 [N, K], X float32 [T, K], share -> bool [N, K]
 
@@ -64,6 +64,16 @@ def keep_with(
     return (ranks < n) if flip else (ranks >= n)
 
 
+def pruned_weights(W, X, share):
+    return np.where(wanda_keep(W, X, share), W, np.float32(0))
+
+
+def as_many_stay(W, X, share):
+    """Keep a share of each row instead of leaving it out."""
+    ranks = np.argsort(np.argsort(np.abs(W) * np.sqrt((X**2).sum(axis=0)), axis=1), axis=1)
+    return ranks >= W.shape[1] - int(share * W.shape[1])
+
+
 WANDA = Exercise(
     name="wanda_keep",
     engine=wanda_keep,
@@ -109,6 +119,14 @@ WANDA = Exercise(
         Mistake(
             partial(keep_with, count=round),
             "you round to the nearest: share * K is rounded down, of 9.8 weights 9 go",
+        ),
+        Mistake(
+            pruned_weights,
+            "these are the pruned weights: return which stay, True or False for each",
+        ),
+        Mistake(
+            as_many_stay,
+            "as much stays as should go: at a share of 0.25 three of four weights stay",
         ),
         Mistake(
             partial(keep_with, norm=lambda X: 1.0, axis=None),
@@ -185,6 +203,26 @@ def last_of_equals(scores):
     return keep.reshape(scores.shape)
 
 
+def best_scores(scores):
+    return np.where(two_of_four(scores), scores, np.float32(0))
+
+
+def above_the_mean(scores):
+    fours = scores.reshape(-1, 4)
+    return (fours > fours.mean(axis=1, keepdims=True)).reshape(scores.shape)
+
+
+def above_the_median(scores):
+    fours = scores.reshape(-1, 4)
+    return (fours > np.median(fours, axis=1, keepdims=True)).reshape(scores.shape)
+
+
+def quarters_apart(scores):
+    """Take as a group what is a quarter of the matrix apart."""
+    fours = scores.reshape(4, -1).T
+    return two_of_four(np.ascontiguousarray(fours)).T.reshape(scores.shape)
+
+
 TWO_OF_FOUR = Exercise(
     name="two_of_four",
     engine=two_of_four,
@@ -213,6 +251,27 @@ TWO_OF_FOUR = Exercise(
         Mistake(
             partial(two_with, n=3),
             "three of each four stay: it should be two",
+        ),
+        Mistake(
+            best_scores,
+            "these are scores: return which weights stay, True or False for each",
+        ),
+        Mistake(
+            lambda scores: two_of_four(scores).reshape(-1, 4),
+            "right, but in rows of four: give the mask the shape of the scores again",
+        ),
+        Mistake(
+            quarters_apart,
+            "reshape(4, -1) makes four long rows, and your groups run across them: reshape(-1, 4) has four "
+            "neighbours in each row",
+        ),
+        Mistake(
+            above_the_mean,
+            "you keep what is above the mean, and that may be one of four, or three: it should be two",
+        ),
+        Mistake(
+            above_the_median,
+            "right until scores are equal: then none is above the median, and two should stay all the same",
         ),
         Mistake(
             above_the_second,
@@ -251,9 +310,9 @@ def stream_cases():
         after = grow * before + step * rng.standard_normal((T, dim))
         return before.astype(np.float32), after.astype(np.float32)
 
-    right = np.array([[3, 0], [1, 2]], np.float32), np.array([[0, 5], [2, 4]], np.float32)
+    right = np.array([[3, 0], [1, 2], [2, 1]], np.float32), np.array([[0, 5], [2, 4], [4, 2]], np.float32)
     return {
-        "one token turned by 90 degrees, one not": right,
+        "one token turned by 90 degrees, two not": right,
         "a small step": case(6, 8, 0.3),
         "a large step": case(5, 16, 3.0),
         "three times as long": case(4, 8, 0.5, grow=3.0),
@@ -278,6 +337,25 @@ def not_divided(before, after):
 
 def distance(before, after):
     return float(np.mean(np.linalg.norm((after - before).astype(np.float64), axis=1)))
+
+
+def of_each_token(before, after):
+    return np.array([influence_with(b[None], a[None]) for b, a in zip(before, after, strict=True)])
+
+
+def every_pair(before, after):
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return float(np.mean(1 - before @ after.T / lengths))
+
+
+def lengths_of_all(before, after):
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    return float(np.mean(1 - (before * after).sum(axis=1) / np.linalg.norm(before) / np.linalg.norm(after)))
+
+
+def one_less_the_sum(before, after):
+    return 1 - len(before) * (1 - influence_with(before, after))
 
 
 INFLUENCE = Exercise(
@@ -311,6 +389,22 @@ INFLUENCE = Exercise(
             "you compare the stream with what the layer adds: compare it with the stream behind the layer",
         ),
         Mistake(
+            of_each_token,
+            "these are the tokens' own numbers: the influence is their mean",
+        ),
+        Mistake(
+            every_pair,
+            "@ multiplies every token with every other, [T, T]: each is compared with itself alone",
+        ),
+        Mistake(
+            lengths_of_all,
+            "without an axis, norm gives one length for all tokens together: each has its own, axis=1",
+        ),
+        Mistake(
+            one_less_the_sum,
+            "you take the sum of the cosines from 1: take their mean",
+        ),
+        Mistake(
             distance,
             "this is a distance: a layer that only stretches the stream would have much influence",
         ),
@@ -322,7 +416,7 @@ INFLUENCE = Exercise(
         "one side. Of T cosines, take each from one, and average.",
     ),
     tolerance=1e-4,
-    twin=activations.cosines,
+    twin=influence.cosines,
 )
 
 
@@ -476,6 +570,33 @@ SPARSE = Exercise(
         Mistake(
             partial(row_with, bits=1),
             "bits are compared with bytes: a kept weight takes 8 * (1 + value_bytes) bits",
+        ),
+        Mistake(
+            lambda K, kept, value_bytes, dense_bits: (
+                kept * (1 + value_bytes) + 4,
+                sparse_row(K, kept, value_bytes, dense_bits)[1],
+            ),
+            "one start for the whole row: each group of 256 columns has its own",
+        ),
+        Mistake(
+            lambda K, kept, value_bytes, dense_bits: (
+                sparse_row(K, kept, value_bytes, dense_bits)[0],
+                1 - kept / K,
+            ),
+            "this is the share of zeros of this very row: asked for is the one at which sparse and dense "
+            "have as many bytes",
+        ),
+        Mistake(
+            partial(row_with, one=lambda share: 100 * share),
+            "the share is in percent: it should be between 0 and 1",
+        ),
+        Mistake(
+            lambda K, kept, value_bytes, dense_bits: (
+                sparse_row(K, kept, value_bytes, dense_bits)[0],
+                1 - (dense_bits + 8 * 4 / 256) / (8 * (1 + value_bytes)),
+            ),
+            "in the share the starts are on the wrong side: they are bytes of the sparse row, so less is "
+            "left for what is kept",
         ),
         Mistake(
             partial(row_with, counted=False),

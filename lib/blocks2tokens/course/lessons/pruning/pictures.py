@@ -72,7 +72,8 @@ def draw_bytes(
     for name, (bits, style) in ends.items():
         for axes, height in ((left, bits), (right, 1e3 * dense[name].median)):
             axes.axhline(height, color="0.35", ls=style, lw=1.2)
-            axes.text(0.01, height, f"dense {name}", va="bottom", size=10)
+            at, side = (0.99, "right") if axes is left else (0.01, "left")  # where no other line passes
+            axes.text(at, height, f"dense {name}", va="bottom", ha=side, size=10)
     left.set(xlabel="share of zeros", ylabel="bits a weight", ylim=(0, 44))
     right.set(xlabel="share of zeros", ylabel="ms a product", xlim=(0, 1))
     left.set_title("counted", size="medium")
