@@ -1,0 +1,300 @@
+"""A capstone file judged, in processes that may be ended at any time.
+
+    file  --rules-->  a row
+          --a process: build, then criterion after criterion-->  a row for each, as it comes
+                it takes too long, or too much memory, prints without end, or ends:  a row with the reason,
+                and another process for the criteria that are left
+
+The process has a folder of its own, limits of memory and of files' sizes (course.classroom.guard), and sends
+JSON. Who means harm gets out of it: judge strangers' files on a machine that you can do without.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from blocks2tokens.course import models
+from blocks2tokens.course.capstone import pieces, questions, rules
+from blocks2tokens.course.capstone.criteria import CRITERIA, Subject, judged
+from blocks2tokens.course.classroom import guard
+from blocks2tokens.course.classroom.processes import _no_script
+
+SECONDS, MEMORY = 120.0, 3_000_000_000  # for a criterion, with what it compiles; bytes beside the course's own
+MOST_PRINTED = 1_000_000  # bytes
+LOOK = 0.1  # seconds between two looks
+LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
+RULES, RUNS = "rules", "it runs"
+NEEDS = {name: ("Q4_K",) for name in ("allocations", "bytes read", "memory", "speed")}
+NEEDS |= {"weights": (questions.SEEDED,), "tokens": ("F16",), "text": ("F16",), "logits": questions.READ}
+NEEDS |= {questions.SMOLLM2: (questions.SMOLLM2,)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A criterion's verdict: is it met, what was found or why it is not, and figures for the leaderboard."""
+
+    criterion: str
+    met: bool
+    said: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A file's rows, and whose its pieces are, {piece: whose}; shows itself as a table."""
+
+    path: Path
+    seed: int
+    lines: int
+    rows: tuple[Row, ...]
+    whose: Mapping[str, str]
+
+    @property
+    def met(self) -> int:
+        """How many criteria are met."""
+        return sum(row.met for row in self.rows)
+
+    def __repr__(self):
+        width = max(len(row.criterion) for row in self.rows)
+        lines = [f"{'✓' if row.met else '✗'} {row.criterion:{width}}  {row.said}" for row in self.rows]
+        counts = [list(self.whose.values()).count(w) for w in (pieces.WRITTEN, pieces.PASSED, pieces.LENT)]
+        of_pieces = "pieces: {} written here, {} passed in their lessons, {} the engine's".format(*counts)
+        return "\n".join([*lines, f"{self.met} of {len(self.rows)} met; {of_pieces if self.whose else ''}"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process has to do."""
+
+    path: str
+    learner: str  # where its functions of earlier lessons are looked for
+    files: dict[str, str]
+    criteria: tuple[str, ...]
+    memory: int
+
+
+def judge(
+    path: Path,
+    seed: int = 0,
+    criteria: Iterable[str] = tuple(CRITERIA),
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+    show: Callable[[Row], None] = lambda row: None,
+) -> Report:
+    """Return the report on a file; `show` gets each row as it comes.
+
+    ValueError for a criterion that there is not, FileNotFoundError for a file. What the file does is no error.
+    """
+    path, left = Path(path).resolve(), list(criteria)
+    if unknown := [name for name in left if name not in CRITERIA]:
+        raise ValueError(f"criteria: expected some of {', '.join(CRITERIA)}, got {unknown[0]!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    rows, whose = [], {}
+
+    def add(row):
+        rows.append(row)
+        show(row)
+
+    add(_row_of_rules(path))
+    if rows[0].said.startswith("it is no Python"):
+        return Report(path, seed, 0, tuple(rows), whose)
+    with tempfile.TemporaryDirectory(prefix="capstone-", ignore_cleanup_errors=True) as folder:
+        files = _files(Path(folder), left, seed)
+        left = [name for name in left if set(NEEDS[name]) <= set(files)]
+        while left:
+            job = Job(str(path), str(path.parent), {k: str(v) for k, v in files.items()}, tuple(left), memory)
+            done = _run(job, seconds, Path(folder), add, whose)
+            if done is None:
+                break
+            left = left[done:]
+    return Report(path, seed, rules.code_lines(path.read_text(encoding="utf-8")), tuple(rows), whose)
+
+
+def _row_of_rules(path):
+    if problems := rules.broken(path):
+        return Row(RULES, False, "; ".join(problems))
+    lines = rules.code_lines(path.read_text(encoding="utf-8"))
+    return Row(RULES, True, f"{lines} of at most {rules.MOST_LINES} lines of code", {"lines": lines})
+
+
+def _files(folder, criteria, seed):
+    """Write the files that some criteria need; return {name: path}."""
+    needed = {name for criterion in criteria for name in NEEDS[criterion]}
+    files = questions.write_conversions(folder, [name for name in questions.QUANTIZED if name in needed])
+    if questions.SEEDED in needed:
+        files[questions.SEEDED] = questions.write_seeded(folder / "seeded.gguf", seed)
+    if questions.SMOLLM2 in needed and questions.SMOLLM2 in models.available():
+        files[questions.SMOLLM2] = models.smollm2()
+    return files
+
+
+# In the judge
+
+
+def _run(job, seconds, folder, add, whose):
+    """Run one process; return how many criteria it has done with, None if the file does not run at all."""
+    process = _Process(job, folder)
+    done, running = 0, RUNS
+    try:
+        while True:
+            message = process.message(seconds)
+            if isinstance(message, str):
+                add(Row(running, False, message))
+                return None if running == RUNS else done + 1
+            if "whose" in message:
+                if not whose:
+                    add(Row(RUNS, True, message["said"]))
+                whose.update(message["whose"])
+            elif message.get("problem") and running == RUNS:
+                add(Row(RUNS, False, _cut(message["problem"])))
+                return None
+            else:
+                problem = message["problem"]
+                add(Row(running, not problem, _cut(problem or message["said"]), message["figures"]))
+                done += 1
+            if done == len(job.criteria):
+                return done
+            running = job.criteria[done]
+    finally:
+        process.end()
+
+
+def _cut(text):
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
+
+
+class _Process:
+    """A process that judges, and what the judge knows of it."""
+
+    def __init__(self, job: Job, folder: Path):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe(duplex=False)
+        self.printed, self.memory = folder / "printed", job.memory
+        self.printed.write_bytes(b"")
+        place = folder / "at work"
+        place.mkdir(exist_ok=True)
+        arguments = theirs, job, str(place), str(self.printed)
+        self.process = context.Process(target=enter, args=arguments, daemon=True)
+        with _no_script():
+            self.process.start()
+        theirs.close()
+
+    def message(self, seconds: float) -> dict | str:
+        """Return what comes next, or why nothing will."""
+        end = time.monotonic() + seconds
+        while not self.connection.poll(LOOK):
+            if reason := self._too_much():
+                return reason
+            if time.monotonic() > end:
+                return f"it took more than {seconds:.0f} s: does every loop in it end?"
+        try:
+            found = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE))
+            return found if isinstance(found, dict) else "it sent something that is no finding"
+        except (EOFError, OSError, ValueError):
+            self.process.join(2)
+            return self._too_much() or f"Python ended{self._how()}: does it call exit(), or write past an array?"
+
+    def _too_much(self):
+        with contextlib.suppress(OSError):
+            if self.printed.stat().st_size > MOST_PRINTED:
+                return f"it printed more than {MOST_PRINTED:,} bytes"
+        with contextlib.suppress(psutil.Error):
+            own = psutil.Process(self.process.pid)
+            memory = sum(one.memory_info().rss for one in [own, *own.children(recursive=True)])
+            if memory > self.memory + 1_000_000_000:  # what Python and the course take themselves
+                return f"it took more than {self.memory / 1e9:.1f} GB of memory"
+        return None
+
+    def _how(self):
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f" with code {code}" if code else ""
+        with contextlib.suppress(ValueError):
+            return f" by {signal.Signals(-code).name}"
+        return ""
+
+    def end(self) -> None:
+        """End the process with all that it started."""
+        with contextlib.suppress(psutil.Error):
+            own = psutil.Process(self.process.pid)
+            for one in [*own.children(recursive=True), own]:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+        self.process.join()
+        self.connection.close()
+
+
+# In the process
+
+
+def enter(connection: Connection, job: Job, folder: str, printed: str) -> None:
+    """Build the file's engine and judge it, and end the process with all that was left running."""
+    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, printed, os.O_WRONLY | os.O_APPEND)):
+        os.dup2(os.open(path, mode), number)
+    os.dup2(1, 2)
+    guard.limit(job.memory)
+    os.chdir(job.learner)
+    refused: list[str] = []
+    for message in _messages(job, folder, refused):
+        if refused:
+            message |= {"said": "", "problem": f"it {refused[0]}, which no engine needs"}
+            refused.clear()
+        connection.send_bytes(json.dumps(message).encode())
+    connection.close()
+    os._exit(0)
+
+
+def _messages(job, folder, refused):
+    """Yield what is to be sent: whose the pieces are, then a finding for each criterion."""
+    path = Path(job.path)
+    passed = {name: pieces.mine(name) for name in pieces.OF_LESSON}
+    os.chdir(folder)
+    guard.refuse(path, refused)
+    built = None
+
+    def build():
+        nonlocal built
+        built = pieces.build(path, passed.get)
+        return {"said": _sum_of(built.whose), "whose": dict(built.whose), "problem": "", "figures": {}}
+
+    message = _guarded(build, path)
+    yield message
+    if built is None:
+        return
+    subject = Subject(built.module, {name: Path(at) for name, at in job.files.items()})
+    for name in job.criteria:
+        yield _guarded(lambda name=name: judged(name, subject), path)
+
+
+def _sum_of(whose):
+    ours = [piece for piece, of in whose.items() if of == pieces.LENT]
+    return "every piece is yours" if not ours else f"the engine lends {len(ours)} pieces: {', '.join(ours)}"
+
+
+def _guarded(function, path):
+    """Return a function's message; whatever it raises is a problem, with the line of the file."""
+    try:
+        return function()
+    except pieces.NoEngineError as reason:
+        problem = str(reason)
+    except MemoryError:
+        problem = "it asked for more memory than there is for it"
+    except BaseException as error:  # exit() and what is refused, too
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"line {lines[-1]}: " if lines else ""
+        what = "it calls exit()" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        problem = f"{where}{what}"
+    return {"said": "", "figures": {}, "problem": problem}
