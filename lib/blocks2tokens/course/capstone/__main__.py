@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser():
-    text, _, details = __doc__.partition("\n")
+    text = __doc__.partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m blocks2tokens.course.capstone", description=text)
     parser.add_argument("file", metavar="FILE", type=Path, help="the engine, one Python file")
     parser.add_argument("--start", action="store_true", help="write the starter file to FILE")
@@ -64,7 +64,7 @@ def _start(path):
     if path.exists():
         raise ValueError(f"{path} is there already: the starter file would replace it")
     files.write_text(path, pieces.STARTER.read_text(encoding="utf-8"))
-    print(f"{path}: it runs already, by what the course lends it. python -m blocks2tokens.course.capstone {path}")
+    print(f"{path} runs already, by what the course lends it. Judge it: python -m {__package__} {path}")
     return 0
 
 
@@ -74,12 +74,12 @@ def _shown(row):
 
 def _tell(args, report, place, kept):
     if args.json:
-        rows = [{"criterion": r.criterion, "met": r.met, "said": r.said, "figures": dict(r.figures)} for r in report.rows]
+        rows = [vars(row) for row in report.rows]
         found = {"file": str(report.path), "seed": report.seed, "lines": report.lines, "rows": rows}
         found |= {"whose": dict(report.whose), "entry": vars(kept) if kept else None}
         print(json.dumps(found, ensure_ascii=False))
         return
-    print(repr(report).splitlines()[-1])
+    print(report.summary())
     if place:
         print(f"\n{board.table(board.entries(place))}\n\nkept in {place.name}/{board.FILE}, {board.FOLDER}/")
     elif not args.only and not args.no_board:

@@ -139,7 +139,9 @@ def table(rows: list[Entry]) -> str:
         where = str(one.cores), one.cpu, one.sha256[:12]
         cells.append([one.name, f"{one.met}/{one.of}", str(one.lines), *figures, *where])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
 
 
 def _written(value, scale):

@@ -244,11 +244,13 @@ def speed(subject: Subject, seconds: float = 8.0, n: int = 16) -> Finding:
     runs = {("decode", name): lambda m=m: generated(m, ids, n) for name, m in both.items()}
     runs |= {("prefill", name): lambda m=m: m.logits(list(long)) for name, m in both.items()}
     times = bench.interleaved(runs, 9, seconds)
-    ratio = {what: times[what, "starter"].median / times[what, "yours"].median for what in ("decode", "prefill")}
+    ratio = {
+        what: times[what, "starter"].median / times[what, "yours"].median for what in ("decode", "prefill")
+    }
     rate = n / times["decode", "yours"].median
-    said = f"{ratio['decode']:.2f} times the starter's, prefill {ratio['prefill']:.2f} times; {rate:,.0f} tokens/s"
+    said = f"{ratio['decode']:.2f} times the starter's, prefill {ratio['prefill']:.2f} times"
     figures = {f"{what}, times the starter's": value for what, value in ratio.items()}
-    return Finding(said, figures | {"tokens a second": rate})
+    return Finding(f"{said}; {rate:,.0f} tokens/s", figures | {"tokens a second": rate})
 
 
 CRITERIA: dict[str, Callable[[Subject], Finding]] = {

@@ -11,7 +11,7 @@ JSON. Who means harm gets out of it: judge strangers' files on a machine that yo
 
 import contextlib
 import json
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import tempfile
@@ -30,7 +30,10 @@ from blocks2tokens.course.capstone.criteria import CRITERIA, Subject, judged
 from blocks2tokens.course.classroom import guard
 from blocks2tokens.course.classroom.processes import _no_script
 
-SECONDS, MEMORY = 120.0, 3_000_000_000  # for a criterion, with what it compiles; bytes beside the course's own
+SECONDS, MEMORY = (
+    120.0,
+    3_000_000_000,
+)  # for a criterion, with what it compiles; bytes beside the course's own
 MOST_PRINTED = 1_000_000  # bytes
 LOOK = 0.1  # seconds between two looks
 LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
@@ -68,9 +71,13 @@ class Report:
     def __repr__(self):
         width = max(len(row.criterion) for row in self.rows)
         lines = [f"{'✓' if row.met else '✗'} {row.criterion:{width}}  {row.said}" for row in self.rows]
+        return "\n".join([*lines, self.summary()])
+
+    def summary(self) -> str:
+        """Return how many criteria are met, and whose the pieces are."""
         counts = [list(self.whose.values()).count(w) for w in (pieces.WRITTEN, pieces.PASSED, pieces.LENT)]
-        of_pieces = "pieces: {} written here, {} passed in their lessons, {} the engine's".format(*counts)
-        return "\n".join([*lines, f"{self.met} of {len(self.rows)} met; {of_pieces if self.whose else ''}"])
+        told = "; pieces: {} written here, {} passed in their lessons, {} the engine's".format(*counts)
+        return f"{self.met} of {len(self.rows)} met{told if self.whose else ''}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def judge(
 ) -> Report:
     """Return the report on a file; `show` gets each row as it comes.
 
-    ValueError for a criterion that there is not, FileNotFoundError for a file. What the file does is no error.
+    ValueError for an unknown criterion, FileNotFoundError for a file. What the file does is no error.
     """
     path, left = Path(path).resolve(), list(criteria)
     if unknown := [name for name in left if name not in CRITERIA]:
@@ -180,7 +187,9 @@ class _Process:
     """A process that judges, and what the judge knows of it."""
 
     def __init__(self, job: Job, folder: Path):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if os.name == "posix":
+            context.set_forkserver_preload([__name__])
         self.connection, theirs = context.Pipe(duplex=False)
         self.printed, self.memory = folder / "printed", job.memory
         self.printed.write_bytes(b"")
@@ -205,7 +214,7 @@ class _Process:
             return found if isinstance(found, dict) else "it sent something that is no finding"
         except (EOFError, OSError, ValueError):
             self.process.join(2)
-            return self._too_much() or f"Python ended{self._how()}: does it call exit(), or write past an array?"
+            return self._too_much() or f"Python ended{self._how()}: does it write past an array?"
 
     def _too_much(self):
         with contextlib.suppress(OSError):
@@ -233,6 +242,9 @@ class _Process:
             for one in [*own.children(recursive=True), own]:
                 with contextlib.suppress(psutil.Error):
                     one.kill()
+        if os.name == "posix":
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join()
         self.connection.close()
 
@@ -254,6 +266,8 @@ def enter(connection: Connection, job: Job, folder: str, printed: str) -> None:
             refused.clear()
         connection.send_bytes(json.dumps(message).encode())
     connection.close()
+    with contextlib.suppress(Exception):
+        multiprocessing.util._run_finalizers(0)  # locks known to the whole system would outlive os._exit
     os._exit(0)
 
 

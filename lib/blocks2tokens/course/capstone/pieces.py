@@ -6,8 +6,8 @@
     def rms_norm(x, weight, eps):        written: it stays
         return x / ...
 
-A file runs statement by statement, so that what a stub is filled with is there for the next one. Of a function
-that is lent, `product` and the other pieces are the file's, as if it had been written there.
+A file runs statement by statement, so that what a stub is filled with is there for the next one. For a
+function that is lent, `product` and the other pieces are the file's, as if it had been written there.
 """
 
 import ast

@@ -1,12 +1,12 @@
 """The files that a capstone engine is judged with, and what llama.cpp said of them.
 
-    data/austen.gguf  --b2t.convert-->  Q8_0, Q4_0, Q4_1, Q4_K, Q6_K      the same bytes on every machine
-                      --a seed-->       seeded.gguf                       its header, and random blocks
-    data/capstone_logits.npz            made by data/make_capstone_logits.py, with xllamacpp
+data/austen.gguf  --b2t.convert-->  Q8_0, Q4_0, Q4_1, Q4_K, Q6_K      the same bytes on every machine
+                  --a seed-->       seeded.gguf                       its header, and random blocks
+data/capstone_logits.npz            made by data/make_capstone_logits.py, with xllamacpp
 
-        ids                    int64 [T]           the tokens of TEXT
-        <format>/top_ids       int64 [T, 20]       behind each, the 20 tokens most likely to llama.cpp
-        <format>/top_log_probs float64 [T, 20]     their log-probabilities
+    ids                    int64 [T]           the tokens of TEXT
+    <format>/top_ids       int64 [T, 20]       behind each, the 20 tokens most likely to llama.cpp
+    <format>/top_log_probs float64 [T, 20]     their log-probabilities
 """
 
 from pathlib import Path

@@ -61,8 +61,8 @@ def broken(path: Path) -> list[str]:
     refused = [name for name in names if not _is_allowed(name)]
     if refused:
         problems.append(
-            f"it may not use {', '.join(refused)}: NumPy, Numba, tokenizers and the standard library, without "
-            "what starts processes"
+            f"it may not use {', '.join(refused)}: NumPy, Numba, tokenizers and the standard library, "
+            "without what starts processes"
         )
     return problems
 

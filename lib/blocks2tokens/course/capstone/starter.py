@@ -14,7 +14,7 @@ while the file runs, or the engine's. Write them, one by one. Everything may cha
 """
 
 import mmap
-import struct
+import struct  # noqa: F401  read_header will unpack with it
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,7 +209,7 @@ class Engine:
         """Return some rows of a tensor, float32; a vector is one row."""
         shape, fmt, first, behind = self.tensors[name]
         raw = np.frombuffer(self.data, np.uint8, behind - first, first)
-        return decode_rows(raw, fmt, (-1, shape[-1]) if len(shape) == 2 else (1, *shape), rows, DECODERS)
+        return decode_rows(raw, fmt, shape if len(shape) == 2 else (1, *shape), rows, DECODERS)
 
     def tensor(self, name):
         """Return a tensor decoded, float32."""

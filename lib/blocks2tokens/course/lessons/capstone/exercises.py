@@ -21,7 +21,7 @@ from blocks2tokens.formats import FORMATS
 from blocks2tokens.gguf_file import aligned as align
 from blocks2tokens.gguf_file import decode_string as read_string
 from blocks2tokens.gguf_file import decode_value
-from blocks2tokens.model.layers import rms_norm
+from blocks2tokens.model.layers import rms_norm, softmax
 from blocks2tokens.model.rope import rotate_adjacent
 
 ARRAY, ALIGNMENT = 9, "general.alignment"
@@ -260,8 +260,8 @@ DECODE_ROWS = Exercise(
         ),
         Mistake(
             partial(rows_with, bare=True),
-            "those are the bytes of the rows: decoders[name] says how to see them as blocks, and what decodes "
-            "blocks",
+            "those are the bytes of the rows: decoders[name] says how to see them as blocks, and what "
+            "decodes blocks",
         ),
         Mistake(
             partial(rows_with, first=True),
@@ -275,8 +275,8 @@ DECODE_ROWS = Exercise(
     hints=(
         "The N rows are equally long. So raw, with another shape, has a row of bytes for each: choose among "
         "those before you decode.",
-        "decoders[name] is a pair: .view(dtype) of a flat array of bytes gives blocks, and the function makes "
-        "weights of these, in whatever shape. What shape do you owe?",
+        "decoders[name] is a pair: .view(dtype) of a flat array of bytes gives blocks, and the function "
+        "makes weights of these, in whatever shape. What shape do you owe?",
     ),
 )
 
@@ -321,8 +321,8 @@ def attention_cases():
 
 
 def attention_with(
-    h, w, c, keys, values, position, start=None, turn=lambda q, k, v, r: (r(q), r(k), v), owner=None, scale=True,
-    past=True, mask=True, store=True, output=True, joined=1, late=False,
+    h, w, c, keys, values, position, start=None, turn=lambda q, k, v, r: (r(q), r(k), v), owner=None,
+    scale=True, past=True, weigh=causal_weights, output=True, woven=False,
 ):  # fmt: skip
     """Return the right answer with a place for each mistake."""
     T, end = len(h), position + len(h)
@@ -330,16 +330,14 @@ def attention_with(
     at = np.arange(T) + (position if start is None else start)
     angles = rope_angles(at, c.head_dim, c.rope_theta)
     q, k, v = turn(q, k, v, lambda z: rotate_adjacent(z, np.cos(angles), np.sin(angles)).astype(np.float32))
-    if store:
-        keys[:, position:end], values[:, position:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
+    keys[:, position:end], values[:, position:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
     group, found = q.shape[1] // len(keys), []
     first = 0 if past else position
     for head in range(q.shape[1]):
         own = head // group if owner is None else owner(head, len(keys))
         scores = q[:, head] @ keys[own, first:end].T * np.float32(c.head_dim**-0.5 if scale else 1)
-        weights = causal_weights(scores) if mask else np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-        found.append(weights @ values[own, first:end])
-    joined = np.concatenate(found, axis=1) if joined else np.stack(found, axis=2).reshape(T, -1)
+        found.append(weigh(scores) @ values[own, first:end])
+    joined = np.stack(found, axis=2).reshape(T, -1) if woven else np.concatenate(found, axis=1)
     return product(joined, w["attn_output"]) if output else joined
 
 
@@ -374,11 +372,11 @@ SELF_ATTENTION = Exercise(
         ),
         Mistake(
             partial(attention_with, past=False),
-            "your queries see the new tokens alone: what stands in the cache before `position` is the text so "
-            "far",
+            "your queries see the new tokens alone: what stands in the cache before `position` is the text "
+            "so far",
         ),
         Mistake(
-            partial(attention_with, mask=False),
+            partial(attention_with, weigh=softmax),
             "no token is hidden: causal_weights takes the scores of the last T of all tokens",
         ),
         Mistake(
@@ -386,7 +384,7 @@ SELF_ATTENTION = Exercise(
             "attn_output is missing: the heads' findings are multiplied by it",
         ),
         Mistake(
-            partial(attention_with, joined=0),
+            partial(attention_with, woven=True),
             "the heads are woven into each other: one head's numbers stand together, then the next one's",
         ),
     ),
@@ -446,13 +444,12 @@ def pass_cases():
     }
 
 
-def pass_with(model, ids, position, layers=range, norm=rms_norm, output=None, rows=slice(None), grows=False, at=None):
+def pass_with(model, ids, position, layers=range, norm=rms_norm, rows=slice(None), grows=False, at=None):
     """Return the right answer with a place for each mistake."""
     x = model.embed(ids)
     for n, i in enumerate(layers(model.c.n_layers)):
         x = model.layer(i, x, (position if at is None else at) + (n if grows else 0))
-    matrix = model.output if output is None else output(model)
-    return product(norm(x, model.output_norm, model.eps), matrix)[rows]
+    return product(norm(x, model.output_norm, model.eps), model.output)[rows]
 
 
 FORWARD_PASS = Exercise(
@@ -569,8 +566,8 @@ SPEAK = Exercise(
     mistakes=(
         Mistake(
             partial(speak_with, move=lambda new: 0),
-            "your position stays where it was: each token is written over the first ones. It grows by as many "
-            "ids as were read",
+            "your position stays where it was: each token is written over the first ones. It grows by as "
+            "many ids as were read",
         ),
         Mistake(
             partial(speak_with, move=lambda new: 1),

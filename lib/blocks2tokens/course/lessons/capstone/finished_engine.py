@@ -1,10 +1,10 @@
 """An engine as a learner may end with: a GGUF file in, text out, weights multiplied as they lie in the file.
 
-    path --read_header--> metadata, tensors --mapped--> blocks --fused products--> logits --speak--> ids
+path --read_header--> metadata, tensors --mapped--> blocks --fused products--> logits --speak--> ids
 
-    lesson 07    the header                 lessons 18    words, merged
-    01 to 05     a block unpacked           19, 20, 21    norm, rotation, gate, attention, layer
-    16, 17       unpack a block once, multiply it with all rows, share the rows of a matrix among the cores
+lesson 07    the header                 lessons 18    words, merged
+01 to 05     a block unpacked           19, 20, 21    norm, rotation, gate, attention, layer
+16, 17       unpack a block once, multiply it with all rows, share the rows of a matrix among the cores
 """
 
 import mmap
@@ -223,8 +223,8 @@ def swiglu(gate, up):
 
 
 def attend(q, keys, values):
-    """Return [T, n_heads * head_dim]; q [T, n_heads, head_dim] are the last of keys [n_kv_heads, S, head_dim]."""
-    T, n_heads, d = q.shape
+    """Return [T, n_heads * head_dim]; q [T, n_heads, d] asks keys and values [n_kv_heads, S, d]."""
+    T, _, d = q.shape
     n_kv_heads, S, _ = keys.shape
     q = q.reshape(T, n_kv_heads, -1, d).transpose(1, 2, 0, 3)  # [n_kv_heads, group, T, d]
     scores = q @ keys[:, None].swapaxes(2, 3) * np.float32(d**-0.5)  # [n_kv_heads, group, T, S]
