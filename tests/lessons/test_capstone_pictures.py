@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line import arguments
+from blocks2tokens.command_line import COMMANDS, arguments
 from blocks2tokens.course import check, plot, progress
 from blocks2tokens.course.capstone import __main__ as command
 from blocks2tokens.course.capstone import pieces
@@ -72,7 +72,7 @@ def test_what_judges_a_challenge_is_there(challenge):
     elif first == "python":
         assert rest[1] == "blocks2tokens.course.capstone" and command._parser().parse_args(rest[2:])
     elif first == "b2t":
-        assert arguments.parser().parse_args(rest)
+        assert arguments.parse(rest, COMMANDS)
     else:
         name, _, attribute = re.match(r"[\w.]+", challenge.judged)[0].partition(".")
         assert callable(getattr({"b2t": b2t, "leaderboard": leaderboard}[name], attribute))

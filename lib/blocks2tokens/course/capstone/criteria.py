@@ -223,7 +223,7 @@ def _touched(function: Callable) -> int:
 
 def memory(subject: Subject) -> Finding:
     """Trace the peak of loading and of twelve tokens; what is mapped from the file does not count."""
-    subject.model("Q4_K")  # what it compiles is compiled
+    generated(subject.model("Q4_K"), questions.prompt(), 2)  # what it compiles is compiled
     subject._open = "", None
     gc.collect()
     tracemalloc.start()

@@ -51,7 +51,7 @@ CHALLENGES = (
         "Fewer bytes at equal KL",
         "a file with Q4_K_M's divergence from F16, and fewer bits",
         "b2t quality data/models/mine.gguf data/austen.gguf LICENSE",
-        "b2t convert --bits: a mix searched under a budget (lesson 26)",
+        "b2t.convert(src, dst, bits=4.5): a mix searched under a budget (lesson 26)",
     ),
     Challenge(
         "A new machine",

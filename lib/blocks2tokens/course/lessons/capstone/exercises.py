@@ -16,11 +16,9 @@ import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.attention.exercises import causal_weights
+from blocks2tokens.course.lessons.gguf.solutions import align, read_string, read_value
 from blocks2tokens.course.lessons.layers.exercises import rope_angles
 from blocks2tokens.formats import FORMATS
-from blocks2tokens.gguf_file import aligned as align
-from blocks2tokens.gguf_file import decode_string as read_string
-from blocks2tokens.gguf_file import decode_value
 from blocks2tokens.model.layers import rms_norm, softmax
 from blocks2tokens.model.rope import rotate_adjacent
 
@@ -34,11 +32,6 @@ BLOCKS = {  # ggml type: format, weights of a block, bytes of a block
     12: ("Q4_K", 256, 144),
     14: ("Q6_K", 256, 210),
 }
-
-
-def read_value(buffer, value_type, at):
-    """Return a number, a bool or a string, and the place behind it, as lesson 07's does."""
-    return decode_value(buffer, value_type, at)
 
 
 def product(x, w):
@@ -138,7 +131,7 @@ def _end_of(buffer):
 def _is_whole(buffer):
     try:
         read_header(buffer)
-    except (struct.error, UnicodeDecodeError, IndexError, ValueError):
+    except (struct.error, ValueError, KeyError):
         return False
     return True
 
