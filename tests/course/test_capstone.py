@@ -264,7 +264,7 @@ BREAKING = {
 @pytest.mark.parametrize(("text", "words"), BREAKING.values(), ids=BREAKING)
 def test_a_file_that_breaks_off_is_a_row_with_a_reason(tmp_path, text, words):
     path = written(tmp_path, LOAD + text)
-    limits = {"seconds": 4 if "while" in text and "print" not in text else 60, "memory": 10**9}
+    limits = {"seconds": 4 if "pass" in text else 60, "memory": 10**9}
     report = judging.judge(path, criteria=["text"], **limits)
     said = [row for row in report.rows if not row.met and row.criterion != judging.RULES]
     assert len(said) == 1 and words in said[0].said, report
@@ -279,7 +279,7 @@ def test_the_criteria_behind_one_that_breaks_off_are_judged(tmp_path):
         "        words = [word for", "        while True:\n            pass\n        words = [word for"
     )
     report = judging.judge(
-        written(tmp_path, text), criteria=["tokens", "memory", "text"], seconds=45, memory=2 * 10**9
+        written(tmp_path, text), criteria=["tokens", "memory", "text"], seconds=10, memory=2 * 10**9
     )
     found = {row.criterion: row.met for row in report.rows}
     assert found == {"rules": True, "it runs": True, "tokens": False, "memory": False, "text": True}, report

@@ -44,7 +44,7 @@ def _parser():
     one = "judge this criterion alone; can be given several times"
     parser.add_argument("--only", metavar="NAME", action="append", choices=list(criteria.CRITERIA), help=one)
     parser.add_argument("--seed", metavar="N", type=_natural, default=0, help="of the random blocks")
-    about = "for each criterion (default: %(default)g)"
+    about = "of CPUs for each criterion (default: %(default)g)"
     parser.add_argument("--seconds", metavar="S", type=float, default=judging.SECONDS, help=about)
     about = "gigabytes of memory (default: %(default)g)"
     parser.add_argument("--memory", metavar="GB", type=float, default=judging.MEMORY / 1e9, help=about)

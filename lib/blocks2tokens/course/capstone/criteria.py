@@ -14,7 +14,6 @@ Figures that depend on the machine are ratios, or say so. What a criterion found
 piece: the process may end at any moment.
 """
 
-import contextlib
 import gc
 import re
 import tracemalloc
@@ -269,8 +268,7 @@ CRITERIA: dict[str, Callable[[Subject], Finding]] = {
 def judged(name: str, subject: Subject) -> dict:
     """Return what a criterion found, {"said", "figures", "problem"}; what the file raises is a problem."""
     try:
-        with contextlib.redirect_stdout(None):
-            found = CRITERIA[name](subject)
+        found = CRITERIA[name](subject)
         return {"said": found.said, "figures": found.figures, "problem": ""}
     except Failed as reason:
         return {"said": "", "figures": {}, "problem": str(reason)}

@@ -156,7 +156,7 @@ def _run(job, seconds, folder, add, whose):
     done, running = 0, RUNS
     try:
         while True:
-            message = process.message(seconds)
+            message = process.message(seconds + START if running == RUNS else seconds)
             if isinstance(message, str):
                 add(Row(running, False, message))
                 return None if running == RUNS else done + 1
@@ -202,19 +202,29 @@ class _Process:
         theirs.close()
 
     def message(self, seconds: float) -> dict | str:
-        """Return what comes next, or why nothing will."""
-        end = time.monotonic() + seconds
+        """Return what comes next, or why nothing will; `seconds` are of the CPUs, by the clock four times."""
+        start, cpu = time.monotonic(), self._cpu()
         while not self.connection.poll(LOOK):
             if reason := self._too_much():
                 return reason
-            if time.monotonic() > end:
-                return f"it took more than {seconds:.0f} s: does every loop in it end?"
+            if self._cpu() - cpu > seconds:
+                return f"it took more than {seconds:.0f} s of computing: does every loop in it end?"
+            if time.monotonic() - start > 4 * seconds + START:
+                return f"it took more than {4 * seconds + START:.0f} s: does it wait for something?"
         try:
             found = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE))
             return found if isinstance(found, dict) else "it sent something that is no finding"
         except (EOFError, OSError, ValueError):
             self.process.join(2)
             return self._too_much() or f"Python ended{self._how()}: does it write past an array?"
+
+    def _cpu(self):
+        """Return the seconds of CPUs that the process has taken."""
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return times.user + times.system
 
     def _too_much(self):
         with contextlib.suppress(OSError):
