@@ -30,10 +30,8 @@ from blocks2tokens.course.capstone.criteria import CRITERIA, Subject, judged
 from blocks2tokens.course.classroom import guard
 from blocks2tokens.course.classroom.processes import _no_script
 
-SECONDS, MEMORY = (
-    120.0,
-    3_000_000_000,
-)  # for a criterion, with what it compiles; bytes beside the course's own
+SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it compiles; bytes
+START = 60.0  # seconds that a process may take to begin
 MOST_PRINTED = 1_000_000  # bytes
 LOOK = 0.1  # seconds between two looks
 LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
