@@ -24,18 +24,21 @@ from pathlib import Path
 
 import psutil
 
-from blocks2tokens.course import models
+from blocks2tokens.course import models, work
 from blocks2tokens.course.capstone import pieces, questions, rules
 from blocks2tokens.course.capstone.criteria import CRITERIA, Subject, judged
 from blocks2tokens.course.classroom import guard
 from blocks2tokens.course.classroom.processes import _no_script
+from blocks2tokens.jit import cores
 
 SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it compiles; bytes
 START = 60.0  # seconds that a process may take to begin
+OF_A_CORE = 128_000_000  # bytes of addresses that threads reserve, and do not use
 MOST_PRINTED = 1_000_000  # bytes
 LOOK = 0.1  # seconds between two looks
 LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
 RULES, RUNS = "rules", "it runs"
+FINDING = {"said", "figures", "problem"}  # what is sent, and whose the pieces are with the first
 NEEDS = {name: ("Q4_K",) for name in ("allocations", "bytes read", "memory", "speed")}
 NEEDS |= {"weights": (questions.SEEDED,), "tokens": ("F16",), "text": ("F16",), "logits": questions.READ}
 NEEDS |= {questions.SMOLLM2: (questions.SMOLLM2,)}
@@ -83,7 +86,7 @@ class Job:
     """What a process has to do."""
 
     path: str
-    learner: str  # where its functions of earlier lessons are looked for
+    started: str  # where the judge was: the learner's functions are looked for beside the file, then here
     files: dict[str, str]
     criteria: tuple[str, ...]
     memory: int
@@ -115,16 +118,22 @@ def judge(
     add(_row_of_rules(path))
     if rows[0].said.startswith("it is no Python"):
         return Report(path, seed, 0, tuple(rows), whose)
+    limits = seconds, memory
     with tempfile.TemporaryDirectory(prefix="capstone-", ignore_cleanup_errors=True) as folder:
-        files = _files(Path(folder), left, seed)
-        left = [name for name in left if set(NEEDS[name]) <= set(files)]
-        while left:
-            job = Job(str(path), str(path.parent), {k: str(v) for k, v in files.items()}, tuple(left), memory)
-            done = _run(job, seconds, Path(folder), add, whose)
-            if done is None:
-                break
-            left = left[done:]
+        _judge_all(path, left, _files(Path(folder), left, seed), limits, Path(folder), add, whose)
     return Report(path, seed, rules.code_lines(path.read_text(encoding="utf-8")), tuple(rows), whose)
+
+
+def _judge_all(path, criteria, files, limits, folder, add, whose):
+    """Judge a file by the criteria for which there are files, in as many processes as it takes."""
+    left = [name for name in criteria if set(NEEDS[name]) <= set(files)]
+    places, is_first = {name: str(place) for name, place in files.items()}, True
+    while left:
+        job = Job(str(path), str(Path.cwd()), places, tuple(left), limits[1])
+        done = _run(job, limits[0], folder, add, whose, is_first)
+        if done is None:
+            return
+        left, is_first = left[done:], False
 
 
 def _row_of_rules(path):
@@ -148,30 +157,25 @@ def _files(folder, criteria, seed):
 # In the judge
 
 
-def _run(job, seconds, folder, add, whose):
+def _run(job, seconds, folder, add, whose, is_first):
     """Run one process; return how many criteria it has done with, None if the file does not run at all."""
     process = _Process(job, folder)
-    done, running = 0, RUNS
+    running, done = RUNS, 0
     try:
-        while True:
+        while done < len(job.criteria):
             message = process.message(seconds + START if running == RUNS else seconds)
             if isinstance(message, str):
                 add(Row(running, False, message))
                 return None if running == RUNS else done + 1
-            if "whose" in message:
-                if not whose:
-                    add(Row(RUNS, True, message["said"]))
-                whose.update(message["whose"])
-            elif message.get("problem") and running == RUNS:
-                add(Row(RUNS, False, _cut(message["problem"])))
-                return None
-            else:
+            if running != RUNS or is_first or message["problem"]:
                 problem = message["problem"]
                 add(Row(running, not problem, _cut(problem or message["said"]), message["figures"]))
-                done += 1
-            if done == len(job.criteria):
-                return done
-            running = job.criteria[done]
+            if running == RUNS and message["problem"]:
+                return None
+            whose.update(message.get("whose", {}))
+            done += running != RUNS
+            running = job.criteria[min(done, len(job.criteria) - 1)]
+        return done
     finally:
         process.end()
 
@@ -211,8 +215,8 @@ class _Process:
                 return f"it took more than {4 * seconds + START:.0f} s: does it wait for something?"
         try:
             found = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE))
-            return found if isinstance(found, dict) else "it sent something that is no finding"
-        except (EOFError, OSError, ValueError):
+            return found if FINDING <= set(found) else "it sent something that is no finding"
+        except (EOFError, OSError, ValueError, TypeError):
             self.process.join(2)
             return self._too_much() or f"Python ended{self._how()}: does it write past an array?"
 
@@ -265,8 +269,8 @@ def enter(connection: Connection, job: Job, folder: str, printed: str) -> None:
     for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, printed, os.O_WRONLY | os.O_APPEND)):
         os.dup2(os.open(path, mode), number)
     os.dup2(1, 2)
-    guard.limit(job.memory)
-    os.chdir(job.learner)
+    guard.limit(job.memory + cores.to_be_had() * OF_A_CORE)
+    _enter_the_learners_folder(job)
     refused: list[str] = []
     for message in _messages(job, folder, refused):
         if refused:
@@ -277,6 +281,13 @@ def enter(connection: Connection, job: Job, folder: str, printed: str) -> None:
     with contextlib.suppress(Exception):
         multiprocessing.util._run_finalizers(0)  # locks known to the whole system would outlive os._exit
     os._exit(0)
+
+
+def _enter_the_learners_folder(job):
+    for place in (Path(job.path).parent, job.started):
+        os.chdir(place)
+        if work.folder() is not None:
+            return
 
 
 def _messages(job, folder, refused):
