@@ -215,7 +215,7 @@ class _Process:
                 return f"it took more than {4 * seconds + START:.0f} s: does it wait for something?"
         try:
             found = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE))
-            return found if FINDING <= set(found) else "it sent something that is no finding"
+            return found if set(found) >= FINDING else "it sent something that is no finding"
         except (EOFError, OSError, ValueError, TypeError):
             self.process.join(2)
             return self._too_much() or f"Python ended{self._how()}: does it write past an array?"

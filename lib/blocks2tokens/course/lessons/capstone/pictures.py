@@ -73,7 +73,7 @@ def draw_lessons(states: Mapping[str, Mapping[str, str]]) -> Axes:
     for lesson in states:
         rows[paths[lesson].parent.name[0]].append(lesson)
     widest = max(map(len, rows.values()))
-    axes = plt.subplots(figsize=(11, 4.4))[1]
+    axes = plt.subplots(figsize=(11, 5))[1]
     for y, (part, lessons) in enumerate(rows.items()):
         axes.annotate(f"{part} · {PARTS[part]}", (-0.1, -y - 0.45), ha="right", va="center", size=10)
         for x, lesson in enumerate(lessons):
@@ -91,9 +91,9 @@ def _draw_lesson(axes, x, y, number, lesson, exercises):
     axes.add_patch(Rectangle((x, y - 0.86), 0.92, 0.84, facecolor="none", edgecolor="0.4"))
     words = textwrap.fill(lesson.replace("_", " "), 12)
     axes.annotate(
-        f"{number} · {done}/{len(exercises)}", (x + 0.46, y - 0.17), ha="center", va="center", size=9
+        f"{number} · {done}/{len(exercises)}", (x + 0.46, y - 0.14), ha="center", va="center", size=9
     )
-    axes.annotate(words, (x + 0.46, y - 0.55), ha="center", va="center", size=8, linespacing=0.9)
+    axes.annotate(words, (x + 0.46, y - 0.54), ha="center", va="center", size=8, linespacing=0.9)
 
 
 def draw_costs(figures: Mapping[str, Mapping[str, float]], title: str) -> list[Axes]:
