@@ -132,7 +132,7 @@ def keep(report: Report, place: Path) -> Entry:
 
 def table(rows: list[Entry]) -> str:
     """Return the leaderboard as text: most criteria first, then the fastest against the starter."""
-    order = sorted(rows, key=lambda one: (one.met - one.of, -one.figures.get(SPEED, 0)))
+    order = sorted(rows, key=lambda one: (one.of - one.met, -one.figures.get(SPEED, 0)))
     cells = [["file", "met", "lines", *SHOWN, "cores", "CPU", "SHA-256"]]
     for one in order:
         figures = [_written(one.figures.get(name), SCALE.get(head, 1)) for head, name in SHOWN.items()]
