@@ -93,7 +93,7 @@ def _draw_lesson(axes, x, y, number, lesson, exercises):
     axes.annotate(
         f"{number} · {done}/{len(exercises)}", (x + 0.46, y - 0.14), ha="center", va="center", size=9
     )
-    axes.annotate(words, (x + 0.46, y - 0.54), ha="center", va="center", size=8, linespacing=0.9)
+    axes.annotate(words, (x + 0.46, y - 0.54), ha="center", va="center", size=8, linespacing=1.1)
 
 
 def draw_costs(figures: Mapping[str, Mapping[str, float]], title: str) -> list[Axes]:
