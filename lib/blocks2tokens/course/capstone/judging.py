@@ -35,6 +35,7 @@ SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it 
 START = 60.0  # seconds that a process may take to begin
 OF_A_CORE = 128_000_000  # bytes of addresses that threads reserve, and do not use
 MOST_PRINTED = 1_000_000  # bytes
+MOST_NAMED = 6  # pieces in a line
 LOOK = 0.1  # seconds between two looks
 LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
 RULES, RUNS = "rules", "it runs"
@@ -313,8 +314,11 @@ def _messages(job, folder, refused):
 
 
 def _sum_of(whose):
-    ours = [piece for piece, of in whose.items() if of == pieces.LENT]
-    return "every piece is yours" if not ours else f"the engine lends {len(ours)} pieces: {', '.join(ours)}"
+    lent = [piece for piece, of in whose.items() if of == pieces.LENT]
+    if not lent:
+        return "every piece is yours"
+    named = f": {', '.join(lent)}" if len(lent) <= MOST_NAMED else ""
+    return f"the engine lends {len(lent)} of {len(whose)} pieces{named}"
 
 
 def _guarded(function, path):
