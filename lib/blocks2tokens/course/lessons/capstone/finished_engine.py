@@ -76,6 +76,7 @@ def read_header(buffer):
 
 
 # ---- A block unpacked: raw uint8 [row bytes], from byte `at` on, into tile float32 [weights] ------------
+# Slices first: their places count from 0, and the compiler makes vector instructions of such loops.
 
 HALF = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)  # every float16, decoded
 
@@ -87,30 +88,31 @@ def half(raw, at):
 
 @njit(cache=True)
 def unpack_f16(raw, at, tile):
+    codes = raw[at : at + 2 * tile.size]
     for i in range(tile.size):
-        tile[i] = half(raw, at + 2 * i)
+        tile[i] = half(codes, 2 * i)
 
 
 @njit(cache=True)
 def unpack_q8_0(raw, at, tile):
-    d = half(raw, at)
+    d, codes = half(raw, at), raw[at + 2 : at + 34]
     for i in range(32):
-        tile[i] = d * np.float32(np.int8(raw[at + 2 + i]))
+        tile[i] = d * np.float32(np.int8(codes[i]))
 
 
 @njit(cache=True)
 def unpack_q4_0(raw, at, tile):
-    d = half(raw, at)
+    d, qs = half(raw, at), raw[at + 2 : at + 18]
     for i in range(16):
-        byte = np.int32(raw[at + 2 + i])
+        byte = np.int32(qs[i])
         tile[i], tile[16 + i] = d * np.float32((byte & 15) - 8), d * np.float32((byte >> 4) - 8)
 
 
 @njit(cache=True)
 def unpack_q4_1(raw, at, tile):
-    d, m = half(raw, at), half(raw, at + 2)
+    d, m, qs = half(raw, at), half(raw, at + 2), raw[at + 4 : at + 20]
     for i in range(16):
-        byte = np.int32(raw[at + 4 + i])
+        byte = np.int32(qs[i])
         tile[i], tile[16 + i] = d * np.float32(byte & 15) + m, d * np.float32(byte >> 4) + m
 
 
@@ -129,9 +131,9 @@ def unpack_q4_k(raw, at, tile):
         sc, m = scale_and_minimum(raw, at + 4, j)
         scale, minimum = d * np.float32(sc), dmin * np.float32(m)
         first, shift = at + 16 + 32 * (j // 2), 4 * (j % 2)
+        qs, out = raw[first : first + 32], tile[32 * j : 32 * j + 32]
         for i in range(32):
-            q = (np.int32(raw[first + i]) >> shift) & 15
-            tile[32 * j + i] = scale * np.float32(q) - minimum
+            out[i] = scale * np.float32((np.int32(qs[i]) >> shift) & 15) - minimum
 
 
 @njit(cache=True)
@@ -142,10 +144,11 @@ def unpack_q6_k(raw, at, tile):
         part, quarter = s // 8, s % 8 // 2
         low = at + 64 * part + 32 * (quarter % 2) + 16 * (s % 2)
         high = at + 128 + 32 * part + 16 * (s % 2)
+        ql, qh, out = raw[low : low + 16], raw[high : high + 16], tile[16 * s : 16 * s + 16]
         for i in range(16):
-            nibble = (np.int32(raw[low + i]) >> 4 * (quarter // 2)) & 15
-            pair = (np.int32(raw[high + i]) >> 2 * quarter) & 3
-            tile[16 * s + i] = scale * np.float32((nibble | pair << 4) - 32)
+            nibble = (np.int32(ql[i]) >> 4 * (quarter // 2)) & 15
+            pair = (np.int32(qh[i]) >> 2 * quarter) & 3
+            out[i] = scale * np.float32((nibble | pair << 4) - 32)
 
 
 # ---- Products -------------------------------------------------------------------------------------------
