@@ -32,7 +32,7 @@ from blocks2tokens.course.classroom.processes import _no_script
 from blocks2tokens.jit import cores
 
 SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it compiles; bytes
-START = 60.0  # seconds that a process may take to begin
+START, FAREWELL = 60.0, 1.0  # seconds that a process may take to begin, and to end
 OF_A_CORE = 128_000_000  # bytes of addresses that threads reserve, and do not use
 MOST_PRINTED = 1_000_000  # bytes
 MOST_NAMED = 6  # pieces in a line
@@ -249,7 +249,8 @@ class _Process:
         return ""
 
     def end(self) -> None:
-        """End the process with all that it started."""
+        """End the process with all that it started; one that has finished has a moment to do it itself."""
+        self.process.join(FAREWELL)
         with contextlib.suppress(psutil.Error):
             own = psutil.Process(self.process.pid)
             for one in [*own.children(recursive=True), own]:
