@@ -43,6 +43,7 @@ LESSONS = (
     "pruning",
     "parallel_layers",
     "the_last_verdict",
+    "capstone",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {
