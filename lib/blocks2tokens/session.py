@@ -277,14 +277,17 @@ def load_session(path: str | os.PathLike[str], model: Model) -> Session:
     Raises FileNotFoundError; ValueError for a file that is no session, or cut off, or one of another model,
     or with another type of cache than the model has.
     """
-    conversation, ids, keys, values = session_file.read(path, model)
+    conversation, ids, parts = session_file.read(path, model)
     try:
         session = Session(model, conversation["system"], conversation["template_variables"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     session._turns = [Turn(*parts) for parts in conversation["turns"]]
     session._cache = model.transformer.new_cache(max(1, len(ids)))
-    session._cache.fill(keys, values)
+    try:
+        session._cache.fill(*parts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     session._ids = ids.tolist()
     return session
 

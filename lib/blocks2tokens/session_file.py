@@ -1,10 +1,11 @@
 """The file of a session: its conversation, and the keys and values of what it has read.
 
     length         uint64      of the header, in bytes
-    header         JSON        {"__metadata__": {...}, "ids": {...}, "keys": {...}, "values": {...}}
+    header         JSON        {"__metadata__": {...}, "ids": {...}, "keys": {...}, "values": {...}, ...}
     ids            int64       [n_tokens]
     keys, values   float32 or float16   [n_layers, n_kv_heads, n_tokens, head_dim]
                    or uint8             [n_layers, n_kv_heads, n_tokens, bytes of a row's blocks]
+    frames         float32     [n_layers, n_kv_heads, 4, head_dim], in q4_0 alone: see `key_frame`
 
     __metadata__   format      "blocks2tokens session 1"
                    model       JSON: the fingerprint of the model's file
@@ -64,7 +65,7 @@ def fingerprint(file: GGUFFile) -> dict[str, object]:
 def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int], keys, values) -> None:
     """Write a session; ValueError for what JSON does not know, OSError if the file cannot be written.
 
-    `ids` are those in the cache, keys and values as `KVCache.used` gives them.
+    `ids` are those in the cache, keys and values as `KVCache.used` gives them, in the model's frames.
     """
     try:
         told = json.dumps(conversation, allow_nan=False)
@@ -78,15 +79,19 @@ def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int
         raise ValueError(f"this conversation is too long to be saved: {len(header):,} bytes of text")
     with files.replacing(Path(path)) as partial, open(partial, "xb") as file:
         file.write(LENGTH.pack(len(header)) + header + np.array(ids, "<i8").tobytes())
-        for part in (keys, values):
+        frames = model.transformer.key_frames
+        for part in (keys, values) if frames is None else (keys, values, frames):
             for layer in part:
                 file.write(np.ascontiguousarray(layer).data)
         file.flush()
         os.fsync(file.fileno())  # or it could get its name before its contents
 
 
-def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
-    """Return a session's conversation, ids, keys and values; ValueError as `load_session` has it."""
+def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, list[np.ndarray]]:
+    """Return a session's conversation, its ids, and what `KVCache.fill` takes: keys, values, maybe frames.
+
+    Raises ValueError as `load_session` has it.
+    """
     path = Path(path)
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{path}: not a regular file")
@@ -104,10 +109,10 @@ def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, np.ndar
         total = file.tell() + max(array["data_offsets"][1] for array in expected.values())
         if size != total:
             raise ValueError(f"{path}: it has {size:,} bytes, expected {total:,}: the file is incomplete")
-        ids, keys, values = (_array(path, file, array) for array in expected.values())
+        ids, *parts = (_array(path, file, array) for array in expected.values())
     if n_tokens and not 0 <= ids.min() <= ids.max() < model.config.vocab_size:
         raise ValueError(f"{path}: it has ids outside the vocabulary, 0 to {model.config.vocab_size - 1}")
-    return _checked_conversation(path, said["session"]), ids, keys, values
+    return _checked_conversation(path, said["session"]), ids, parts
 
 
 def is_session(path: str | os.PathLike[str]) -> bool:
@@ -126,8 +131,11 @@ def _arrays(model, n_tokens: int) -> dict[str, dict]:
     c = model.config
     row = model.transformer.new_cache(1).row
     cache = DTYPES[row.base.name], [c.n_layers, c.n_kv_heads, n_tokens, *row.shape]
+    parts = {"ids": ("I64", [n_tokens]), "keys": cache, "values": cache}
+    if (frames := model.transformer.key_frames) is not None:
+        parts["frames"] = "F32", list(frames.shape)
     arrays, end = {}, 0
-    for name, (dtype, shape) in {"ids": ("I64", [n_tokens]), "keys": cache, "values": cache}.items():
+    for name, (dtype, shape) in parts.items():
         start, end = end, end + prod(shape) * NUMPY[dtype].itemsize
         arrays[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     return arrays

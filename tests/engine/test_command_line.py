@@ -24,6 +24,7 @@ from blocks2tokens.command_line import COMMANDS, arguments, main, notice
 from blocks2tokens.command_line.answer import Answer
 from blocks2tokens.jit import cpu
 from blocks2tokens.model import Transformer
+from blocks2tokens.model.cache_rows import TYPES
 
 QUESTIONS = ["Where is the cat?", "And the kettle?"]
 WAIT = 180  # seconds; only a test that has failed waits as long
@@ -33,6 +34,13 @@ WAIT = 180  # seconds; only a test that has failed waits as long
 def path(tmp_path_factory):
     """A small chat model whose context is soon full."""
     return small_model(context_length=160).write(tmp_path_factory.mktemp("models") / "small.gguf")
+
+
+@pytest.fixture(scope="module")
+def wide_path(tmp_path_factory):
+    """A chat model whose heads are whole blocks, for every type of cache."""
+    sizes = {"n_heads": 4, "n_kv_heads": 2, "dim": 128, "context_length": 160}
+    return small_model(**sizes).write(tmp_path_factory.mktemp("models") / "wide.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -631,6 +639,27 @@ def test_perplexity_prints_what_the_api_gives(run, tmp_path, path, model, option
     assert run("perplexity", path, text, *named) == (0, f"{b2t.perplexity(model, ids, window)}\n", "")
 
 
+def test_a_cache_is_of_the_type_that_was_asked_for(run, tmp_path, path, wide_path):
+    (tmp_path / "text.txt").write_text(QUESTIONS[0])
+    for kind in TYPES:
+        model = b2t.load(wide_path, cache=kind)
+        expected = b2t.perplexity(model, model.tokenizer.encode(QUESTIONS[0]))
+        options = ("--cache", kind)
+        assert run("perplexity", wide_path, tmp_path / "text.txt", *options)[1] == f"{expected}\n"
+        text = continued(model, "The cat", 5)
+        assert run("generate", wide_path, "The cat", "--max-tokens=5", *options)[1] == f"{text}\n"
+    assert "heads of 16" in one_error(run("generate", path, "x", "--cache", "q4_0"))
+
+
+def test_a_chat_keeps_its_conversation_in_the_cache_that_was_asked_for(run, tmp_path, wide_path):
+    saved = tmp_path / "saved.session"
+    asked = f"{QUESTIONS[0]}\n/save {saved}\n"
+    assert run("chat", wide_path, "--cache", "q8_0", "--max-tokens=3", stdin=asked)[0] == 0
+    assert b2t.load_session(saved, b2t.load(wide_path, cache="q8_0")).messages[0] == user(QUESTIONS[0])
+    with pytest.raises(ValueError, match="its cache is q8_0, that of this model float32"):
+        b2t.load_session(saved, b2t.load(wide_path))
+
+
 def test_perplexity_reads_a_pipe(run, tmp_path, path):
     text = "The kettle is on the stove, là-bas.\r\n" * 3
     (tmp_path / "text.txt").write_bytes(text.encode())
@@ -815,6 +844,9 @@ def test_an_interrupt_ends_with_130(run, path, monkeypatch):
         (["generate", "MODEL", "--stats", "Hello", "again"], "unrecognized arguments: again"),
         (["info", "MODEL", "--tensor"], "unrecognized arguments: --tensor"),
         (["convert", "MODEL", "new.gguf", "Q9"], "invalid choice: 'Q9'"),
+        (["chat", "MODEL", "--cache", "q5_0"], "--cache: invalid choice: 'q5_0'"),
+        (["generate", "MODEL", "x", "--cache", "Q8_0"], "--cache: invalid choice: 'Q8_0'"),
+        (["perplexity", "MODEL", "text.txt", "--cache", "int8"], "--cache: invalid choice: 'int8'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_errors_of_usage(run, arguments, part):

@@ -11,10 +11,23 @@ from small_model import small_model
 
 import blocks2tokens as b2t
 from blocks2tokens.course import bench
-from blocks2tokens.model import KVCache, cache_rows
+from blocks2tokens.model import KVCache, cache_rows, key_frame
 from blocks2tokens.model.batch_attention import attend_batch, attend_rows, new_rooms
-from blocks2tokens.model.cache_rows import PAGE, TYPES, LayerRows, row_bytes, rows_of, turn
+from blocks2tokens.model.cache_rows import (
+    BACK,
+    FIRST,
+    FRAME,
+    MEAN,
+    PAGE,
+    SCALE,
+    TYPES,
+    LayerRows,
+    row_bytes,
+    rows_of,
+    turn,
+)
 from blocks2tokens.model.pages import PagePool
+from blocks2tokens.model.prefill import fit_queries
 from blocks2tokens.model.split_attention import attend_part, join_parts, new_parts
 
 QUANTIZED = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
@@ -56,12 +69,32 @@ def test_rows_are_ggml_s_blocks(kind, head_dim):
     rows = np.zeros((len(x), n_bytes), np.uint8)
     for i, row in enumerate(x):
         cache_rows.store_row(TYPES[kind], row, rows.ctypes.data + i * n_bytes)
-    assert np.array_equal(rows, b2t.FORMATS[kind.upper()].quantize(x))
+    fmt = b2t.FORMATS[kind.upper()]
+    if kind == "q8_0":
+        assert np.array_equal(rows, fmt.quantize(x))
+    else:
+        check_scales(x.reshape(-1, 32), rows.reshape(-1, fmt.bytes_per_block))
     out = np.full((len(x), head_dim + 3), np.nan, np.float32)
     there = LayerRows(np.zeros(1, np.int64), 0, TYPES[kind], 0, n_bytes, 0, 0)
     cache_rows.load_rows(there, rows.ctypes.data, len(x), head_dim, out.ctypes.data, out.strides[0])
     assert np.array_equal(out[:, :head_dim], gguf.dequantize(rows, QUANTIZED[kind]))
     assert np.all(np.isnan(out[:, head_dim:]))
+
+
+def check_scales(x, blocks):
+    """Check that no scale that is tried would have been better than those of blocks of q4_0, by float64."""
+    largest = x[np.arange(len(x)), np.abs(x).argmax(axis=1)].astype(float)
+    tried = np.outer(largest / -8, 1.15 - 0.05 * np.arange(8)).astype(np.float16).astype(float)[..., None]
+    inverse = np.divide(1, tried, out=np.zeros_like(tried), where=tried != 0)
+    codes = np.clip(np.floor(x[:, None] * inverse + 8.5), 0, 15)
+    errors = np.square(tried * (codes - 8) - x[:, None]).sum(axis=2)  # [blocks, scales]
+    found = np.square(gguf.dequantize(blocks, QUANTIZED["q4_0"]).reshape(x.shape) - x.astype(float)).sum(
+        axis=1
+    )
+    assert np.allclose(found, errors.min(axis=1), rtol=1e-4, atol=1e-12)
+    ggml = gguf.dequantize(b2t.FORMATS["Q4_0"].quantize(x), QUANTIZED["q4_0"])
+    theirs = np.square(ggml - x.astype(float)).sum(axis=1)
+    assert np.all(found <= 1.0001 * theirs) and np.median(found / np.maximum(theirs, 1e-12)) < 0.95
 
 
 @pytest.mark.parametrize("n", [1, 2, 32, 64, 128, 256])
@@ -96,6 +129,102 @@ def test_a_cache_gives_what_was_put_as_near_as_its_type_comes(kind, head_dim):
     assert cache.bytes_per_token == 2 * N_LAYERS * N_KV_HEADS * row_bytes(kind, head_dim)
 
 
+# --- Frames of keys ---------------------------------------------------------------------------------------
+
+
+def frames_of(keys, seed=9):
+    """Return frames for keys, float32 [n_layers, n, n_kv_heads, head_dim], and queries from a seed."""
+    q = random_floats(keys.shape[1], 2 * N_KV_HEADS, keys.shape[3], seed=seed)
+    return np.array([key_frame.framed(q, layer) for layer in keys])
+
+
+def like_a_model_s(n, head_dim=64, seed=0):
+    """Return random keys with much in common, and a first one that is like none."""
+    keys = random_floats(N_LAYERS, n, N_KV_HEADS, head_dim, seed=seed)
+    keys += 4 * random_floats(N_LAYERS, 1, N_KV_HEADS, head_dim, seed=seed + 1)
+    keys *= np.exp(random_floats(head_dim, seed=seed + 2))
+    keys[:, 0] *= -3
+    return keys
+
+
+def test_a_frame_is_what_keys_have_in_common():
+    keys, n = like_a_model_s(40), 40
+    q = random_floats(n, 2 * N_KV_HEADS, 64, seed=5)
+    frame = key_frame.framed(q, keys[0])
+    rest = keys[0, 4:].astype(float)
+    assert np.array_equal(frame[:, FIRST], keys[0, 0])
+    assert np.allclose(frame[:, MEAN], rest.mean(axis=0), atol=1e-4)
+    asked = np.square(q.reshape(n, N_KV_HEADS, 2, 64).astype(float)).mean(axis=(0, 2))
+    expected = (asked / rest.var(axis=0)) ** 0.25
+    ratio = frame[:, SCALE] / expected
+    assert np.allclose(ratio, ratio[:, :1], rtol=1e-3) and np.allclose(
+        np.log(frame[:, SCALE]).mean(1), 0, atol=1e-5
+    )
+    back = (frame[:, FIRST] - frame[:, MEAN]) * frame[:, SCALE]
+    assert np.allclose(frame[:, BACK], back @ hadamard(64), atol=1e-3)
+
+
+def test_channels_that_nobody_asks_for_have_a_frame():
+    q, k = np.zeros((6, 2, 32), np.float32), np.zeros((6, 1, 32), np.float32)
+    k[:, :, 3] = 7
+    frame = key_frame.framed(q, k)
+    assert np.isfinite(frame).all() and (frame[:, SCALE] > 0).all() and np.all(frame[:, MEAN, 3] == 7)
+
+
+def test_a_frame_makes_the_errors_of_scores_smaller():
+    keys = like_a_model_s(3 * PAGE)
+    q = random_floats(50, 64, seed=4)
+    errors = {}
+    for name, frames in {"none": None, "own": frames_of(keys)}.items():
+        cache = KVCache(N_LAYERS, N_KV_HEADS, 64, 3 * PAGE, "q4_0", frames=frames)
+        cache.put(1, keys[1], keys[1])
+        wrong = (cache.get(1, 3 * PAGE)[0] - keys[1].swapaxes(0, 1)) @ q.T
+        errors[name] = np.sqrt(np.square(wrong).mean(axis=(0, 2)))  # of each token
+    assert np.mean(errors["own"][1:]) < np.mean(errors["none"][1:]) / 2
+    assert errors["own"][0] < errors["none"][0] / 10
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.ones((1, 1, FRAME, 64)), "frames: expected float32 .*got float64"),
+        (np.ones((1, 2, FRAME, 64), np.float32), r"expected float32 \(1, 1, 4, 64\), got float32 \(1, 2"),
+        (np.zeros((1, 1, FRAME, 64), np.float32), "scales above zero"),
+        (np.full((1, 1, FRAME, 64), np.nan, np.float32), "finite numbers"),
+    ],
+)
+def test_frames_that_make_no_sense(frames, message):
+    with pytest.raises(ValueError, match=message):
+        KVCache(1, 1, 64, 10, "q4_0", frames=frames)
+
+
+def test_forks_and_copies_have_the_frames_of_their_origin():
+    keys = like_a_model_s(PAGE + 3)
+    cache = KVCache(N_LAYERS, N_KV_HEADS, 64, 2 * PAGE, "q4_0", frames=frames_of(keys))
+    for layer in range(N_LAYERS):
+        cache.put(layer, keys[layer], keys[layer])
+    cache.advance(PAGE + 3)
+    for other in (cache.fork(), pickle.loads(pickle.dumps(cache))):
+        assert np.array_equal(other.frames, cache.frames)
+        assert np.array_equal(other.get(1, PAGE + 3)[0], cache.get(1, PAGE + 3)[0])
+
+
+def test_keys_from_other_frames_are_rounded_again():
+    keys, n = like_a_model_s(PAGE + 3), PAGE + 3
+    one = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0", frames=frames_of(keys))
+    for layer in range(N_LAYERS):
+        one.put(layer, keys[layer], keys[layer])
+    one.advance(n)
+    other = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0", frames=1.01 * one.frames)
+    other.fill(*one.used(), one.frames)
+    assert other.length == n and not np.array_equal(other.used()[0], one.used()[0])
+    a, b, exact = (x.astype(float) for x in (one.get(1, n)[0], other.get(1, n)[0], keys[1].swapaxes(0, 1)))
+    assert np.std(b - exact) < 1.7 * np.std(a - exact)
+    same = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0", frames=one.frames.copy())
+    same.fill(*one.used(), one.frames)
+    assert np.array_equal(same.used()[0], one.used()[0])
+
+
 # --- Attention over pages, against float64 ----------------------------------------------------------------
 
 
@@ -113,16 +242,20 @@ def attend_in_float64(q, keys, values, position, window):
     return out
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [*TYPES, "q4_0 in frames"])
 @pytest.mark.parametrize("window", [0, 70])
 def test_attention_reads_pages_of_any_type(kind, window):
     n, T, head_dim = 3 * PAGE + 7, 5, 64
-    cache, *_ = filled(n, kind, head_dim)
+    cache, keys, values = filled(n, kind.split()[0], head_dim)
+    if "frames" in kind:
+        keys = like_a_model_s(n)
+        cache = KVCache(N_LAYERS, N_KV_HEADS, head_dim, n, "q4_0", frames=frames_of(keys))
+        cache.put(1, keys[1], values[1])
     q = random_floats(T, 2 * N_KV_HEADS, head_dim, seed=5)
     expected = attend_in_float64(q, *cache.get(1, n), n - T, window)
     rows, given, n_heads = cache.rows(1), q.copy(), q.shape[1]
     if rows.turned:
-        turn(given.reshape(-1), rows.turned)
+        fit_queries(given, rows, N_KV_HEADS)
     rooms = new_rooms(n_heads, N_KV_HEADS, head_dim, 1)
     batch = attend_rows(given, rows, N_KV_HEADS, n - T, rooms, window)
     if rows.turned:

@@ -669,6 +669,29 @@ def test_types_of_the_same_bytes_are_told_apart(path_of, tmp_path):
     assert "its cache is q4_0, that of this model q8_0" in message
 
 
+def test_a_session_from_other_frames_of_keys_goes_on(path_of, tmp_path):
+    model, other = (b2t.load(path_of(dim=128), cache="q4_0") for _ in range(2))
+    session = model.session()
+    say(session, "Hi")
+    session.save(tmp_path / "s")
+    other.transformer._key_frames = 1.01 * other.transformer.key_frames
+    loaded, n = b2t.load_session(tmp_path / "s", other), session._cache.length
+    before, after = (of._cache.get(1, n)[0] for of in (session, loaded))
+    assert loaded._cache.length == n and 0 < np.std(after - before) < 0.2 * np.std(before)
+    assert say(loaded, "And?") and loaded.turn.cached_tokens > 0
+
+
+def test_frames_that_make_no_sense(path_of, tmp_path):
+    model = b2t.load(path_of(dim=128), cache="q4_0")
+    session = model.session()
+    say(session, "Hi")
+    session.save(tmp_path / "s")
+    raw = (tmp_path / "s").read_bytes()
+    n_bytes = model.transformer.key_frames.nbytes
+    (tmp_path / "s").write_bytes(raw[:-n_bytes] + b"\xff" * n_bytes)
+    assert "frames: expected finite numbers" in refused(tmp_path / "s", model)
+
+
 HUGE = 1 << 60
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from blocks2tokens.course.lessons.kv_cache import exercises as lesson
+from blocks2tokens.course.lessons.kv_cache import record
 from blocks2tokens.model import KVCache
 from blocks2tokens.model.attention import attend
 from blocks2tokens.model.cache_rows import PAGE, TYPES, row_bytes, turn
@@ -179,6 +180,28 @@ RIGHT = {
     "row_of": [locate()],
     "own_page": [own()],
 }
+
+
+# What was recorded
+
+
+def test_the_recorded_figures_say_what_the_lesson_says():
+    found = record.recorded()
+    rows = found["rows"]
+    assert list(rows) == list(record.KINDS)
+    kl = {name: row["kl"] for name, row in rows.items()}
+    assert kl["float16"] < kl["q8_0"] < kl["q4_0"] < kl["q4_0, less the mean"] < kl["q4_0, turned"]
+    assert kl["q4_0"] < 0.7 * kl["q4_0, turned"]
+    for name, row in rows.items():
+        assert row["bytes"] == 2 * 30 * 3 * row_bytes(record.KINDS[name], 64)
+
+
+def test_a_small_part_of_the_record_is_made_again(smollm2_path):
+    """From fewer tokens, so within a margin."""
+    before = record.recorded()["rows"]
+    for _, name, row in record.rows(smollm2_path, ["q4_0, turned", "q4_0"], 384, 384):
+        assert row["bytes"] == before[name]["bytes"]
+        assert 0.4 < row["kl"] / before[name]["kl"] < 2.5
 
 
 # The plain answers agree with the engine

@@ -90,7 +90,7 @@ def prune(args) -> None:
 def perplexity(args) -> None:
     """Print how surprised a model is by a text."""
     text = read_text(args.text)
-    model = load(args.model, args.threads)
+    model = load(args.model, args.threads, cache=args.cache)
     ids = model.tokenizer.encode(text)[: args.tokens]
     if len(ids) < 2:
         raise ValueError(f"{args.text}: expected a text of at least 2 tokens, got {len(ids)}")

@@ -15,11 +15,13 @@ from blocks2tokens.stops import checked_stops, cut_at_stops
 CUT_SHORT = {"context": "and then the context was full", "length": "the most that --max-tokens allows"}
 
 
-def load(path: str, threads: int | None = None, chat_template: str | None = None) -> b2t.Model:
+def load(
+    path: str, threads: int | None = None, chat_template: str | None = None, cache: str = "float32"
+) -> b2t.Model:
     """Load a model; say so if that takes a while. `chat_template` names a file with another one than its."""
     template = None if chat_template is None else read_text(chat_template)
     with Notice("loading the model"):
-        model = b2t.load(path, threads=threads)
+        model = b2t.load(path, cache, threads)
     if template is not None:
         model.tokenizer.chat_template = template
     return model

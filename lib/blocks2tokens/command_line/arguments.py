@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
+from blocks2tokens.model.cache_rows import TYPES
 from blocks2tokens.perplexity import WINDOW
 from blocks2tokens.prune import WAYS
 from blocks2tokens.session import MAX_TOKENS
@@ -88,6 +89,7 @@ def add_chat(commands) -> None:
     )
     parser = _add_command(commands, "chat", details, f"chat {MODEL} --system 'You are a pirate.'")
     _add_threads(parser)
+    _add_cache(parser)
     _add_chat_format(parser)
     _add_sampling(parser, temperature=0.7, top_p=0.9)
     _add_ends(parser, "where an answer ends", MAX_TOKENS)
@@ -104,6 +106,7 @@ def add_generate(commands) -> None:
         "prompt", metavar="PROMPT", nargs="?", help="the text; - or none reads it from a pipe"
     )
     _add_threads(parser)
+    _add_cache(parser)
     question = "put PROMPT to a chat model as a question; options of its chat format imply it"
     parser.add_argument("--chat", action="store_true", help=question)
     _add_chat_format(parser)
@@ -153,6 +156,7 @@ def add_perplexity(commands) -> None:
     )
     parser = _add_command(commands, "perplexity", details, "perplexity data/austen.gguf LICENSE")
     _add_text(parser)
+    _add_cache(parser)
 
 
 def add_quality(commands) -> None:
@@ -239,6 +243,14 @@ def _add_command(commands, name, details, example, model=True, keys=None) -> arg
 def _add_threads(parser) -> None:
     about = "compute on N threads (default: one for each core to be had, or BLOCKS2TOKENS_THREADS)"
     parser.add_argument("--threads", metavar="N", type=at_least(1), help=about)
+
+
+def _add_cache(parser) -> None:
+    about = (
+        "what keys and values are kept as: float32 (default), float16 in half of the memory, q8_0 in a "
+        "quarter or q4_0 in a seventh of it"
+    )
+    parser.add_argument("--cache", metavar="TYPE", choices=TYPES, default="float32", help=about)
 
 
 def _add_chat_format(parser) -> None:

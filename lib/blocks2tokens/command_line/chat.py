@@ -116,7 +116,7 @@ class Chat:
 def run(args) -> None:
     """Hold a conversation until the input ends; without prompts if it comes from a pipe."""
     chosen = sampler(args)
-    model = load(args.model, args.threads, args.chat_template)
+    model = load(args.model, args.threads, args.chat_template, args.cache)
     if not model.tokenizer.chat_template:
         raise ValueError(
             f"{args.model} has no chat template, so it does not chat; the command generate continues a text, "

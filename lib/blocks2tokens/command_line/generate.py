@@ -20,7 +20,7 @@ def run(args) -> None:
     text = (
         args.prompt if args.prompt not in (None, "-") else without_mark(sys.stdin.read()).removesuffix("\n")
     )
-    model = load(args.model, args.threads, args.chat_template)
+    model = load(args.model, args.threads, args.chat_template, args.cache)
     if schema is not None:
         chosen = b2t.Grammar(model.tokenizer, schema).sampler(chosen)
     chats = args.chat or bool(args.template_variable) or (args.system, args.chat_template) != (None, None)

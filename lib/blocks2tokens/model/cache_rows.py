@@ -22,7 +22,21 @@ them all. So rows of q4_0 are turned before they are stored, by a Hadamard trans
 sum of all, with signs, and what was large in one place is spread over all places. Queries are turned alike,
 so that their products with keys stay the same, and what is found, a sum of turned values, is turned back.
 
-Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024.
+Before they are turned, keys are put into a frame, where there is one (`key_frame`):
+
+    FRAME, for each head   MEAN      what its keys have in common; it is taken away, and never added again:
+                                     q . (k - m) is q . k less a number that is the same for all keys, and
+                                     softmax does not see it
+                           FIRST     the same for the text's first token, whose key is like no other
+                           SCALE     of each channel, for keys; queries are divided by it
+                           BACK      (FIRST - MEAN) * SCALE, turned: added to the first token's row when it is
+                                     read, so that it has the same number less as all others
+
+The scale of a block is not ggml's, the largest number over 8, but the best of some around it: where it is
+smaller the largest number loses, and the others win.
+
+Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024 (turned rows); Zhang et al.,
+"SageAttention", 2024 (the mean); Xiao et al., "SmoothQuant", 2023 (scales of channels).
 """
 
 from typing import NamedTuple
@@ -31,7 +45,7 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.formats import q4_0, q8_0
-from blocks2tokens.formats.compiled import float_to_half
+from blocks2tokens.formats.compiled import float_to_half, half_to_float, signed_max, write_half
 from blocks2tokens.jit.pointers import bytes_at, floats_at, shorts_at
 from blocks2tokens.jit.vectors import (
     load_float,
@@ -54,6 +68,9 @@ TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
+MEAN, FIRST, SCALE, BACK, FRAME = range(5)  # rows of a head's frame, float32 [FRAME, head_dim]
+TRIED = 8  # scales of a block of q4_0: the largest number over 8, times
+FROM, STEP = np.float32(1.15), np.float32(0.05)  # this, and so much less each
 
 
 class LayerRows(NamedTuple):
@@ -66,6 +83,7 @@ class LayerRows(NamedTuple):
     row_bytes: int
     head_bytes: int  # from one head to the next
     values_at: int  # from a head's keys to its values
+    frame: int = 0  # address of the layer's frames, float32 [n_kv_heads, FRAME, head_dim]; 0: none
 
 
 def row_bytes(kind: str, head_dim: int) -> int:
@@ -119,6 +137,101 @@ def turn(x, n):
 
 
 @njit(cache=True)
+def frame_at(first, layer, n_kv_heads, head_dim):
+    """Return the address of a layer's frames, where that of the first layer's is `first`; 0: none."""
+    return first + 4 * layer * n_kv_heads * FRAME * head_dim if first else 0
+
+
+@njit(cache=True)
+def frame_of(rows, head, head_dim):
+    """Return the frame of a head's keys, float32 [FRAME, head_dim]."""
+    return floats_at(rows.frame + 4 * head * FRAME * head_dim, (FRAME, head_dim))
+
+
+@njit(cache=True)
+def fit_query(rows, head, q):
+    """Make a query, float32 [head_dim], one for the keys of a head as they are stored."""
+    if rows.frame:
+        scale = frame_of(rows, head, q.size)[SCALE]
+        for i in range(q.size):
+            q[i] /= scale[i]
+    if rows.turned:
+        turn(q, rows.turned)
+
+
+@njit(cache=True)
+def fit_key(rows, head, token, key):
+    """Put a key, float32 [head_dim], into the frame of its head; turning comes after it."""
+    if rows.frame:
+        frame = frame_of(rows, head, key.size)
+        mean, scale = frame[MEAN if token else FIRST], frame[SCALE]
+        for i in range(key.size):
+            key[i] = (key[i] - mean[i]) * scale[i]
+
+
+@njit(cache=True)
+def keep(rows, part, head, token, x):
+    """Store the key or value of a token, float32 [head_dim], as the cache has it; x is overwritten."""
+    if part == KEYS:
+        fit_key(rows, head, token, x)
+    if rows.turned:
+        turn(x, rows.turned)
+    store_row(rows.kind, x, row_address(rows, part, head, token))
+
+
+@njit(cache=True)
+def add_back(rows, head, row):
+    """Add to the first token's key as it was read, float32 [head_dim], in what its frame differs."""
+    if rows.frame:
+        back = frame_of(rows, head, row.size)[BACK]
+        for i in range(row.size):
+            row[i] += back[i]
+
+
+@njit(cache=True)
+def code(target):
+    """Return the code, 0 to 15, of a number in parts of its block's scale: int32."""
+    return min(max(np.int32(target + np.float32(8.5)), np.int32(0)), np.int32(15))
+
+
+@njit(cache=True, fastmath={"reassoc"})  # sums are vectors then; which of two equal scales wins is no matter
+def error_of(x, d):
+    """Return the squared error of a block of q4_0 for x, float32 [32], with a scale d."""
+    inverse, error = np.float32(1) / d, np.float32(0)
+    for i in range(WEIGHTS):
+        wrong = d * (np.float32(code(x[i] * inverse)) - np.float32(8)) - x[i]
+        error += wrong * wrong
+    return error
+
+
+@njit(cache=True)
+def best_scale(x):
+    """Return the scale of a block of q4_0 for x, float32 [32], as float16 keeps it: the best of TRIED."""
+    largest = signed_max(x, 0, WEIGHTS) / np.float32(-8)
+    best, least = np.float32(0), np.float32(np.inf)
+    for i in range(TRIED):
+        d = half_to_float(float_to_half(largest * (FROM - STEP * np.float32(i))))
+        if d != 0:
+            error = error_of(x, d)
+            if error < least:
+                best, least = d, error
+    return best
+
+
+@njit(cache=True)
+def store_q4_0_row(x, raw):
+    """Store a row, float32 [head_dim], as blocks of q4_0, uint8 [18 for each 32]."""
+    for block in range(x.size // WEIGHTS):
+        own = x[WEIGHTS * block : WEIGHTS * (block + 1)]
+        d, at = best_scale(own), Q4_0_BYTES * block
+        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        write_half(raw, at, d)
+        for j in range(WEIGHTS // 2):
+            low, high = code(own[j] * inverse), code(own[j + WEIGHTS // 2] * inverse)
+            raw[at + 2 + j] = np.uint8(low | high << 4)
+
+
+@njit(cache=True)
 def store_row(kind, x, address):
     """Store a row, float32 [head_dim]."""
     if kind == FLOAT32:
@@ -130,7 +243,20 @@ def store_row(kind, x, address):
     elif kind == Q8_0:
         q8_0.encode_row(x, bytes_at(address, x.size // WEIGHTS * Q8_0_BYTES))
     else:
-        q4_0.encode_row(x, bytes_at(address, x.size // WEIGHTS * Q4_0_BYTES))
+        store_q4_0_row(x, bytes_at(address, x.size // WEIGHTS * Q4_0_BYTES))
+
+
+def store_rows(kind: int, x: np.ndarray, n_bytes: int) -> np.ndarray:
+    """Return rows, uint8 [..., n_bytes], of numbers, float32 [..., head_dim], as `store_row` makes them."""
+    out = np.empty((*x.shape[:-1], n_bytes), np.uint8)
+    _store_rows(kind, x.reshape(-1, x.shape[-1]), out.ctypes.data, n_bytes)
+    return out
+
+
+@njit(cache=True)
+def _store_rows(kind, x, address, n_bytes):
+    for row in range(x.shape[0]):
+        store_row(kind, x[row], address + row * n_bytes)
 
 
 @njit(cache=True)

@@ -55,8 +55,9 @@ from blocks2tokens.model.cache_rows import (
     KEYS,
     VALUES,
     LayerRows,
-    row_address,
-    store_row,
+    fit_query,
+    frame_at,
+    keep,
     turn,
 )
 from blocks2tokens.model.compiled_layers import (
@@ -144,6 +145,7 @@ class Batch(NamedTuple):
     row_bytes: int
     head_bytes: int
     values_at: int
+    frame: int  # of the first layer
 
 
 class State(NamedTuple):
@@ -446,28 +448,28 @@ def keep_residuals(state, scratch, sizes, n_rows, half, job):
 
 
 @njit(cache=True)
-def layer_of(batch, row, layer):
+def layer_of(batch, sizes, row, layer):
     """Return where the rows of a layer are in the cache of a row of the pass."""
     table, start = batch.tables[batch.rows[row, TABLE]], layer * 2 * batch.values_at
+    frame = frame_at(batch.frame, layer, sizes.n_kv_heads, sizes.head_dim)
     return LayerRows(
-        table, start, batch.kind, batch.turned, batch.row_bytes, batch.head_bytes, batch.values_at
+        table, start, batch.kind, batch.turned, batch.row_bytes, batch.head_bytes, batch.values_at, frame
     )
 
 
 @njit(cache=True)
 def finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made):
-    """Normalize, rotate and turn one head of a row, float32 [head_dim]; store it if it is K's or V's."""
+    """Normalize and rotate one head of a row, float32 [head_dim]; make a query fit, store keys and values."""
     if matrix != V:
         if parameters.head_norms.shape[2]:
             normalize(made, parameters.head_norms[layer, matrix], sizes.eps, made)
         turns = state.turns[row, state.turns.shape[1] - 1 if parameters.windows[layer] else 0]
         rotate(made, turns[0], turns[1], sizes.halves)
-    if batch.turned:
-        turn(made, batch.turned)
-    if matrix != Q:
-        part, position = KEYS if matrix == K else VALUES, batch.rows[row, POSITION]
-        address = row_address(layer_of(batch, row, layer), part, head, position)
-        store_row(batch.kind, made, address)
+    rows = layer_of(batch, sizes, row, layer)
+    if matrix == Q:
+        fit_query(rows, head // (sizes.n_heads // sizes.n_kv_heads), made)
+    else:
+        keep(rows, KEYS if matrix == K else VALUES, head, batch.rows[row, POSITION], made)
 
 
 @njit(cache=True)
@@ -521,7 +523,7 @@ def do_part(parameters, state, scratch, batch, sizes, layer, row, job):
     queries = state.qkv[row, : sizes.n_heads * size].reshape(sizes.n_heads, size)
     attend_part(
         queries[heads],
-        layer_of(batch, row, layer),
+        layer_of(batch, sizes, row, layer),
         head,
         first,
         min(first + step, begin + n_keys),

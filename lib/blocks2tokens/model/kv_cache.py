@@ -11,6 +11,8 @@ them without a gap. Forks share pages and copy one only when they write into it;
 same ids can share as well.
 
 A row of float16 keeps 11 bits of each number; q8_0 about 8, q4_0 about 4, with a scale for each 32.
+
+    frames     of the keys in q4_0, float32 [n_layers, n_kv_heads, FRAME, head_dim], or None: see `key_frame`
 """
 
 import weakref
@@ -22,13 +24,19 @@ from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.formats import FORMATS
 from blocks2tokens.model.cache_rows import (
     BLOCKS,
+    FIRST,
+    FRAME,
     KEYS,
+    MEAN,
     PAGE,
+    SCALE,
     TYPES,
     VALUES,
     WEIGHTS,
     LayerRows,
+    frame_at,
     row_bytes,
+    store_rows,
     turn,
     turned,
 )
@@ -61,13 +69,15 @@ class KVCache:
         capacity: int,
         kind: str = "float32",
         pool: PagePool | None = None,
+        frames: np.ndarray | None = None,
     ):
-        """Begin with nothing; pages come from `pool`, which caches of one shape and type may share.
+        """Begin with nothing; pages come from `pool`, which caches of one shape, type and frames may share.
 
-        Raises ValueError for another type than float32, float16, q8_0 and q4_0, and UnsupportedError for
-        heads that are not made of whole blocks of it.
+        Raises ValueError for another type than float32, float16, q8_0 and q4_0, and for frames of another
+        shape or type; UnsupportedError for heads that are not made of whole blocks of it.
         """
         check_type(kind, head_dim)
+        self.frames = _checked_frames(frames, kind, (n_layers, n_kv_heads, FRAME, head_dim))
         self.shape = n_layers, n_kv_heads, head_dim
         self.kind, self.capacity, self.length = kind, capacity, 0
         self.pool = pool or PagePool(page_bytes(*self.shape, kind))
@@ -94,9 +104,10 @@ class KVCache:
         _, n_kv_heads, head_dim = self.shape
         row = row_bytes(self.kind, head_dim)
         head, half = PAGE * row, n_kv_heads * PAGE * row
-        return LayerRows(
-            self.table, 2 * half * layer, TYPES[self.kind], turned(self.kind, head_dim), row, head, half
-        )
+        first = 0 if self.frames is None else self.frames.ctypes.data
+        frame = frame_at(first, layer, n_kv_heads, head_dim)
+        mixes = turned(self.kind, head_dim)
+        return LayerRows(self.table, 2 * half * layer, TYPES[self.kind], mixes, row, head, half, frame)
 
     # --- Pages --------------------------------------------------------------------------------------------
 
@@ -142,7 +153,7 @@ class KVCache:
         capacity = self.capacity if capacity is None else capacity
         if capacity < self.length:
             raise ValueError(f"capacity: expected at least {self.length}, got {capacity}")
-        other = KVCache(*self.shape, capacity, self.kind, self.pool)
+        other = KVCache(*self.shape, capacity, self.kind, self.pool, self.frames)
         other._hold(self.pool.share(self._pages[: -(-self.length // PAGE)]), self.length)
         return other
 
@@ -150,7 +161,7 @@ class KVCache:
         return self.fork()
 
     def __reduce__(self):
-        return _restored, (*self.shape, self.capacity, self.kind, *self.used())
+        return _restored, (*self.shape, self.capacity, self.kind, self.frames, *self.used())
 
     def publish(self, ids: Sequence[int]) -> None:
         """Let other caches of the pool find the full pages of this one; `ids` are those in it."""
@@ -176,7 +187,7 @@ class KVCache:
         Raises ValueError for more than there is room for.
         """
         self.prepare(len(keys))
-        encoded = self._encoded(keys), self._encoded(values)
+        encoded = self._encoded(self._framed(layer, keys)), self._encoded(values)
         for part, page, own, there in self._pieces(self.length, self.length + len(keys)):
             self._view(page)[layer, part, :, own] = encoded[part][there].swapaxes(0, 1)
 
@@ -186,7 +197,7 @@ class KVCache:
         float16 as it is, the others as float32: blocks decoded and turned back.
         """
         keys, values = (part[0] for part in self._gathered(slice(layer, layer + 1), n_tokens))
-        return self._decoded(keys), self._decoded(values)
+        return self._unframed(layer, self._decoded(keys)), self._decoded(values)
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what it holds: keys and values, [n_layers, n_kv_heads, length, a row], as they are stored.
@@ -195,9 +206,11 @@ class KVCache:
         """
         return self._gathered(slice(None), self.length)
 
-    def fill(self, keys: np.ndarray, values: np.ndarray) -> None:
+    def fill(self, keys: np.ndarray, values: np.ndarray, frames: np.ndarray | None = None) -> None:
         """Hold these keys and values, as `used` gives them, in the place of all that there is.
 
+        `frames` are those of the cache that they come from, None: the same as here. In others, which another
+        machine has found for the same model, the keys are decoded and rounded again.
         Raises ValueError for another dtype or shape, or for more tokens than there is room for.
         """
         n_layers, n_kv_heads, _ = self.shape
@@ -209,6 +222,13 @@ class KVCache:
                     f"{name}: expected {self.row.base} {expected}, got {part.dtype} {part.shape}"
                 )
         self.truncate(0)
+        if frames is not None and not np.array_equal(frames, self.frames):
+            other = KVCache(*self.shape, max(1, n_tokens), self.kind, frames=frames)
+            other.fill(keys, values)
+            for layer in range(n_layers):
+                self.put(layer, *(part.swapaxes(0, 1) for part in other.get(layer, n_tokens)))
+            self.length = n_tokens
+            return
         self.prepare(n_tokens)
         for part, page, own, there in self._pieces(0, n_tokens):
             self._view(page)[:, part, :, own] = (keys, values)[part][:, :, there]
@@ -252,12 +272,32 @@ class KVCache:
         """Return numbers, float32 [..., head_dim], as rows."""
         if self.kind not in BLOCKS:
             return x
-        return FORMATS[BLOCKS[self.kind]].quantize(self._turned(x))
+        return store_rows(TYPES[self.kind], self._turned(x), self.row.shape[0])
 
     def _decoded(self, rows):
         if self.kind not in BLOCKS:
             return rows
         return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows))
+
+    def _framed(self, layer, keys):
+        """Return keys, float32 [T, n_kv_heads, head_dim], of the tokens that come next, in their frames."""
+        if self.frames is None:
+            return keys
+        frames, out = self.frames[layer].swapaxes(0, 1), np.array(keys, np.float32)
+        first = 1 if self.length == 0 else 0
+        out[:first] -= frames[FIRST]
+        out[first:] -= frames[MEAN]
+        return out * frames[SCALE]
+
+    def _unframed(self, layer, keys):
+        """Return keys, float32 [n_kv_heads, n_tokens, head_dim], as they were before."""
+        if self.frames is None:
+            return keys
+        frames = self.frames[layer][:, :, None]
+        out = keys / frames[:, SCALE]
+        out[:, :1] += frames[:, FIRST]
+        out[:, 1:] += frames[:, MEAN]
+        return out
 
     def _turned(self, x):
         """Return rows turned, or turned back: the same transform."""
@@ -267,7 +307,17 @@ class KVCache:
         return x
 
 
-def _restored(n_layers, n_kv_heads, head_dim, capacity, kind, keys, values) -> KVCache:
-    cache = KVCache(n_layers, n_kv_heads, head_dim, capacity, kind)
+def _checked_frames(frames, kind: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    if frames is None or kind != "q4_0":
+        return None
+    if frames.shape != shape or frames.dtype != np.float32 or not frames.flags.c_contiguous:
+        raise ValueError(f"frames: expected float32 {shape}, got {frames.dtype} {frames.shape}")
+    if not np.isfinite(frames).all() or frames[:, :, SCALE].min() <= 0:
+        raise ValueError("frames: expected finite numbers, and scales above zero")
+    return frames
+
+
+def _restored(n_layers, n_kv_heads, head_dim, capacity, kind, frames, keys, values) -> KVCache:
+    cache = KVCache(n_layers, n_kv_heads, head_dim, capacity, kind, frames=frames)
     cache.fill(keys, values)
     return cache

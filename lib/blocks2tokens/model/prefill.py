@@ -19,7 +19,7 @@ from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul_into
 from blocks2tokens.model.batch_attention import attend_rows
 from blocks2tokens.model.batch_memory import BatchMemory
-from blocks2tokens.model.cache_rows import KEYS, VALUES, row_address, store_row, turn
+from blocks2tokens.model.cache_rows import KEYS, VALUES, fit_query, keep, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     add,
@@ -35,7 +35,7 @@ from blocks2tokens.model.rope import attention_factor
 from blocks2tokens.model.weights import Layer, Weights
 
 NOTHING = np.zeros(0, np.float32)
-UNTURNED = np.zeros((0, 0), np.float32)
+UNROTATED = np.zeros((0, 0), np.float32)
 
 Buffers = Mapping[str, np.ndarray]
 
@@ -74,11 +74,11 @@ def gate_times_rows(kind, gate, up):
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def finish_heads(x, bias, norm, eps, cos, sin, halves, turned):
-    """Add the bias, normalize and rotate each head in place, and turn it; x float32 [T, heads, head_dim].
+def finish_heads(x, bias, norm, eps, cos, sin, halves):
+    """Add the bias, normalize and rotate each head in place; x float32 [T, heads, head_dim].
 
     bias float32 [heads * head_dim], norm [head_dim], cos and sin [T, head_dim / 2]; an empty one leaves its
-    step out. turned: numbers that are turned together, as the cache wants its rows; 0: none.
+    step out.
     """
     size = x.shape[2]
     for t in prange(x.shape[0]):
@@ -89,17 +89,34 @@ def finish_heads(x, bias, norm, eps, cos, sin, halves, turned):
                 normalize(x[t, head], norm, eps, x[t, head])
             if cos.size:
                 rotate(x[t, head], cos[t], sin[t], halves)
-            if turned:
-                turn(x[t, head], turned)
 
 
 @takes_turns
 @njit(parallel=True, cache=True)
-def store_rows(x, rows, part, first):
-    """Store x, float32 [T, heads, head_dim], as the keys or the values of tokens `first` and on."""
+def fit_queries(x, rows, n_kv_heads):
+    """Make queries, float32 [T, n_heads, head_dim], fit the keys as they are stored."""
+    group = x.shape[1] // n_kv_heads
     for t in prange(x.shape[0]):
         for head in range(x.shape[1]):
-            store_row(rows.kind, x[t, head], row_address(rows, part, head, first + t))
+            fit_query(rows, head // group, x[t, head])
+
+
+@takes_turns
+@njit(parallel=True, cache=True)
+def keep_rows(x, rows, part, first):
+    """Store x, float32 [T, heads, head_dim], as keys or values of tokens `first` and on; x is overwritten."""
+    for t in prange(x.shape[0]):
+        for head in range(x.shape[1]):
+            keep(rows, part, head, first + t, x[t, head])
+
+
+@takes_turns
+@njit(parallel=True, cache=True)
+def turn_heads(x, n):
+    """Turn each head of x, float32 [T, heads, head_dim], n numbers at a time."""
+    for t in prange(x.shape[0]):
+        for head in range(x.shape[1]):
+            turn(x[t, head], n)
 
 
 @njit(cache=True)
@@ -110,12 +127,18 @@ def all_angles(first, frequencies, attention_factor, cos, sin):
 
 
 def run_batch(
-    weights: Weights, c: ModelConfig, ids: np.ndarray, cache: KVCache, between_layers: Callable[[], None]
+    weights: Weights,
+    c: ModelConfig,
+    ids: np.ndarray,
+    cache: KVCache,
+    between_layers: Callable[[], None],
+    watch: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Run ids, int64 [T], behind the tokens of the cache; return the final stream, float32 [T, dim].
 
     The next pass with this cache overwrites it. `between_layers` is called before each layer; what it raises
-    leaves the cache as it was.
+    leaves the cache as it was. `watch` gets each layer's number, queries and keys, float32 [T, heads,
+    head_dim], rotated; it must not keep or change them.
     """
     T, eps = len(ids), np.float32(c.norm_eps)
     b = {name: rows_of(buffer, T) for name, buffer in _memory(weights, c, cache).buffers(T).items()}
@@ -126,7 +149,7 @@ def run_batch(
     for i, layer in enumerate(weights.layers):
         between_layers()
         normalize_rows(x, layer.attn_norm, eps, b["attn_in"])
-        found = _attention(layer, c, i, b, local if c.window_of(i) else everywhere, cache)
+        found = _attention(layer, c, i, b, local if c.window_of(i) else everywhere, cache, watch)
         _add(x, found, layer.post_attention_norm, eps)
         normalize_rows(x, layer.ffn_norm, eps, b["ffn_in"])
         made = _mixture(layer, c, b) if c.n_experts else _feed_forward(layer, c, b, "ffn_in", "ffn_out")
@@ -162,7 +185,7 @@ def _add(x, made, norm, eps) -> None:
     add_rows(x, made)
 
 
-def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: KVCache) -> np.ndarray:
+def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: KVCache, watch) -> np.ndarray:
     T, eps, halves = len(b["x"]), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
     rows = cache.rows(i)
 
@@ -171,18 +194,22 @@ def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: 
         x = b[buffer].reshape(T, -1, c.head_dim)
         bias, norm = (getattr(layer, f"{name}_{part}", None) for part in ("bias", "norm"))
         given = (NOTHING if part is None else part for part in (bias, norm))
-        finish_heads(x, *given, eps, cos, sin, halves, rows.turned)
+        finish_heads(x, *given, eps, cos, sin, halves)
         return x
 
-    q = heads("attn_q", "q", *angles)
-    store_rows(heads("attn_k", "k", *angles), rows, KEYS, cache.length)
-    store_rows(heads("attn_v", "v", UNTURNED, UNTURNED), rows, VALUES, cache.length)
+    q, k = heads("attn_q", "q", *angles), heads("attn_k", "k", *angles)
+    if watch:
+        watch(i, q, k)
+    if rows.turned:
+        fit_queries(q, rows, c.n_kv_heads)
+    keep_rows(k, rows, KEYS, cache.length)
+    keep_rows(heads("attn_v", "v", UNROTATED, UNROTATED), rows, VALUES, cache.length)
     rule = c.window_of(i), c.score_scale, c.attn_softcap, layer.attn_sinks
     rooms, out = b["rooms"].reshape(get_num_threads(), -1), b["attended"].reshape(q.shape)
     rooms[:] = 0  # what pads a head stays so
     attend_rows(q, rows, c.n_kv_heads, cache.length, rooms, *rule, out)
     if rows.turned:
-        finish_heads(out, NOTHING, NOTHING, eps, UNTURNED, UNTURNED, halves, rows.turned)
+        turn_heads(out, rows.turned)
     return _product(layer, "attn_output", b["attended"], b["attn_out"], b)
 
 

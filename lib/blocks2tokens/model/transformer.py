@@ -16,6 +16,7 @@ Many tokens go through it in batches, `prefill`; one, or a few that were guessed
 needs it.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.jit import cores
 from blocks2tokens.kernels import matmul
+from blocks2tokens.model import key_frame
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.decode import POSITION, TOKEN, Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
@@ -73,6 +75,8 @@ class Transformer:
         self.config, self.cache_type = config, cache
         self.pool = PagePool(page_bytes(config.n_layers, config.n_kv_heads, config.head_dim, cache))
         self.threads = cores.checked(threads)
+        self._key_frames: np.ndarray | None = None
+        self._lock = threading.Lock()
         self.weights = Weights(file, config)
 
     token_embd = property(lambda self: self.weights.token_embd)
@@ -85,7 +89,22 @@ class Transformer:
         c = self.config
         if not isinstance(capacity, Integral) or not 0 < capacity <= c.context_length:
             raise ValueError(f"capacity: expected 1 to {c.context_length} tokens, got {capacity!r}")
-        return KVCache(c.n_layers, c.n_kv_heads, c.head_dim, capacity, self.cache_type, self.pool)
+        shape = c.n_layers, c.n_kv_heads, c.head_dim
+        return KVCache(*shape, capacity, self.cache_type, self.pool, self.key_frames)
+
+    @property
+    def key_frames(self) -> np.ndarray | None:
+        """What the keys of each head have in common, see `key_frame`: found when it is first needed, in q4_0.
+
+        That takes a pass over a few hundred tokens; None for caches of the other types.
+        """
+        if self.cache_type != "q4_0":
+            return None
+        with self._lock:
+            if self._key_frames is None:
+                with interrupts_wait(), cores.one_blas_thread(), cores.using(self.threads):
+                    self._key_frames = key_frame.measured(self.weights, self.config)
+        return self._key_frames
 
     def hidden(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Run ids, int [T], behind the tokens of the cache; return the final stream, float32 [T, dim].
