@@ -88,6 +88,21 @@ def test_right_guesses_take_fewer_passes(endless, monkeypatch):
     assert [len(ids) for ids in passes] == [9] * 6 + [5]  # 1 + 6 x 9 + 5 tokens
 
 
+@pytest.mark.parametrize("way", [b2t.PromptLookup(n=1), "draft"])
+def test_the_memory_of_passes_is_made_once(endless, draft, monkeypatch, way):
+    made, init = [], Decoder.__init__
+
+    def noted(self, weights, *arguments):
+        made.append(weights)
+        init(self, weights, *arguments)
+
+    monkeypatch.setattr(Decoder, "__init__", noted)
+    way = b2t.Draft(draft) if way == "draft" else way
+    list(endless.generate(PROMPT, 40, speculate=way))
+    assert made.count(endless.transformer.weights) == 1
+    assert made.count(draft.transformer.weights) == isinstance(way, b2t.Draft)
+
+
 def test_logits_of_several_rows_are_those_of_steps(model):
     one, other = (model.transformer.new_cache(40) for _ in range(2))
     ids = [int(i) for i in np.random.default_rng(0).integers(0, 300, 30)]
@@ -154,10 +169,12 @@ def test_a_draft_reads_each_token_once(model, draft, monkeypatch):
     first = list(draft.generate(PROMPT, 3))
     history = [*PROMPT, first[0], first[1], 99]
     then = list(draft.generate(history, 2))
-    read, next_logits = [], draft.transformer.next_logits
-    monkeypatch.setattr(
-        draft.transformer, "next_logits", lambda ids, cache: read.extend(ids) or next_logits(ids, cache)
-    )
+    read = []
+    for name in ("next_logits", "steps"):
+        run = getattr(draft.transformer, name)
+        monkeypatch.setattr(
+            draft.transformer, name, lambda ids, cache, run=run: read.extend(ids) or run(ids, cache)
+        )
     guess = b2t.Draft(draft).guesser(model)
     assert guess(PROMPT, 3) == first and read == [*PROMPT, *first[:2]]
     read.clear()
