@@ -41,6 +41,7 @@ LESSONS = (
     "kv_cache",
     "quality_and_mixes",
     "pruning",
+    "speculation",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {
