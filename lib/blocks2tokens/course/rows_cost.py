@@ -68,7 +68,7 @@ def draw(costs: Mapping[str, RowsCost], title: str) -> Axes:
     axes.plot([1, most], [1, most], color="0.55", lw=1)
     top = 1.15 * max(cost.of(max(cost.timings)) for cost in costs.values())
     place = min(most, top) * 0.9
-    axes.annotate("one after the other", (place, place), (-6, 0), textcoords="offset points", ha="right")
+    axes.annotate("one after the other", (place, place), (9, 0), textcoords="offset points", va="center")
     for mark, colour, (name, cost) in zip(MARKS, plot.COLOURS, costs.items(), strict=False):
         one, timings = cost.timings[1].median, cost.timings.values()
         low, high = ([abs(getattr(t, end) - t.median) / one for t in timings] for end in ("low", "high"))

@@ -170,6 +170,6 @@ def draw_gain(cost: Sequence[float], rate: float, guess_cost: float) -> Axes:
     axes.plot(best, gains[best], "D", color=plot.RED, ms=11, mec="k", zorder=3)
     axes.axhline(1, color="k", lw=1)
     axes.set(xlabel="guesses a pass, k", ylabel="times as fast as without", ylim=(0, 1.1 * max(2, *gains)))
-    said = f"guess {best}: {gains[best]:.2f} times as fast" if best else "do not guess"
+    said = f"k = {best} is best, {gains[best]:.2f} times as fast" if best else "do not guess"
     axes.set_title(f"{rate:.0%} right, a guess costs {guess_cost:.2f} passes: {said}")
     return axes
