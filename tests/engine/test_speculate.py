@@ -103,17 +103,19 @@ def test_the_memory_of_passes_is_made_once(endless, draft, monkeypatch, way):
     assert made.count(draft.transformer.weights) == isinstance(way, b2t.Draft)
 
 
-def test_logits_of_several_rows_are_those_of_steps(model):
-    one, other = (model.transformer.new_cache(40) for _ in range(2))
-    ids = [int(i) for i in np.random.default_rng(0).integers(0, 300, 30)]
+@pytest.mark.parametrize("fmt", ["Q8_0", "F16"])
+def test_logits_of_several_rows_are_those_of_steps(tmp_path, fmt):
+    model = b2t.load(small_model(default_format=fmt, context_length=100).write(tmp_path / "model.gguf"))
+    one, other = (model.transformer.new_cache(70) for _ in range(2))
+    ids = [int(i) for i in np.random.default_rng(0).integers(0, 300, 60)]
     expected = np.array([model.transformer.step(i, one).copy() for i in ids])
-    ends = np.cumsum([1, 2, 3, 4, 5, 15])
+    ends = np.cumsum([1, 2, 3, 4, 5, 9, 10, 11, 15])
     for first, end in zip([0, *ends[:-1]], ends, strict=True):
         found = model.transformer.steps(ids[first:end], other)
         assert found.dtype == np.float32 and np.array_equal(found, expected[first:end])
     with pytest.raises(ValueError, match="do not fit"):
         model.transformer.steps(ids[:11], other)
-    assert other.length == 30
+    assert other.length == 60
 
 
 def test_rows_of_one_pass_may_be_of_different_texts(model):
