@@ -131,6 +131,7 @@ WRONG = [
     ("expected_tokens", chain(0.0, step=True), "the model's own token is missing"),
     ("expected_tokens", chain(0.0), "the right guesses alone"),
     ("expected_tokens", chain(last=-1), "one power too few"),
+    ("expected_tokens", lambda rate, k: np.sum(rate ** np.arange(k)), "one power too few"),
     ("expected_tokens", all_or_nothing, "all or nothing"),
     ("find_guess", find(1), "the first time they came"),
     ("find_guess", find(last=0), "the end of the text itself"),

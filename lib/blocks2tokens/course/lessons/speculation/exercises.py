@@ -154,6 +154,10 @@ EXPECTED = Exercise(
             "one power too few: if all k guesses are right, the pass gives k + 1 tokens",
         ),
         Mistake(
+            lambda rate, k: sum(rate**i for i in range(max(1, k))),
+            "one power too few: if all k guesses are right, the pass gives k + 1 tokens",
+        ),
+        Mistake(
             lambda rate, k: 1 + k * rate**k,
             "all or nothing: guesses before the first wrong one count, too",
         ),
