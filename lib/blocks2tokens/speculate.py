@@ -110,6 +110,7 @@ class _Drafter:
     def __init__(self, model: Model):
         self.model, self.read = model, []  # the ids in its cache
         self.cache = model.transformer.new_cache(model.config.context_length)
+        model.transformer.expect_rows(MOST_ROWS, self.cache)
 
     def __call__(self, history: list[int], most: int) -> list[int]:
         most = min(most, self.cache.capacity - len(history))
@@ -121,10 +122,17 @@ class _Drafter:
         self.cache.truncate(same)
         guesses, unread = [], history[same:]
         while len(guesses) < most:
-            guesses.append(int(np.argmax(self.model.transformer.next_logits(unread, self.cache))))
+            guesses.append(int(np.argmax(self._logits_behind(unread))))
             unread = guesses[-1:]
         self.read = [*history, *guesses[:-1]]
         return guesses
+
+    def _logits_behind(self, ids):
+        """Read ids; return the logits after the last. Few ids are rows of one pass, no prompt."""
+        transformer = self.model.transformer
+        if len(ids) <= MOST_ROWS:
+            return transformer.steps(ids, self.cache)[-1]
+        return transformer.next_logits(ids, self.cache)
 
 
 def _check(name, value, least, most):
@@ -219,6 +227,7 @@ def generate(
     """
     transformer, pace, guesses = model.transformer, Pace(), []
     cache = transformer.new_cache(len(history) + max_tokens)
+    transformer.expect_rows(1 + min(speculation.tokens, max_tokens), cache)
     rows = transformer.next_logits(history, cache)[None]
     while True:
         right = 0

@@ -73,3 +73,17 @@ def test_the_last_job_of_a_share_is_followed_by_the_next_share():
         lasts = [[decode.is_last(Worker(i, 3), job, n_jobs) for job in range(n_jobs)] for i in range(3)]
         ends = {first_job(i + 1, 3, n_jobs) - 1 for i in range(3)} - {-1}
         assert {job for row in lasts for job, last in enumerate(row) if last} == ends
+
+
+@pytest.mark.parametrize("n_rows", range(1, 17))
+def test_tiles_are_all_rows_once_and_hardly_more(n_rows):
+    tiles = {decode.tile_of(n_rows, row, False) for row in range(n_rows)}
+    assert {size for _, size in tiles} <= {1, *decode.TILES}
+    rows = [first + i for first, size in tiles for i in range(size)]
+    assert sorted(rows) == list(range(len(rows))) and n_rows <= len(rows) <= n_rows + 3
+    assert all(
+        first <= row < first + size
+        for row in range(n_rows)
+        for first, size in [decode.tile_of(n_rows, row, False)]
+    )
+    assert [decode.tile_of(n_rows, row, True) for row in range(n_rows)] == [(r, 1) for r in range(n_rows)]

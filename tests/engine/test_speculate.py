@@ -88,17 +88,34 @@ def test_right_guesses_take_fewer_passes(endless, monkeypatch):
     assert [len(ids) for ids in passes] == [9] * 6 + [5]  # 1 + 6 x 9 + 5 tokens
 
 
-def test_logits_of_several_rows_are_those_of_steps(model):
-    one, other = (model.transformer.new_cache(40) for _ in range(2))
-    ids = [int(i) for i in np.random.default_rng(0).integers(0, 300, 30)]
+@pytest.mark.parametrize("way", [b2t.PromptLookup(n=1), "draft"])
+def test_the_memory_of_passes_is_made_once(endless, draft, monkeypatch, way):
+    made, init = [], Decoder.__init__
+
+    def noted(self, weights, *arguments):
+        made.append(weights)
+        init(self, weights, *arguments)
+
+    monkeypatch.setattr(Decoder, "__init__", noted)
+    way = b2t.Draft(draft) if way == "draft" else way
+    list(endless.generate(PROMPT, 40, speculate=way))
+    assert made.count(endless.transformer.weights) == 1
+    assert made.count(draft.transformer.weights) == isinstance(way, b2t.Draft)
+
+
+@pytest.mark.parametrize("fmt", ["Q8_0", "F16"])
+def test_logits_of_several_rows_are_those_of_steps(tmp_path, fmt):
+    model = b2t.load(small_model(default_format=fmt, context_length=100).write(tmp_path / "model.gguf"))
+    one, other = (model.transformer.new_cache(70) for _ in range(2))
+    ids = [int(i) for i in np.random.default_rng(0).integers(0, 300, 60)]
     expected = np.array([model.transformer.step(i, one).copy() for i in ids])
-    ends = np.cumsum([1, 2, 3, 4, 5, 15])
+    ends = np.cumsum([1, 2, 3, 4, 5, 9, 10, 11, 15])
     for first, end in zip([0, *ends[:-1]], ends, strict=True):
         found = model.transformer.steps(ids[first:end], other)
         assert found.dtype == np.float32 and np.array_equal(found, expected[first:end])
     with pytest.raises(ValueError, match="do not fit"):
         model.transformer.steps(ids[:11], other)
-    assert other.length == 30
+    assert other.length == 60
 
 
 def test_rows_of_one_pass_may_be_of_different_texts(model):
@@ -154,10 +171,12 @@ def test_a_draft_reads_each_token_once(model, draft, monkeypatch):
     first = list(draft.generate(PROMPT, 3))
     history = [*PROMPT, first[0], first[1], 99]
     then = list(draft.generate(history, 2))
-    read, next_logits = [], draft.transformer.next_logits
-    monkeypatch.setattr(
-        draft.transformer, "next_logits", lambda ids, cache: read.extend(ids) or next_logits(ids, cache)
-    )
+    read = []
+    for name in ("next_logits", "steps"):
+        run = getattr(draft.transformer, name)
+        monkeypatch.setattr(
+            draft.transformer, name, lambda ids, cache, run=run: read.extend(ids) or run(ids, cache)
+        )
     guess = b2t.Draft(draft).guesser(model)
     assert guess(PROMPT, 3) == first and read == [*PROMPT, *first[:2]]
     read.clear()

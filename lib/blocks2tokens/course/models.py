@@ -1,6 +1,7 @@
 """Where the models of the course lie.
 
 data/austen.gguf                                     comes with the course, F16
+data/austen_draft.gguf                               the same vocabulary, an eighth of the weights
 data/models/SmolLM2-135M-Instruct.Q4_1.gguf          fetched by set-up
 data/austen_train.txt.xz                             what Austen was trained on
 data/austen_heldout.txt.xz                           chapters that it was not trained on
@@ -15,6 +16,13 @@ DATA = Path(__file__).parents[3] / "data"
 def austen() -> Path:
     """Return the path of the small model trained on Jane Austen's novels."""
     return _existing(DATA / "austen.gguf", "it comes with the course: `git checkout data/austen.gguf`")
+
+
+def austen_draft() -> Path:
+    """Return the path of the smaller model that guesses for Austen."""
+    return _existing(
+        DATA / "austen_draft.gguf", "it comes with the course: `git checkout data/austen_draft.gguf`"
+    )
 
 
 def smollm2() -> Path:

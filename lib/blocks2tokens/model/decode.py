@@ -16,8 +16,8 @@ there: whoever works in the stage that follows does so for itself, and whoever d
 keeps the sum, in the other of two residuals, which nobody reads before the stage is over.
 
 Several tokens are rows of one pass: of one text, so that guesses can be judged, or each of a text of its own.
-A job does its part for all rows, four at a time: weights come from memory once, and are unpacked once for
-four. Each row goes through the same operations in the same order as if it were alone, so that what it gives
+A job does its part for all rows, eight at a time: weights come from memory once, and are unpacked once for
+eight. Each row goes through the same operations in the same order as if it were alone, so that what it gives
 is the same to the last bit. ATTENTION has jobs of its own for each row; and where a mixture has experts, each
 row multiplies by its own.
 
@@ -90,11 +90,13 @@ ATTN_NORM, FFN_NORM, POST_ATTN_NORM, POST_FFN_NORM = range(4)
 ADDED = 2
 NO_EXPERT = 0  # where there is no mixture, and so one matrix
 NOT_ROUNDED = 0  # `block` of a matrix whose product takes x as it is
+AS_FLOATS = 0  # `group` of a matrix of floats: its x is not rounded, only put into tiles
 SUPER = 256  # weights of a block with integer scales
 SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
 JOBS = 8  # of a stage for each core, at the most
 CHUNK_BYTES = 1 << 17  # of weights that all rows are multiplied by in turn: a core's own cache holds them
+TILES = (2, 4, 8)  # rows of a pass that are multiplied together, see `tile_of`
 TOKEN, POSITION, TABLE, PLACES = range(4)  # what a row is: its id, how many are before it, whose pages
 
 MATRIX = np.dtype(  # where a matrix is, how to multiply by it, and how its input is rounded
@@ -112,8 +114,9 @@ MATRIX = np.dtype(  # where a matrix is, how to multiply by it, and how its inpu
         ("d_bytes", "i8"),  # of one rounded input's scales,
         ("sum_bytes", "i8"),  # and of its sums
         ("parallel", "i8"),  # experts that are multiplied by in one stage, each in its own jobs
-        ("multiply_two", "i8"),  # addresses of the functions that take two and four inputs at a time,
+        ("multiply_two", "i8"),  # addresses of the functions that take two, four and eight inputs at a time,
         ("multiply_four", "i8"),  # see `rows_times_x`; 0: none
+        ("multiply_eight", "i8"),
     ]
 )
 
@@ -176,6 +179,7 @@ class Scratch(NamedTuple):
     codes: np.ndarray  # int8 [SLOTS, padded]
     d: np.ndarray  # float32 [SLOTS, padded / 32]
     sums: np.ndarray  # float32 [SLOTS, padded / 32], or twice as many int16
+    floats: np.ndarray  # float32 [rows, padded], x in tiles for matrices of floats
     room: np.ndarray  # float32, see `attention_tile`
     chosen: np.ndarray  # int64 [n_used], the experts in use; [1] without a mixture
     shares: np.ndarray  # float32, likewise
@@ -268,13 +272,16 @@ def entry(m, worker):
 def tile_of(n_rows, row, mixture):
     """Return which rows of the pass are multiplied together with this one: the first of them, how many.
 
-    Four as long as there are three, for a row that is not there costs less than two tiles; then two, or one.
-    In a mixture each alone, as experts differ.
+    Eight as long as there are five, then four for three: rows that are not there cost less than two tiles;
+    then two, or one. In a mixture each alone, as experts differ.
     """
-    fours = (n_rows + 1) // 4 * 4
-    if mixture or (row >= fours and n_rows % 2 and row + 1 == n_rows):
+    if mixture:
         return row, 1
-    return (row // 4 * 4, 4) if row < fours else (fours, 2)
+    eights = (n_rows + 3) // 8 * 8
+    if row < eights:
+        return row // 8 * 8, 8
+    left = n_rows - eights
+    return eights, 4 if left > 2 else left
 
 
 @njit(cache=True)
@@ -286,7 +293,9 @@ def round_input(matrices, scratch, sizes, n_rows, row, x):
     first, tile = tile_of(n_rows, row, sizes.mixture)
     for i in range(matrices.size):
         m = matrices[i]
-        if m.rounds:
+        if m.rounds and m.group == AS_FLOATS:
+            put_in_tile(x, m.block, scratch, first, tile, row)
+        elif m.rounds:
             blocks, width, scales = x.size // m.block, scratch.codes.shape[2], scratch.d.shape[2]
             codes = scratch.codes[m.slot].reshape(-1)[first * width : first * width + tile * x.size]
             codes = codes.reshape(1, blocks, tile, m.block)
@@ -297,6 +306,18 @@ def round_input(matrices, scratch, sizes, n_rows, row, x):
                 quantize_super_row(x, 0, row - first, codes, d, shorts_at(sums, shape))
             else:
                 quantize_row(x, 0, row - first, codes, d, floats_at(sums, (1, blocks, tile)))
+
+
+@njit(cache=True)
+def put_in_tile(x, block, scratch, first, tile, row):
+    """Put x, a row's input, as it is into its tile, float32 [blocks, tile, block]; alone it needs none."""
+    if tile == 1:
+        return
+    start = first * scratch.floats.shape[1]
+    floats = scratch.floats.reshape(-1)[start : start + tile * x.size]
+    floats = floats.reshape(x.size // block, tile, block)
+    for i in range(floats.shape[0]):
+        floats[i, row - first, :] = x[i * block : (i + 1) * block]
 
 
 @njit(cache=True)
@@ -337,8 +358,12 @@ def add_bias(m, expert, first, last, out):
 @njit(cache=True)
 def multiply_tile(m, scratch, row, tile, first, last, outs, coming):
     """Do `multiply_rows` for a tile of rows of the pass, of which `row` is the first."""
+    if m.group == AS_FLOATS:
+        inputs = address_of(scratch.floats[row])
+    else:
+        inputs = address_of(scratch.codes[m.slot, row])
     call_job(
-        m.multiply_two if tile == 2 else m.multiply_four,
+        m.multiply_eight if tile == 8 else m.multiply_four if tile == 4 else m.multiply_two,
         (
             m.address,
             m.row_bytes,
@@ -346,7 +371,7 @@ def multiply_tile(m, scratch, row, tile, first, last, outs, coming):
             last,
             outs[1],
             m.columns,
-            address_of(scratch.codes[m.slot, row]),
+            inputs,
             address_of(scratch.d[m.slot, row]),
             address_of(scratch.sums[m.slot, row]),
             address_of(scratch.vectors[row, ROW]),
@@ -754,6 +779,7 @@ def decode_rows(
             scratch.codes[w],
             scratch.d[w],
             scratch.sums[w],
+            scratch.floats[w],
             scratch.room[w],
             scratch.chosen[w],
             scratch.shares[w],
@@ -787,18 +813,19 @@ class Decoder:
         They go into caches whose tables are int64 [caches, pages], and their first layer's rows `first`.
         """
         self.weights, self.most_rows = weights, most_rows
-        self.state = state = _state(weights, c, most_rows)
+        n_rows = most_rows if most_rows == 1 else -(-most_rows // TILES[-1]) * TILES[-1]  # whole tiles
+        self.state = state = _state(weights, c, n_rows)
         self.x, self.logits = (
             state.residual[:, 0],
             state.logits,
         )  # of the last rows, [most_rows, dim or vocab]
-        self.rows = np.zeros((most_rows, PLACES), np.int64)
+        self.rows = np.zeros((n_rows, PLACES), np.int64)
         self.arguments = (
             weights.token_embd.raw,
             weights.token_embd.format.row_decoder,
             _parameters(weights, c, most_rows > 1),
             state,
-            _scratch(c, most_rows),
+            _scratch(c, n_rows),
             Batch(self.rows, tables, *first[2:]),
             _sizes(c),
         )
@@ -863,6 +890,7 @@ def _scratch(c: ModelConfig, rows: int) -> Scratch:
         codes=np.empty((workers, SLOTS, rows, padded), np.int8),
         d=np.empty((workers, SLOTS, rows, padded // 32), np.float32),
         sums=np.empty((workers, SLOTS, rows, padded // 32), np.float32),
+        floats=np.empty((workers, rows if rows > 1 else 0, padded), np.float32),
         room=new_rooms(c.n_heads, c.n_kv_heads, c.head_dim, workers),
         chosen=np.full((*each, n_used), NO_EXPERT, np.int64),
         shares=np.ones((*each, n_used), np.float32),
@@ -920,7 +948,7 @@ def _records(matrices, tiles, parallel=1):
         scales = w.shape[1] // block if block != NOT_ROUNDED else 0
         sum_bytes = 2 * (w.shape[1] // group) if block == SUPER else 4 * scales
         ways = multiply.address, *rounding, roundings.index(rounding), rounds
-        several = [rows_times_x.lane_tile(*key, n).address for n in (2, 4)] if tiles and key else (0, 0)
+        several = [rows_times_x.lane_tile(*key, n).address if tiles and key else 0 for n in TILES]
         yield *place, *ways, 4 * scales, sum_bytes, parallel, *several
 
 
@@ -933,9 +961,8 @@ def _product(w):
     if isa == "plain" or "simd_dot" not in kernels.candidates(w.format):
         return rows_times_x.float_rows(w.format), (NOT_ROUNDED, 0), None
     packed, key = PACKED[w.format.name], (w.format.name, isa)
-    if packed.is_float:
-        return rows_times_x.lane_rows(*key), (NOT_ROUNDED, 0), None
-    return rows_times_x.lane_rows(*key), (packed.weights, packed.group), key
+    group = AS_FLOATS if packed.is_float else packed.group
+    return rows_times_x.lane_rows(*key), (packed.weights, group), key
 
 
 def _head_norms(layers) -> np.ndarray:

@@ -136,6 +136,10 @@ class Transformer:
             self._decoder(cache)  # the tokens that follow find all memory there
             return self.project(x[-1:])[0]
 
+    def expect_rows(self, n_rows: int, cache: KVCache) -> None:
+        """Make now, once, all that passes of up to so many tokens behind this cache need: see `steps`."""
+        self._decoder(cache, n_rows)
+
     def step(self, token: int, cache: KVCache) -> np.ndarray:
         """Run one token behind those of the cache; return its logits, float32 [vocab]; no array is allocated.
 

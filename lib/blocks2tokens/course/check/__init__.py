@@ -41,6 +41,7 @@ LESSONS = (
     "kv_cache",
     "quality_and_mixes",
     "pruning",
+    "speculation",
     "parallel_layers",
     "the_last_verdict",
     "capstone",

@@ -57,8 +57,8 @@ def lane_rows(name: str, isa_name: str):
 def lane_tile(name: str, isa_name: str, n_rows: int):
     """Return the job for n_rows rows of x, whose codes are a tile; each weight is unpacked once for all.
 
-    In the place of x are the bytes from a row of out to the next. A row of out is to the last bit what
-    `lane_rows` makes of its row of x. Not for formats whose weights are floats.
+    In the place of x are the bytes from a row of out to the next; where weights are floats, x itself is the
+    tile, in the place of the codes. A row of out is to the last bit what `lane_rows` makes of its row of x.
     """
     tag, size = tag_of(name, isa_name, n_rows, prefetching.chosen()), PACKED[name].weights
 

@@ -1,0 +1,1 @@
+"""What lesson 28_speculation alone uses."""
