@@ -67,10 +67,6 @@ ROWS_TO_RUN = Exercise(
             partial(rows_with, gain=lambda k, c: 1 / c[k - 1]),
             "that is what one of them gets: all k together get k tokens a pass",
         ),
-        Mistake(
-            partial(rows_with, gain=lambda k, c: k * c[k - 1]),
-            "tokens times time: tokens a second are k divided by c(k)",
-        ),
     ),
     hints=(
         "A pass of k rows gives k tokens and takes c[k - 1]. Which k are allowed, and which of these gives "

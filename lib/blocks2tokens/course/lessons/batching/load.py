@@ -9,7 +9,7 @@ Text      arrived   begun   ended   tokens        seconds, or passes of one row
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, sleep
 
@@ -145,34 +145,52 @@ def never_ending(model: b2t.Model) -> Callable[[np.ndarray, Sequence[int]], int]
     return choose
 
 
-def all_at_once(model: b2t.Model, streams: int, n_tokens: int = 24) -> float:
-    """Return how many tokens a second come in all, if so many texts run from the beginning to the end.
+def throughput(model: b2t.Model, streams: Sequence[int], rounds: int) -> dict[int, float]:
+    """Return {texts: tokens a second in all}, so many texts at a time, in turn; medians of the rounds."""
+    all_at_once(model, max(streams), 4)  # what has to be compiled
+    found = [{k: all_at_once(model, k) for k in streams} for _ in range(rounds)]
+    return {k: float(np.median([one[k] for one in found])) for k in streams}
+
+
+def all_at_once(model: b2t.Model, streams: int, passes: int = 24) -> float:
+    """Return how many tokens a second come in all, while so many texts run, for so many passes or so.
 
     From when the last has begun to when the first ends, so that all run all the time.
     """
-    prompts = [[5 + i, 6, 7] for i in range(streams)]
+    prompts, n_tokens = [[5 + i, 6, 7] for i in range(streams)], passes + streams
     texts = serve(model, [0.0] * streams, prompts, [n_tokens] * streams, streams)
     start, end = max(text.begun for text in texts), min(text.ended for text in texts)
     return sum(start < t <= end for text in texts for t in text.tokens) / (end - start)
 
 
-def under_load(
-    model: b2t.Model, rate: float, n: int, lengths: Sequence[int], slots: int
-) -> Mapping[str, float]:
-    """Return what n texts see that arrive at random, `rate` a second: see `summary`."""
-    prompts = [[5 + i % 50, 6, 7, 8] for i in range(n)]
-    return summary(serve(model, poisson(n, rate), prompts, lengths, slots))
+def under_load(model: b2t.Model, rate: float, lengths: Sequence[int], slots: int) -> list[Text]:
+    """Return what texts of these lengths see that arrive at random, `rate` of them a second."""
+    prompts = [[5 + i % 50, 6, 7, 8] for i in range(len(lengths))]
+    return serve(model, poisson(len(lengths), rate), prompts, lengths, slots)
 
 
-def summary(texts: Sequence[Text]) -> dict[str, float]:
-    """Return tokens a second in all, and the median and the 95th percentile of the texts' latency."""
-    latency = [text.latency for text in texts]
-    tokens = sum(len(text.tokens) for text in texts)
-    median, late = np.percentile(latency, (50, 95))
-    return {"tokens a second": tokens / max(t.ended for t in texts), "median": median, "95 %": late}
+def latency(texts: Sequence[Text]) -> float:
+    """Return the median of the texts' latency."""
+    return float(np.median([text.latency for text in texts]))
 
 
-def knee(rates: Sequence[float], latency: Sequence[float], times: float = 3.0) -> float | None:
+def beside(model: b2t.Model, chunks: Sequence[int], before: int = 12) -> Text:
+    """Return one text's tokens while a prompt is read beside it, in such chunks, one between two tokens."""
+    t, prompt = model.transformer, [7 * i % 1000 for i in range(sum(chunks))]
+    cache, other = t.new_cache(3 + 2 * before + len(chunks)), t.new_cache(len(prompt))
+    for n in set(chunks):  # what a chunk of this size needs is there
+        t.next_logits(prompt[:n], other)
+        other.truncate(0)
+    token, text, start = int(t.next_logits([5, 6, 7], cache).argmax()), Text(0.0, 0, 0.0), perf_counter()
+    for i in range(2 * before + len(chunks)):
+        text.tokens.append(perf_counter() - start)
+        if 0 <= i - before < len(chunks):
+            t.next_logits(prompt[other.length : other.length + chunks[i - before]], other)
+        token = int(t.step(token, cache).argmax())
+    return text
+
+
+def knee(rates: Sequence[float], latency: Sequence[float], times: float = 2.0) -> float | None:
     """Return the first rate with a latency of more than so many times the first's; None: there is none."""
     slow = [rate for rate, seconds in zip(rates, latency, strict=True) if seconds > times * latency[0]]
     return slow[0] if slow else None

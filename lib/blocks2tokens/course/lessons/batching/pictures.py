@@ -125,14 +125,12 @@ def draw_load(rates: Sequence[float], found: Mapping[str, Sequence[float]], knee
     return axes
 
 
-def draw_measured(texts: Sequence[Text]) -> Axes:
-    """Draw the slots of a batcher: each text from its first token to its last, a mark when it arrived."""
+def draw_measured(texts: Sequence[Text], unit: str = "seconds") -> Axes:
+    """Draw the slots of a batcher: each text from its beginning to its last token, a mark at its arrival."""
     n_slots = max(text.slot for text in texts) + 1
     axes = plt.subplots(figsize=(9, 0.9 + 0.42 * n_slots))[1]
     _draw_texts(axes, texts, n_slots)
-    last = max(text.ended for text in texts)
-    title = f"{len(texts)} texts in {n_slots} slots: who ends makes room at once, {last:.3g} s in all"
-    _finish_slots(axes, n_slots, title, arrivals=True)
-    axes.set_title(title, size="large")
-    axes.set_xlabel("seconds")
+    _finish_slots(axes, n_slots, "", arrivals=True)
+    axes.set_title(f"{len(texts)} texts in {n_slots} slots: who ends makes room at once")
+    axes.set_xlabel(unit)
     return axes
