@@ -32,11 +32,9 @@ def _bar(axes: Axes, name: int, slot: int, start: float, end: float) -> None:
 def draw_slots(lengths: Sequence[int], ways: Mapping[str, tuple]) -> None:
     """Draw schedules {name: (slot of each text, its first pass)}, in passes."""
     n_slots = 1 + max(max(taken) for taken, _ in ways.values())
-    figure, column = plt.subplots(
-        len(ways), 1, figsize=(9, 0.5 + 1.7 * len(ways)), sharex=True, squeeze=False
-    )
+    figure, column = plt.subplots(len(ways), 1, figsize=(9, 0.5 + 1.7 * len(ways)), sharex=True)
     ends = {}
-    for axes, (name, (taken, firsts)) in zip(column[:, 0], ways.items(), strict=True):
+    for axes, (name, (taken, firsts)) in zip(column, ways.items(), strict=True):
         for text, (n, slot, first) in enumerate(zip(lengths, taken, firsts, strict=True)):
             _bar(axes, text, slot, first, first + n)
         ends[name] = max(first + n for n, first in zip(lengths, firsts, strict=True))
@@ -60,8 +58,8 @@ def draw_ways(found: Mapping[str, Sequence[Text]]) -> None:
         _finish_slots(axes, n_slots, title, arrivals=True)
     column[-1].set_xlabel("time, in passes of one row (the number in a bar is the text)")
     best, worst = min(means, key=means.get), max(means, key=means.get)
-    ratio = means[worst] / means[best]
-    figure.suptitle(f"{best}: a text takes 1/{ratio:.1f} of what it takes when {worst}", weight="bold")
+    share = means[best] / means[worst]
+    figure.suptitle(f"{best}: a text takes {share:.0%} of the time that it takes when {worst}", weight="bold")
 
 
 def _draw_texts(axes, texts, n_slots):
@@ -85,15 +83,17 @@ def draw_cost(c: Sequence[float], name: str) -> None:
     left.plot(rows, c, "o-")
     left.plot([1, len(c)], [1, len(c)], ":", color="0.4", label="one after the other")
     left.set(xlabel="rows of a pass, k", ylabel="c(k), in passes of one row", ylim=(0, 1.3 * max(c)))
-    left.set_title(f"A pass of 16 rows costs {c[-1]:.1f}", size="medium")
+    left.set_title("What everybody in a pass waits", size="medium")
     in_all = [k / cost for k, cost in zip(rows, c, strict=True)]
     right.plot(rows, in_all, "o-", label="k / c(k)")
     right.plot(rows, rows, ":", color="0.4", label="if rows cost nothing")
     right.set(xlabel="texts at once, k", ylabel="tokens in all, one text = 1", ylim=(0, 1.3 * max(in_all)))
-    right.set_title(f"… so 16 texts get {in_all[-1]:.1f} times one's tokens", size="medium")
+    right.set_title("What all get together", size="medium")
     for axes in (left, right):
         axes.legend(loc="lower right")
-    figure.suptitle(f"{name}: rows are nearly free, and then they are not", weight="bold")
+        axes.set_xticks([1, 2, *range(4, len(c) + 1, 4)])
+    title = f"{name}: {len(c)} rows cost {c[-1]:.1f} passes, and give {in_all[-1]:.1f} times the tokens"
+    figure.suptitle(title, weight="bold")
 
 
 def draw_gaps(found: Mapping[str, Text]) -> None:
@@ -108,7 +108,7 @@ def draw_gaps(found: Mapping[str, Text]) -> None:
     axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="seconds; a stroke is a token")
     axes.grid(axis="y", visible=False)
     whole, chunks = (text.longest_gap for text in found.values())
-    axes.set_title(f"In chunks the longest gap is 1/{whole / chunks:.1f} as long")
+    axes.set_title(f"In chunks the longest gap is {chunks / whole:.0%} of that at once")
 
 
 def draw_load(rates: Sequence[float], found: Mapping[str, Sequence[float]], knee: float | None) -> Axes:
@@ -119,8 +119,8 @@ def draw_load(rates: Sequence[float], found: Mapping[str, Sequence[float]], knee
     if knee is not None:
         axes.axvline(knee, color="0.4", ls=":", label="the knee")
     axes.set(xlabel="texts that arrive in a second", ylabel="latency of a text, s", ylim=(0, None))
-    where = "there is no knee up to here" if knee is None else f"the knee is at {knee:.3g} a second"
-    axes.set_title(f"Latency bends upwards: {where}")
+    bent = "No knee up to here" if knee is None else f"Latency has doubled at {knee:.3g} texts a second"
+    axes.set_title(bent)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return axes
 
