@@ -232,6 +232,7 @@ MEASURED = {
         "speed with guesses over without, a story": "×",
         "speed with a draft over without, Austen": "×",
     },
+    "29": {"tokens in all, 16 texts over one, in the batcher": "×"},
     "30": {
         "layers over cores, one stream, times as fast": "×",
         "layers over cores, 8 streams, times as fast": "×",
@@ -810,6 +811,7 @@ CLAIMS = {
         "Tokens of 16 users together over those of one; it counts from 2. A scheduler: lesson 29.",
         at_1=at_least("tokens in all, 16 users over one", 2),
         inference=True,
+        shows=("tokens in all, 16 texts over one, in the batcher",),
     ),
     "S8.12": Claim(
         "Speculative decoding: Parallel draft-and-verify",

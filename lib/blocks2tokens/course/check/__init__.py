@@ -42,6 +42,7 @@ LESSONS = (
     "quality_and_mixes",
     "pruning",
     "speculation",
+    "batching",
     "parallel_layers",
     "the_last_verdict",
     "capstone",
