@@ -34,12 +34,14 @@ from blocks2tokens.perplexity import perplexity
 from blocks2tokens.prune import prune
 from blocks2tokens.quality import Quality, quality
 from blocks2tokens.sampler import Sampler
+from blocks2tokens.serving import Batcher
 from blocks2tokens.session import Session, load_session
 from blocks2tokens.speculate import Draft, PromptLookup
 
 __all__ = [
     "FORMATS",
     "KERNELS",
+    "Batcher",
     "Draft",
     "GGUFError",
     "GGUFFile",

@@ -68,15 +68,19 @@ class Model:
         vocabulary, a prompt that leaves no room for `max_tokens` in the model's context or a draft with
         another vocabulary.
         """
-        ids = self.transformer.check_ids(ids)
-        if not isinstance(max_tokens, Integral) or max_tokens < 0:
-            raise ValueError(f"max_tokens: expected a whole number >= 0, got {max_tokens!r}")
-        self._check_length(len(ids) + max_tokens)
-        history, sampler = [int(i) for i in ids], sampler or Sampler()
+        history, sampler = self.checked_request(ids, max_tokens), sampler or Sampler()
         if speculate is None or not max_tokens:
             return self._generate(history, max_tokens, sampler)
         guesser = speculate.guesser(self)
         return speculation.generate(self, history, max_tokens, sampler, speculate, guesser)
+
+    def checked_request(self, ids: Sequence[int], max_tokens: int) -> list[int]:
+        """Return the ids of a prompt as a list; ValueError as `generate` raises it."""
+        ids = self.transformer.check_ids(ids)
+        if not isinstance(max_tokens, Integral) or max_tokens < 0:
+            raise ValueError(f"max_tokens: expected a whole number >= 0, got {max_tokens!r}")
+        self._check_length(len(ids) + max_tokens)
+        return ids.tolist()
 
     def session(
         self, system: str | None = None, template_variables: Mapping[str, object] | None = None

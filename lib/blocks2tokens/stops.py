@@ -39,18 +39,23 @@ def _cut(pieces: Iterable[str], stops: tuple[str, ...]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        found, begun = _first_found(held, stops), _first_begun(held, stops)
-        ends = found <= begun and found < len(held)
-        shown, held = held[: min(found, begun)], held[min(found, begun) :]
+        n, ends = shown_of(held, stops)
+        shown, held = held[:n], held[n:]
         if shown:
             yield shown
         if ends:
             return
-    if shown := held[: _first_found(held, stops)]:
+    if shown := held[: first_found(held, stops)]:
         yield shown
 
 
-def _first_found(text: str, stops: tuple[str, ...]) -> int:
+def shown_of(text: str, stops: tuple[str, ...]) -> tuple[int, bool]:
+    """Return how many characters of text no stop can change any more, and whether a stop follows them."""
+    found, begun = first_found(text, stops), _first_begun(text, stops)
+    return min(found, begun), found <= begun and found < len(text)
+
+
+def first_found(text: str, stops: tuple[str, ...]) -> int:
     """Return where the first stop begins that is there as a whole; the text's length if none is."""
     places = (text.find(stop) for stop in stops)
     return min((place for place in places if place >= 0), default=len(text))

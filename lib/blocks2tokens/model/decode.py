@@ -94,6 +94,7 @@ SLOTS = 3  # different roundings of one input: Q, K and V may have three formats
 JOB_BYTES = 1 << 15  # of weights, at the least: smaller jobs would cost more to hand out than to do
 JOBS = 8  # of a stage for each core, at the most
 CHUNK_BYTES = 1 << 17  # of weights that all rows are multiplied by in turn: a core's own cache holds them
+TILE = 4  # rows of a pass that are multiplied together, at the most
 TOKEN, POSITION, TABLE, PLACES = range(4)  # what a row is: its id, how many are before it, whose pages
 
 MATRIX = np.dtype(  # where a matrix is, how to multiply by it, and how its input is rounded
@@ -269,10 +270,10 @@ def tile_of(n_rows, row, mixture):
     Four as long as there are three, for a row that is not there costs less than two tiles; then two, or one.
     In a mixture each alone, as experts differ.
     """
-    fours = (n_rows + 1) // 4 * 4
+    fours = (n_rows + 1) // TILE * TILE
     if mixture or (row >= fours and n_rows % 2 and row + 1 == n_rows):
         return row, 1
-    return (row // 4 * 4, 4) if row < fours else (fours, 2)
+    return (row // TILE * TILE, TILE) if row < fours else (fours, 2)
 
 
 @njit(cache=True)
@@ -785,7 +786,8 @@ class Decoder:
         They go into caches whose tables are int64 [caches, pages], and their first layer's rows `first`.
         """
         self.weights, self.most_rows = weights, most_rows
-        self.state = state = _state(weights, c, most_rows)
+        room = most_rows if most_rows == 1 else -(-most_rows // TILE) * TILE  # three rows go as four
+        self.state = state = _state(weights, c, room)
         self.x, self.logits = (
             state.residual[:, 0],
             state.logits,
@@ -796,7 +798,7 @@ class Decoder:
             weights.token_embd.format.row_decoder,
             _parameters(weights, c, most_rows > 1),
             state,
-            _scratch(c, most_rows),
+            _scratch(c, room),
             Batch(self.rows, tables, *first[2:]),
             _sizes(c),
         )
