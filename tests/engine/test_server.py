@@ -1,8 +1,9 @@
-"""What OpenAI's client reads from the server is what the engine gives; everything else is told apart clearly."""
+"""What OpenAI's client reads from the server is what the engine gives; what is refused is named."""
 
 import json
 import re
 import time
+from itertools import pairwise
 
 import jsonschema
 import numpy as np
@@ -67,7 +68,9 @@ def test_a_chat_is_answered_as_by_the_engine(client, model, sampling):
 
 def test_a_seed_below_zero_is_one_as_well(client):
     same = [chat(client, temperature=1.5, seed=-1, max_tokens=12).choices[0].message.content for _ in "ab"]
-    assert same[0] == same[1] != chat(client, temperature=1.5, seed=5, max_tokens=12).choices[0].message.content
+    assert (
+        same[0] == same[1] != chat(client, temperature=1.5, seed=5, max_tokens=12).choices[0].message.content
+    )
 
 
 @pytest.mark.parametrize("prompt", ["The cat is on", ["The cat is on"], "ids"])
@@ -104,7 +107,9 @@ def test_events_add_up_to_the_answer(client, model):
 def test_a_continuation_comes_as_events(client):
     fields = {"model": NAME, "prompt": "The cat", "max_tokens": 12, "temperature": 0}
     parts = list(client.completions.create(**fields, stream=True))
-    assert "".join(part.choices[0].text for part in parts) == client.completions.create(**fields).choices[0].text
+    assert (
+        "".join(part.choices[0].text for part in parts) == client.completions.create(**fields).choices[0].text
+    )
     assert parts[-1].choices[0].finish_reason == "length"
 
 
@@ -145,10 +150,16 @@ def test_no_piece_breaks_a_character(client, model):
 def test_an_answer_ends_in_front_of_a_stop_wherever_tokens_part_it(client, model, stream):
     text, found, _ = expected(model, "The cat is on", 40)
     pieces = list(model.tokenizer.decode_stream(found))
-    pairs = zip(pieces[5:], pieces[6:], strict=False)
+    pairs = pairwise(pieces[5:])
     stop = next(first[-1] + second[0] for first, second in pairs if first and second)
     assert stop in text
-    fields = {"model": NAME, "prompt": "The cat is on", "max_tokens": 40, "temperature": 0, "stop": ["###", stop]}
+    fields = {
+        "model": NAME,
+        "prompt": "The cat is on",
+        "max_tokens": 40,
+        "temperature": 0,
+        "stop": ["###", stop],
+    }
     shown = "".join(cut_at_stops(pieces, [stop]))
     if stream:
         parts = list(client.completions.create(**fields, stream=True))
@@ -185,11 +196,13 @@ def test_a_chat_tells_log_probabilities(client, model, stream):
 
 
 def test_a_continuation_tells_log_probabilities(client, model):
-    text, found, ids = expected(model, "The cat is on", 8)
+    _, found, ids = expected(model, "The cat is on", 8)
     fields = {"model": NAME, "prompt": "The cat is on", "max_tokens": 8, "temperature": 0}
     told = client.completions.create(**fields, logprobs=2).choices[0].logprobs
     rows = judged(model, ids, found)
-    assert told.token_logprobs == pytest.approx([row[i] for row, i in zip(rows, found, strict=True)], abs=1e-3)
+    assert told.token_logprobs == pytest.approx(
+        [row[i] for row, i in zip(rows, found, strict=True)], abs=1e-3
+    )
     assert all(1 <= len(top) <= 2 for top in told.top_logprobs)
     assert told.text_offset == [len("".join(told.tokens[:i])) for i in range(len(found))]
     parts = client.completions.create(**fields, logprobs=2, stream=True)
@@ -270,7 +283,11 @@ REFUSED = {
         "messages[0].mood",
         "unknown field",
     ),
-    "variables": ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages", "model's to say"),
+    "variables": (
+        {"chat_template_kwargs": {"messages": 1}},
+        "chat_template_kwargs.messages",
+        "model's to say",
+    ),
     "too long": ({"messages": [{"role": "user", "content": "cat " * 999}]}, "messages", "context"),
 }
 
@@ -352,7 +369,8 @@ def test_a_model_without_a_template_says_so(live, model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1/chat/completions", 405), ("POST", "/", 405), ("GET", "/v2", 404)]
+    ("method", "path", "status"),
+    [("GET", "/v1/chat/completions", 405), ("POST", "/", 405), ("GET", "/v2", 404)],
 )
 def test_other_ways_and_paths_are_told_in_json(live, method, path, status):
     found, _, raw = live.request(method, path)
@@ -371,7 +389,12 @@ def test_a_form_of_another_web_site_is_not_taken(live):
 
 def test_a_key_is_asked_for(model):
     with serving(model, key="open sesame") as live:
-        for shown in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \xff"}, {"Authorization": ""}):
+        for shown in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer \xff"},
+            {"Authorization": ""},
+        ):
             for path in ("/v1/models", "/v1/chat/completions", "/metrics", "/v2"):
                 status, headers, raw = live.request("GET", path, headers=shown)
                 assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")

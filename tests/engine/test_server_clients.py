@@ -66,7 +66,11 @@ def ask(live, model_name, i):
     client = openai.OpenAI(base_url=f"{live.address}/v1", api_key="none", max_retries=0, timeout=WAIT)
     how = ("whole", "events", "slow", "gone", "cut off")[i % 5]
     sampling = {"temperature": 0} if i % 2 else {"temperature": 1.0, "seed": i}
-    fields = {"model": model_name, "max_tokens": TOKENS, "messages": [{"role": "user", "content": f"Cat {i}?"}]}
+    fields = {
+        "model": model_name,
+        "max_tokens": TOKENS,
+        "messages": [{"role": "user", "content": f"Cat {i}?"}],
+    }
     fields |= sampling
     if how == "whole":
         return how, sampling, client.chat.completions.create(**fields).choices[0].message.content
@@ -172,7 +176,12 @@ def test_an_answer_that_fails_fails_alone(model, monkeypatch, stream, error):
 # --- What no caller would send ----------------------------------------------------------------------------
 
 VALUES = [None, True, False, 0, 1, -1, 2.5, 1e308, 10**30, "", "x", "\ud800", [], [1], ["x"], [[]], {}]
-VALUES += [{"type": "text"}, {"type": "json_object"}, {"include_usage": True}, [{"role": "user", "content": "x"}]]
+VALUES += [
+    {"type": "text"},
+    {"type": "json_object"},
+    {"include_usage": True},
+    [{"role": "user", "content": "x"}],
+]
 VALUES += [{"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}, {"\0": {}}]
 
 
@@ -356,4 +365,7 @@ def serve_fails(*argv):
 def test_an_address_that_cannot_be_had_is_one_line(path):
     with listening.bound("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        assert serve_fails(path, "--port", port) == f"error: port {port} is taken; --port chooses another, 0 any free one\n"
+        assert (
+            serve_fails(path, "--port", port)
+            == f"error: port {port} is taken; --port chooses another, 0 any free one\n"
+        )

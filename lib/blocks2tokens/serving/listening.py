@@ -1,6 +1,6 @@
 """Listening: the application on a port, with time limits, and an end that leaves nobody without an answer.
 
-    SIGTERM --> no new connections --> answers go on --GRACE seconds--> cut where they are, and sent --> the end
+    SIGTERM --> no new connections --> answers go on --GRACE seconds--> cut where they are, and sent
 
 A connection owes the rest of a request from its first byte on, and has READ_SECONDS for it. uvicorn limits
 only how long a connection may stay idle between two requests.

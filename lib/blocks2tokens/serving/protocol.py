@@ -4,7 +4,7 @@
       --CHAT, TEXT: a check for each field-->  Wanted(messages, max_tokens, sampler, stops, stream, ...)
 
 null is the same as a field left out. A field that no table names is refused, and so is one that asks for
-something that the engine does not have: an answer that silently was another one than asked for would be worse.
+something that the engine does not have: an answer to another question than was asked would be worse.
 
     {"error": {"message": "top_p: expected 0 < top_p <= 1, got 2", "type": "invalid_request_error",
                "param": "top_p", "code": null}}                 what is refused, under OpenAI's names
@@ -150,7 +150,7 @@ def _alternatives(fields: dict) -> int | None:
     return None
 
 
-# --- Checks: (name of a field, its value) -> the value as it is used, or a RequestError ----------------------
+# --- Checks: (name of a field, its value) -> the value as it is used, or a RequestError -----------------
 
 
 def kind(value: object) -> str:
@@ -284,10 +284,7 @@ def _message(name, value) -> dict[str, str]:
     """Return a message as chat templates take it, role and content."""
     found = _object(name, value, MESSAGE)
     if found.get("role") not in ROLES:
-        role = found.get("role", "")
-        raise RequestError(
-            f"{name}.role: expected one of {', '.join(ROLES)}, got {role!r:.40}", f"{name}.role"
-        )
+        raise _expected(f"{name}.role", f"one of {', '.join(ROLES)}", found.get("role", ""))
     if "content" not in found and found["role"] != "assistant":
         raise RequestError(f"{name}.content: missing", f"{name}.content")
     return {"role": ROLES[found["role"]], "content": found.get("content", "")}

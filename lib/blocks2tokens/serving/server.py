@@ -6,7 +6,7 @@
     POST  /v1/chat/completions    messages -> an answer, whole or as server-sent events
     POST  /v1/completions         a text -> its continuation
 
-    body --protocol.py--> Wanted --chat template, encode--> ids --job.py--> pieces of text --replies.py--> JSON
+    body --protocol.py--> Wanted --encode--> ids --job.py--> pieces of text --replies.py--> JSON
 
 `app` is an ASGI application; listening.py puts it on a port.
 """
@@ -25,7 +25,6 @@ from starlette.routing import Route
 
 from blocks2tokens.generate import Model
 from blocks2tokens.grammar import Grammar
-from blocks2tokens.sampler import Sampler
 from blocks2tokens.serving import protocol, replies
 from blocks2tokens.serving.job import Job
 from blocks2tokens.serving.metrics import Metrics
@@ -262,9 +261,9 @@ class Events(StreamingResponse):
 
 
 async def read(request: Request) -> bytes:
-    """Return the body of a request; RequestError for one that is too large, too slow, or not said to be JSON.
+    """Return the body of a request; RequestError for one too large, too slow, or not said to be JSON.
 
-    No more than MAX_BODY bytes of it are kept; the rest is read and dropped, for who is still sending does not
+    No more than MAX_BODY bytes of it are kept; the rest is read and dropped: who is still sending does not
     hear an answer. Only a caller who asks first, "Expect: 100-continue", is told at once.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
