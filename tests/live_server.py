@@ -29,6 +29,7 @@ class Live:
     service: server.Service
     batcher: b2t.Batcher
     port: int
+    said: list[str]
 
     @property
     def address(self) -> str:
@@ -82,11 +83,12 @@ def serving(model, slots=4, key=None):
         app = server.app(model, batcher, NAME, key)
         listener = listening.bound("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        running = listening.Server(app)
+        said: list[str] = []
+        running = listening.Server(app, said.append)
         thread = threading.Thread(target=running.run, args=([listener],))
         thread.start()
         try:
-            yield Live(running, app.state.service, batcher, port)
+            yield Live(running, app.state.service, batcher, port, said)
         finally:
             running.should_exit = True
             thread.join(WAIT)

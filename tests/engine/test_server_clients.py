@@ -2,14 +2,15 @@
 
 import http.client
 import json
-import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from live_server import NAME, WAIT, serving, wait_for
 from small_model import small_model
 
 import blocks2tokens as b2t
+from blocks2tokens.command_line import main
+from blocks2tokens.command_line import serve as serve_command
 from blocks2tokens.serving import listening, server
 
 openai = pytest.importorskip("openai")
@@ -55,10 +58,6 @@ def alone(model, question, max_tokens, **sampling):
 # --- Many at once -----------------------------------------------------------------------------------------
 
 CLIENTS, TOKENS = 64, 16
-
-
-class Slow(Exception):
-    """Somebody left in the middle."""
 
 
 def ask(live, model_name, i):
@@ -282,7 +281,7 @@ def test_escape_stops_an_answer_on_the_page(page, endless):
 def test_the_page_asks_for_the_key(page, model):
     with serving(model, key="sesame") as live:
         page.goto(live.address)
-        page.get_by_text("expected Bearer and the key").wait_for()
+        page.get_by_text("asks for its key").wait_for()
         page.keyboard.type("sesame")  # the field has the focus
         page.keyboard.press("Tab")
         page.get_by_text(NAME, exact=True).wait_for()
@@ -328,7 +327,10 @@ def test_sigterm_lets_answers_end(serve, path):
     text = "".join(part.choices[0].text for part in [*first, *rest])
     assert text == "".join(model.tokenizer.decode_stream(found)) and rest[-1].choices[0].finish_reason
     _, err = process.communicate(timeout=WAIT)
-    assert (process.returncode, err) == (143, "")
+    assert process.returncode == 143 and err in (
+        "",
+        "1 unfinished: up to 20 seconds for them; Ctrl-C ends at once\n",
+    )
     with pytest.raises(openai.APIConnectionError):
         client.completions.create(**fields)
 
@@ -343,29 +345,68 @@ def test_what_takes_too_long_is_cut_at_the_end_and_sent(endless, monkeypatch):
         asking.start()
         wait_for(lambda: live.service.jobs and next(iter(live.service.jobs)).tokens > 2)
     asking.join(WAIT)
+    assert live.said == ["1 unfinished: up to 0.2 seconds for them; Ctrl-C ends at once"]
     ((status, _, answer),) = answers
     choice = answer["choices"][0]
     assert (status, choice["finish_reason"]) == (200, "length")
     assert choice["message"]["content"] and answer["usage"]["completion_tokens"] < 4000
 
 
-def serve_fails(*argv):
-    """Return the one line of an error of `b2t serve`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "blocks2tokens", "serve", *map(str, argv)],
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+@pytest.fixture
+def refused(capsys):
+    """Run `b2t serve` in this process; return the one line of its error."""
+
+    def refused(*argv):
+        assert main(["serve", *map(str, argv)]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+        return err
+
+    return refused
 
 
-def test_an_address_that_cannot_be_had_is_one_line(path):
+def test_a_port_that_is_taken_is_one_line(refused, path):
     with listening.bound("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
+        assert f"port {port} is taken" in refused(path, "--port", port)
+    assert "--host 192.0.2.1" in refused(path, "--host", "192.0.2.1", "--api-key", "sesame")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+def test_a_host_beyond_this_machine_needs_a_key(refused, path, host):
+    assert "--api-key" in refused(path, "--host", host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.9.9.9"])
+def test_this_machine_needs_none(host):
+    serve_command.check_key(host, None)
+    serve_command.check_key("0.0.0.0", "sesame")
+
+
+@pytest.mark.parametrize("key", ["", " x", "schl\u00fcssel", "a\nb"])
+def test_a_key_that_is_no_header_is_an_error_of_usage(path, key, capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", str(path), "--api-key", key])
+    assert "--api-key" in capsys.readouterr().err
+
+
+def test_without_its_packages_it_says_what_to_install(refused, path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "blocks2tokens.serving.listening", None)
+    monkeypatch.setattr(serve_command, "NEEDED", ("blocks2tokens.serving.listening",))
+    assert 'pip install ".[serve]"' in refused(path)
+
+
+def test_the_greeting_can_be_pasted(model):
+    args = Namespace(api_key="sesame", slots=4)
+    with serving(model, key="sesame") as live:
+        said = serve_command.greeting(live.address, NAME, args)
+        assert "sesame" not in said  # a screen may be shared
+        words = shlex.split(said.partition("\n\n")[2].replace("\\\n", " ").replace("KEY", "sesame"))
+        assert words[0] == "curl"
+        headers = dict(words[i + 1].split(": ") for i, word in enumerate(words) if word == "-H")
         assert (
-            serve_fails(path, "--port", port)
-            == f"error: port {port} is taken; --port chooses another, 0 any free one\n"
+            live.request("POST", words[1].removeprefix(live.address), words[words.index("-d") + 1], headers)[
+                0
+            ]
+            == 200
         )

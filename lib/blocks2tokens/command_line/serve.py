@@ -6,7 +6,9 @@ from pathlib import Path
 
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import counted, load
-from blocks2tokens.command_line.notice import Notice
+from blocks2tokens.command_line.notice import Notice, say
+
+NEEDED = ("starlette", "uvicorn", "h11")  # the extra "serve"
 
 EXAMPLE = """\
 curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
@@ -23,7 +25,7 @@ def run(args) -> None:
             with Notice("warming up"):
                 list(batcher.submit([0], 2))
             name = Path(args.model).stem
-            server = listening.Server(app(model, batcher, name, args.api_key))
+            server = listening.Server(app(model, batcher, name, args.api_key), say)
             print(greeting(listening.address(socket), name, args), flush=True)
             server.run([socket])
 
@@ -33,7 +35,7 @@ def _installed():
     try:
         from blocks2tokens.serving import listening, server
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn", "h11"):
+        if error.name not in NEEDED:
             raise
         missing = f'serve needs the package {error.name}: pip install ".[serve]" brings it'
         raise b2t.UnsupportedError(missing) from None

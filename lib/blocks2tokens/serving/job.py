@@ -18,6 +18,8 @@ import numpy as np
 
 from blocks2tokens.stops import cut_at_stops
 
+LEAST = -9999.0  # as OpenAI has it for tokens that are not likely at all
+
 
 class Entry(NamedTuple):
     """A chosen token with its log-probability, and the likeliest ones, most likely first."""
@@ -48,9 +50,9 @@ class Recorder:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return log-probabilities, float64 [vocab], in nats."""
+    """Return log-probabilities, float64 [vocab], in nats; JSON has no infinity, so LEAST is the least."""
     shifted = logits.astype(np.float64) - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    return np.maximum(shifted - np.log(np.exp(shifted).sum()), LEAST)
 
 
 class Piece(NamedTuple):

@@ -8,6 +8,7 @@ only how long a connection may stay idle between two requests.
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import h11
 import uvicorn
@@ -66,17 +67,19 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server, which at its end cuts the answers that take too long."""
 
-    def __init__(self, app: Starlette):
-        """Serve an application that `server.app` has made."""
+    def __init__(self, app: Starlette, say: Callable[[str], None]):
+        """Serve an application that `server.app` has made; `say` is told what the end waits for."""
         limits = {"timeout_graceful_shutdown": GRACE + LAST, "timeout_keep_alive": 15}
         quiet = {"log_level": "error", "access_log": False, "server_header": False}
         super().__init__(
             uvicorn.Config(app, http=Connection, ws="none", lifespan="off", loop="asyncio", **limits, **quiet)
         )
-        self._service = app.state.service
+        self._service, self._say = app.state.service, say
 
     async def shutdown(self, sockets=None) -> None:
         """Let answers end by themselves for a while; then cut them, and send what there is."""
+        if n := len(self._service.jobs):
+            self._say(f"{n} unfinished: up to {GRACE} seconds for them; Ctrl-C ends at once")
         timer = asyncio.get_running_loop().call_later(GRACE, self._service.cut)
         try:
             await super().shutdown(sockets)

@@ -37,7 +37,8 @@ class RequestError(ValueError):
 
     def body(self) -> dict:
         """Return the error as OpenAI's clients read it."""
-        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
+        others = {429: "rate_limit_error", 500: "server_error"}
+        kind = others.get(self.status, "invalid_request_error")
         told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": told}
 
@@ -312,7 +313,7 @@ def _prompt(name, value):
 
 MESSAGE = {"role": _string, "content": _content, "name": _string}
 MESSAGE |= {"refusal": _any, "annotations": _any, "reasoning_content": _any}  # of answers that come back
-MESSAGE |= {"tool_calls": _only([]), "function_call": _only(), "audio": _only()}
+MESSAGE |= {"tool_calls": _only([]), "function_call": _only(None), "audio": _only(None)}
 
 SAMPLING = {"temperature": _number, "top_p": _number, "seed": _seed}
 SAMPLING |= {"top_k": _whole(0, 2**31 - 1), "repetition_penalty": _number}

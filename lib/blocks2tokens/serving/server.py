@@ -351,7 +351,8 @@ class Guard:
             host = request.headers.get("host", "")
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             local = name.lower() in LOCAL
-            return None if local else RequestError(f"Host: {host!r:.80} is not served here", status=403)
+            message = f"Host: {host!r:.80} is not served without a key, which b2t serve --api-key gives"
+            return None if local else RequestError(message, status=403)
         shown = request.headers.get("authorization", "")
         right = hmac.compare_digest(shown.encode(), f"Bearer {self._key}".encode())
         if request.url.path in OPEN or right:
