@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import blocks2tokens as b2t
 from blocks2tokens.serving import listening, server
 
-WAIT = 120  # seconds; only a test that has failed waits as long
+WAIT = 300  # seconds; only a test that has failed waits as long
 NAME = "small"
 
 

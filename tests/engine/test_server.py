@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import jsonschema
@@ -424,15 +425,21 @@ def test_a_body_that_is_too_large_is_refused_and_not_kept(live):
     assert live.talk(waits).startswith(b"HTTP/1.1 413 ")
 
 
-def test_what_is_sent_by_half_is_closed_in_time(live, monkeypatch):
-    monkeypatch.setattr(server, "READ_SECONDS", 0.2)
-    monkeypatch.setattr(listening.Connection, "seconds", 0.3)
-    assert live.talk(b"") == b""
-    assert live.talk(b"POST /v1/chat/comp").startswith(b"HTTP/1.1 408 ")
-    answer = live.talk(HEAD + b"Content-Length: 100\r\n\r\n{")
-    assert answer.startswith(b"HTTP/1.1 408 ") and b"within 0.2 seconds" in answer
-    too_large = live.talk(HEAD + b"Content-Length: 9999999\r\nExpect: 100-continue\r\n\r\n{")
-    assert too_large.startswith(b"HTTP/1.1 413 ")
+HALVES = {
+    b"": b"",
+    b"POST /v1/chat/comp": b"HTTP/1.1 408 ",
+    HEAD + b"Content-Length: 100\r\n\r\n{": b"HTTP/1.1 408 ",
+    HEAD + b"Content-Length: 9999999\r\nExpect: 100-continue\r\n\r\n{": b"HTTP/1.1 413 ",
+}
+
+
+def test_what_is_sent_by_half_is_closed_in_time(live):
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setattr(server, "READ_SECONDS", 1)
+        patch.setattr(listening.Connection, "seconds", 2)
+        answers = list(pool.map(live.talk, HALVES))
+    assert [answer[:13] for answer in answers] == list(HALVES.values())
+    assert b"within 1 seconds" in answers[2]
     assert live.post("/v1/chat/completions", HELLO | {"max_tokens": 1})[0] == 200
 
 

@@ -231,7 +231,9 @@ def page():
         absent(str(CHROMIUM), "apt install chromium")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page()
+        page = browser.new_page()
+        page.set_default_timeout(1000 * WAIT)
+        yield page
         browser.close()
 
 
@@ -317,13 +319,13 @@ def test_sigterm_lets_answers_end(serve, path):
     process, port = serve(path, "--slots", "2")
     address = f"http://127.0.0.1:{port}/v1"
     client = openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=WAIT)
-    fields = {"model": path.stem, "max_tokens": 200, "temperature": 0, "stream": True, "prompt": "The cat"}
+    fields = {"model": path.stem, "max_tokens": 40, "temperature": 0, "stream": True, "prompt": "The cat"}
     parts = iter(client.completions.create(**fields))
     first = [next(parts) for _ in range(2)]
     process.send_signal(signal.SIGTERM)
     rest = list(parts)
     model = b2t.load(path)
-    found = list(model.generate(model.tokenizer.encode("The cat"), 200))
+    found = list(model.generate(model.tokenizer.encode("The cat"), 40))
     text = "".join(part.choices[0].text for part in [*first, *rest])
     assert text == "".join(model.tokenizer.decode_stream(found)) and rest[-1].choices[0].finish_reason
     _, err = process.communicate(timeout=WAIT)
