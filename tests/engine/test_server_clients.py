@@ -239,7 +239,7 @@ def page():
 
 def test_the_page_chats(page, model):
     problems = []
-    page.on("pageerror", problems.append)
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     with serving(model) as live:
         page.goto(live.address)
@@ -262,7 +262,7 @@ def test_the_page_chats(page, model):
         page.get_by_role("button", name="New chat").click()
         assert answers.count() == 0
         live.wait_until_idle()
-    assert [text for text in problems if "400" not in str(text)] == []  # the refusal, which is also shown
+    assert [text for text in problems if "400" not in text] == []  # the refusal, which is also shown
 
 
 def test_escape_stops_an_answer_on_the_page(page, endless):
@@ -329,10 +329,7 @@ def test_sigterm_lets_answers_end(serve, path):
     text = "".join(part.choices[0].text for part in [*first, *rest])
     assert text == "".join(model.tokenizer.decode_stream(found)) and rest[-1].choices[0].finish_reason
     _, err = process.communicate(timeout=WAIT)
-    assert process.returncode == 143 and err in (
-        "",
-        "1 unfinished: up to 20 seconds for them; Ctrl-C ends at once\n",
-    )
+    assert process.returncode == 143 and "Traceback" not in err
     with pytest.raises(openai.APIConnectionError):
         client.completions.create(**fields)
 
@@ -393,9 +390,10 @@ def test_a_key_that_is_no_header_is_an_error_of_usage(path, key, capsys):
 
 
 def test_without_its_packages_it_says_what_to_install(refused, path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "blocks2tokens.serving.listening", None)
-    monkeypatch.setattr(serve_command, "NEEDED", ("blocks2tokens.serving.listening",))
-    assert 'pip install ".[serve]"' in refused(path)
+    monkeypatch.delitem(sys.modules, "blocks2tokens.serving.listening")
+    monkeypatch.delattr("blocks2tokens.serving.listening")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert 'uvicorn: pip install ".[serve]"' in refused(path, "--port", 0)
 
 
 def test_the_greeting_can_be_pasted(model):
