@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import blocks2tokens as b2t
 from blocks2tokens.course import bench
 from blocks2tokens.model import decode
 from blocks2tokens.model.cache_rows import PAGE
+from blocks2tokens.model.kv_cache import KVCache
 from blocks2tokens.serving import QueueFull, scheduler
 from blocks2tokens.serving.answers import Request
 from blocks2tokens.serving.scheduler import CHUNK, Scheduler, last_chunk
@@ -146,23 +148,19 @@ def test_a_stop_token_ends_an_answer_unseen(loaded, monkeypatch):
 
 
 def test_an_answer_ends_before_a_stop_begins(model):
-    tokenizer, ids = model.tokenizer, prompt(9)
+    ids, rng = prompt(9), np.random.default_rng(1)
     whole = list(model.generate(ids, 40, drawn(4)))
-    text, rng = "".join(tokenizer.decode_stream(whole)), np.random.default_rng(1)
-    starts = rng.integers(0, len(text) - 4, 30)
-    stops = [
-        text[start : start + length] for start, length in zip(starts, rng.integers(1, 5, 30), strict=True)
-    ]
+    pieces = list(islice(model.tokenizer.decode_stream(whole), 40))  # of each id; "": within a character
+    text, ends = "".join(pieces), np.cumsum([len(piece) for piece in pieces])
+    places = zip(rng.integers(0, len(text) - 4, 30), rng.integers(1, 5, 30), strict=True)
+    stops = [(text[start : start + length],) for start, length in places]
     with b2t.Batcher(model) as batcher:
-        for stop in [*stops, "not there", ("nor there", stops[0])]:
+        for stop in [*stops, ("not there",), ("nor there", *stops[0])]:
             answer = batcher.submit(ids, 40, drawn(4), stop)
-            found = list(answer)
-            places = [text.find(s) for s in ([stop] if isinstance(stop, str) else stop) if s in text]
-            end = min(places, default=len(text))
-            kept = [n for n in range(41) if len("".join(tokenizer.decode_stream(whole[:n]))) <= end]
-            partly = tokenizer.decode(whole[: max(kept)]).endswith("�")
-            assert found == whole[: len(found)] and (max(kept) - partly <= len(found) <= max(kept)), stop
-            assert answer.ended == ("stop" if places else "length")
+            at = min((text.find(s) for s in stop if s in text), default=None)
+            whole_ids = [n + 1 for n in range(40) if pieces[n] and (at is None or ends[n] <= at)]
+            assert list(answer) == (whole if at is None else whole[: max(whole_ids, default=0)]), stop
+            assert answer.ended == ("length" if at is None else "stop")
 
 
 def test_a_sampler_sees_its_own_text(model):
@@ -266,7 +264,8 @@ def test_a_pass_makes_no_array(model):
 
 def test_64_clients_slow_gone_cancelled_and_failing(model):
     requests = [(prompt(1 + 13 * i % 150, i), 3 + i % 17, 50 + i) for i in range(64)]
-    expected = [alone(model, ids, n, drawn(seed)) for ids, n, seed in requests]
+    with b2t.Batcher(model, slots=1) as one:
+        expected = [list(one.submit(ids, n, drawn(seed))) for ids, n, seed in requests]
     batcher = b2t.Batcher(model, slots=7, pages=40)
 
     def client(i):
@@ -406,6 +405,23 @@ def test_an_error_in_the_with_block_ends_all(model):
             list(answer)
 
 
+def test_who_finds_no_memory_fails_alone(model, monkeypatch):
+    turns, usual = Scheduler(model, 4, None), KVCache.prepare
+
+    def prepare(self, n_tokens):
+        if self.capacity == 77:
+            raise MemoryError
+        usual(self, n_tokens)
+
+    monkeypatch.setattr(KVCache, "prepare", prepare)
+    requests = [Request([5, 6], n, b2t.Sampler()) for n in (9, 75, 9)]
+    turns.waiting.extend(requests)
+    while turns.busy:
+        turns.turn()
+    assert [request.ended for request in requests] == ["length", "error", "length"]
+    assert turns.pool.n_used == 0
+
+
 def test_a_batcher_that_is_forgotten_ends_its_thread_but_not_before_its_answers(model):
     answer = b2t.Batcher(model).submit([5, 6], 30)
     thread = answer._batcher._driver
@@ -421,7 +437,8 @@ def test_when_the_thread_fails_nobody_waits(model, monkeypatch):
     batcher = b2t.Batcher(model)
     driver = batcher._driver
     monkeypatch.setattr(driver.scheduler.decoder, "step", lambda *_, **__: 1 // 0)
-    answers = [batcher.submit([5, i], 3) for i in (6, 7)]
+    with driver.changed:  # so that it begins when both are there
+        answers = [batcher.submit([5, i], 3) for i in (6, 7)]
     for answer in answers:
         with pytest.raises(ZeroDivisionError):
             list(answer)

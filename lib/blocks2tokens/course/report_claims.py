@@ -227,6 +227,7 @@ MEASURED = {
         "a token behind many, float32 cache over q8_0": "×",
     },
     "27": {"perplexity of a pruned model over one of fewer bits, at equal bytes": "×"},
+    "29": {"tokens in all, 16 texts over one, in the batcher": "×"},
     "32": {},
 }
 
@@ -791,6 +792,7 @@ CLAIMS = {
         "Tokens of 16 users together over those of one; it counts from 2. A scheduler: lesson 29.",
         at_1=at_least("tokens in all, 16 users over one", 2),
         inference=True,
+        shows=("tokens in all, 16 texts over one, in the batcher",),
     ),
     "S8.12": Claim(
         "Speculative decoding: Parallel draft-and-verify",

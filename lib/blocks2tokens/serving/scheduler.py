@@ -125,14 +125,15 @@ class Scheduler:
                 self._end(request, error)
 
     def _begin(self, request, slot):
-        n_tokens = request.prompt_tokens + request.max_tokens
-        request.cache = cache = self._cache(n_tokens)
-        cache.batch_memory = self.memory
-        request.cached_tokens = cache.begin_with(request.history[: last_chunk(request.prompt_tokens)])
+        """Give a request its slot and all its pages; if there is no memory for them, nothing has changed."""
+        n, n_tokens = request.prompt_tokens, request.prompt_tokens + request.max_tokens
+        cache = self._cache(n_tokens)
+        request.cached_tokens = cache.begin_with(request.history[: last_chunk(n)])
         cache.prepare(n_tokens - cache.length)
+        cache.batch_memory = self.memory
         self.tables[slot, : len(cache.table)] = cache.table
-        request.slot, self.slots[slot] = slot, request
-        if request.prompt_tokens > 1:  # a single token is a row of a pass, as it is alone
+        request.cache, request.slot, self.slots[slot] = cache, slot, request
+        if n > 1:  # a single token is a row of a pass, as it is alone
             self.reading.append(request)
 
     def _cache(self, capacity: int) -> KVCache:

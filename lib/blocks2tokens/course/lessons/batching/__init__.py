@@ -1,0 +1,1 @@
+"""What lesson 29_batching alone uses."""
