@@ -873,7 +873,7 @@ FETCHED = {arguments.MODEL}  # by set-up
 
 def pasted(text, written):
     """Yield the arguments of each b2t in lines of a shell; add the files that they write to `written`."""
-    for line in re.sub(r"\|\n", "|", text).splitlines():
+    for line in re.sub(r"\\\n", "", re.sub(r"\|\n", "|", text)).splitlines():
         words = shlex.split(line.replace("$M", arguments.MODEL), comments=True)
         written |= {words[i + 1] for i, word in enumerate(words) if word == ">"}
         for bar, group in groupby(words, lambda word: word == "|"):

@@ -27,7 +27,7 @@ LAYERS = {
     "session": {"errors", "gguf_file", "model", "tokenizer", "sampler", "stops", "session_file"},
 }
 LAYERS |= {"generate": set(LAYERS)}
-LAYERS |= {"serving": {"jit", "model", "sampler", "stops", "tokenizer", "generate"}}
+LAYERS |= {"serving": {"jit", "model", "sampler", "stops", "tokenizer", "generate", "grammar", "session"}}
 LAYERS |= {"quality": {"generate", "perplexity"}}
 LAYERS |= {"encoder": {"formats", "gguf_file", "generate", "importance"}}
 LAYERS |= {"mix": {"files", "formats", "gguf_file", "generate", "importance", "model", "quality", "sampler"}}

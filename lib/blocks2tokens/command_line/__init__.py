@@ -4,6 +4,7 @@ arguments   what may be typed, and what --help says
 generate    a text continued, or a question answered
 chat        a conversation at a prompt
 info        what is in a GGUF file
+serve       a model for programs and browsers, over HTTP
 calibrate   which kernels are the fastest here
 course      the lessons: a learner's progress, a class's grades
 answer      one answer as it comes, and how long it took
@@ -17,7 +18,7 @@ import sys
 import warnings
 
 import blocks2tokens as b2t
-from blocks2tokens.command_line import arguments, calibrate, chat, course, generate, info
+from blocks2tokens.command_line import arguments, calibrate, chat, course, generate, info, serve
 from blocks2tokens.command_line.answer import load
 from blocks2tokens.command_line.arguments import Command
 from blocks2tokens.command_line.notice import Notice, printable, reason, say
@@ -114,6 +115,7 @@ def quality(args) -> None:
 COMMANDS = {
     "chat": Command("talk with a chat model at a prompt", arguments.add_chat, chat.run),
     "generate": Command("continue a text", arguments.add_generate, generate.run),
+    "serve": Command("answer programs and browsers over HTTP", arguments.add_serve, serve.run),
     "info": Command("show what is in a GGUF file", arguments.add_info, info.run),
     "convert": Command("quantize a model into another format", arguments.add_convert, convert),
     "prune": Command("leave layers, neurons, heads or weights out", arguments.add_prune, prune),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.cache_rows import TYPES
+from blocks2tokens.model.transformer import MOST_ROWS
 from blocks2tokens.perplexity import WINDOW
 from blocks2tokens.prune import WAYS
 from blocks2tokens.session import MAX_TOKENS
@@ -116,6 +117,32 @@ def add_generate(commands) -> None:
     ends = _add_ends(parser, "where the text ends", GENERATE_TOKENS)
     form = "write JSON that follows the JSON schema in FILE, and nothing else; needs the package llguidance"
     ends.add_argument("--json-schema", metavar="FILE", help=form)
+
+
+def add_serve(commands) -> None:
+    details = (
+        "Serve a model over HTTP: OpenAI's protocol, for chat programs, editors and their libraries, and a "
+        "page to chat. Several answers are written at once. Only this machine is answered unless --host "
+        "says otherwise. Ctrl-C or SIGTERM lets the answers that are being written end."
+    )
+    parser = _add_command(commands, "serve", details, f"serve {MODEL} --port 8080 --slots 8")
+    _add_threads(parser)
+    _add_template(parser)
+    at = parser.add_argument_group("where, and for whom")
+    at.add_argument("--host", metavar="HOST", default="127.0.0.1", help="the address (default: 127.0.0.1)")
+    port = "the port; 0: any free one (default: 8080)"
+    at.add_argument("--port", metavar="PORT", type=between(0, 65535), default=8080, help=port)
+    key = "what callers must show; needed for any host but this machine"
+    at.add_argument("--api-key", metavar="KEY", type=shown_key, help=key)
+    slots = "write so many answers at once; more wait for their turn (default: 8)"
+    at.add_argument("--slots", metavar="N", type=between(1, MOST_ROWS), default=8, help=slots)
+
+
+def shown_key(text: str) -> str:
+    """Return a key; ArgumentTypeError for one that does not go into a header of HTTP."""
+    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+        raise argparse.ArgumentTypeError("expected letters, digits and signs of ASCII")
+    return text
 
 
 def add_info(commands) -> None:
@@ -253,11 +280,15 @@ def _add_cache(parser) -> None:
     parser.add_argument("--cache", metavar="TYPE", choices=TYPES, default="float32", help=about)
 
 
+def _add_template(parser) -> None:
+    file = "a chat template, in Jinja, to use in the place of the model's own; a base model has none"
+    parser.add_argument("--chat-template", metavar="FILE", help=file)
+
+
 def _add_chat_format(parser) -> None:
     """Add what goes into a model's chat template."""
     parser.add_argument("--system", metavar="TEXT", help="tell the model who it is, ahead of all messages")
-    file = "a chat template, in Jinja, to use in the place of the model's own; a base model has none"
-    parser.add_argument("--chat-template", metavar="FILE", help=file)
+    _add_template(parser)
     about = (
         "a variable for the model's chat template, such as enable_thinking=false; JSON, or else text. "
         "Can be given several times"
@@ -331,6 +362,17 @@ def known_format(name: str) -> str:
     if name not in PACKED:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(PACKED)}, got {name!r}")
     return name
+
+
+def between(least: int, most: int) -> Callable[[str], int]:
+    """Return a function that reads a whole number, and makes one outside these limits an error of usage."""
+
+    def read(text):
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number, {least} to {most}, got {text!r}")
+        return int(text)
+
+    return read
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -223,6 +223,7 @@ class Batcher:
         """
         check_number("waiting", waiting, None)
         self._driver = driver = _Driver(Scheduler(model, slots, pages), waiting)
+        self.slots = slots
         self._finish = weakref.finalize(self, driver.close, False)  # at the interpreter's end, too
         driver.start()
 
