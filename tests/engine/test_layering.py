@@ -38,6 +38,8 @@ LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler"
 LAYERS |= {
     "prune": {"errors", "files", "convert", "formats", "gguf_file", "gguf_writer", "model", "generate"}
 }
+LAYERS |= {"parallel": {"errors", "files", "convert", "kernels", "matrix", "model", "generate", "sampler"}}
+LAYERS["parallel"] |= {"perplexity", "quality"}
 LAYERS = {"jit": set()} | {name: {*below, "jit"} for name, below in LAYERS.items()}
 ENGINE = set(LAYERS)
 LAYERS |= {TOP: ENGINE, "course": {*ENGINE, TOP}, "benchmarks": {*ENGINE, TOP, "course"}}

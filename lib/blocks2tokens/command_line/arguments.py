@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
+from blocks2tokens.parallel.cost import Link
 from blocks2tokens.perplexity import WINDOW
 from blocks2tokens.prune import WAYS
 from blocks2tokens.session import MAX_TOKENS
@@ -113,6 +114,28 @@ def add_generate(commands) -> None:
     ends = _add_ends(parser, "where the text ends", GENERATE_TOKENS)
     form = "write JSON that follows the JSON schema in FILE, and nothing else; needs the package llguidance"
     ends.add_argument("--json-schema", metavar="FILE", help=form)
+    machines = parser.add_argument_group("on several machines, started with mpiexec -n N b2t generate ...")
+    way = "pipeline: each has some of the layers; tensor: each has some rows of all of them"
+    machines.add_argument("--parallel", choices=("pipeline", "tensor"), help=way)
+    kept = "keep the tokens in FILE as they come; the same command goes on from those that are there"
+    machines.add_argument("--tokens-file", metavar="FILE", help=kept)
+    network = "on one machine, hold each message back as a network would: latency in ms, and Gbit/s"
+    machines.add_argument("--link", metavar="MS,GBIT", type=link, help=network)
+
+
+def link(text: str) -> Link:
+    """Return a network, of milliseconds and Gbit/s.
+
+    >>> link("0.5,1")
+    Link(latency=0.0005, rate=125000000.0)
+    """
+    try:
+        latency, rate = map(float, text.split(","))
+        if not (0 <= latency < float("inf") and 0 < rate < float("inf")):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected MS,GBIT such as 0.5,1, got {text!r}") from None
+    return Link(latency / 1e3, rate * 1e9 / 8)
 
 
 def add_info(commands) -> None:
