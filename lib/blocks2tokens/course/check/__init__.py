@@ -41,6 +41,7 @@ LESSONS = (
     "kv_cache",
     "quality_and_mixes",
     "pruning",
+    "many_machines",
 )
 
 BY_LESSON: dict[str, list[Exercise]] = {
