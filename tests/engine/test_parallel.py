@@ -37,11 +37,13 @@ if way == "pipeline":
 else:
     many = TensorParallel(model, ranks)
     cache = many.new_cache(len(ids) + 4)
-found = [many.next_logits(ids[:-3], cache)]
-for i in ids[-3:]:
-    found.append(many.next_logits([i], cache, *[True] * (way == "pipeline")))
-    found[-2] = None if found[-2] is None else found[-2].copy()
-if found[0] is not None and (way == "pipeline" or ranks.rank == 0):
+found = []
+for step in (ids[:-3], *([i] for i in ids[-3:])):
+    decodes = [len(step) == 1] if way == "pipeline" else []
+    logits = many.next_logits(step, cache, *decodes)
+    if logits is not None:
+        found.append(logits.copy())
+if ranks.rank == (ranks.size - 1 if way == "pipeline" else 0):
     np.save(out, np.array(found))
 two = [ids, ids[:3]]
 alone = [list(many.generate(i, 4)) for i in two]

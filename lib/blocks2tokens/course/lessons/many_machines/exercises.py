@@ -345,7 +345,7 @@ RATE = Exercise(
         ),
     ),
     hints=(
-        "Follow one text once around. Then look at one stage: how long is it busy until it has had all texts?",
+        "Follow one text once around. Then look at one stage: how long is it busy with all texts?",
         "A round takes at least the way of one text, and at least n_texts times the slowest stage.",
     ),
     tolerance=1e-9,
