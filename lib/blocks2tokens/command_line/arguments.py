@@ -235,6 +235,26 @@ def share(text: str) -> float | str:
         return text
 
 
+def add_sweep(commands) -> None:
+    details = (
+        "Convert each model into each format, measure its perplexity on each text, and write a table. "
+        "Rows that are in the table are not measured again: the same command goes on where one ended. "
+        "Dask's workers do it, one for each core here, or those of a scheduler, which see the same files."
+    )
+    example = "sweep data/austen.gguf --formats Q4_K Q8_0 as-it-is --texts README.md --out sweep.csv"
+    parser = _add_command(commands, "sweep", details, example, model=False)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="GGUF files")
+    formats = f"{', '.join(TARGETS)}; as-it-is: the file itself"
+    parser.add_argument("--formats", metavar="FORMAT", nargs="+", required=True, help=formats)
+    parser.add_argument("--texts", metavar="TEXTFILE", nargs="+", required=True, help="texts in UTF-8")
+    parser.add_argument("--out", metavar="CSV", required=True, help="the table, read first if it is there")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of Dask's, such as tcp://10.0.0.1:8786")
+    first = "read the first N tokens of each text (default: 4000)"
+    parser.add_argument("--tokens", metavar="N", type=at_least(2), default=4000, help=first)
+    together = "tokens read together (default: 512)"
+    parser.add_argument("--window", metavar="N", type=at_least(1), default=512, help=together)
+
+
 def add_calibrate(commands) -> None:
     details = (
         "Time the kernels again, keep which are the fastest for this machine, and show what the others cost. "

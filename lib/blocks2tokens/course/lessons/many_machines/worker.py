@@ -23,7 +23,7 @@ from blocks2tokens.parallel.ranks import Ranks
 from blocks2tokens.parallel.speed import all_reduce_seconds, hop_seconds
 from blocks2tokens.parallel.tensor import TensorParallel
 
-PROMPT = "Write a sentence about the sea."
+PROMPT = "Once upon a time there was a small town by the sea, where"
 WARM = 3  # tokens that do not count
 
 
