@@ -21,11 +21,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from blocks2tokens.errors import UnsupportedError
 from blocks2tokens.parallel.cost import Link
 
 BEAT, SILENCE = 0.5, 4.0  # seconds: from beat to beat, and after how many a rank counts as lost
+BUSY = 60.0  # but so many if one sees its process run: compiled code lets no thread beat
 PATIENT = 0.05  # seconds that a rank waits before it begins to sleep between two looks
 NAP = 2e-4
 LOST = 75  # exit code: sysexits' EX_TEMPFAIL, try again
@@ -65,7 +67,7 @@ class Ranks:
             raise ValueError("a link is tried out on one machine: its ranks need one clock")
         self._sent: list = []  # (request, array): an array must stay as it is until it has gone
         self._over = threading.Event()
-        self._names = self.comm.allgather(f"{MPI.Get_processor_name()}, process {os.getpid()}")
+        self._names = self.comm.allgather((MPI.Get_processor_name(), os.getpid()))
         if self.size > 1:
             beats = self.comm.Dup()
             threading.Thread(target=self._listen, args=(beats,), daemon=True).start()
@@ -154,12 +156,20 @@ class Ranks:
             while beats.Iprobe(before):
                 beats.Recv(nothing, before)
                 heard = time.monotonic()
-            if time.monotonic() - heard > SILENCE:
-                self.end(
-                    f"rank {before} of {self.size} ({self._names[before]}) is gone or hangs: "
-                    f"silent for {SILENCE:g} s{self.last_words()}",
-                    LOST,
-                )
+            silent = time.monotonic() - heard
+            if silent > (BUSY if self._is_seen(before) else SILENCE):
+                host, process = self._names[before]
+                who = f"rank {before} of {self.size} ({host}, process {process})"
+                self.end(f"{who} is gone or hangs: silent for {silent:.0f} s{self.last_words()}", LOST)
+
+    def _is_seen(self, rank) -> bool:
+        """Is a rank's process on this machine, and does it run?"""
+        host, process = self._names[rank]
+        try:
+            stopped = psutil.Process(process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return False
+        return host == self._names[self.rank][0] and not stopped
 
     def end(self, why: str, code: int) -> None:
         """Say why in one line, and end all ranks with this exit code."""
