@@ -246,7 +246,9 @@ def test_a_rank_that_is_lost_ends_the_others_and_its_tokens_go_on(how, path, tmp
     assert not any(is_alive(pid) for pid in ranks)
     if how == "hangs":
         first = error.splitlines()[0]
-        assert re.match(r"error: rank \d of 2 \(.*\) is gone or hangs: silent for [4-9] s; \d+ tokens are", first)
+        assert re.match(
+            r"error: rank \d of 2 \(.*\) is gone or hangs: silent for [4-9] s; \d+ tokens are", first
+        )
     lines = kept.read_text().split("\n")
     command[command.index("6000")] = str(n := len(lines) + 5)
     code, again, error = many_ranks.run(2, *command)

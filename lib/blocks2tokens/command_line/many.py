@@ -7,7 +7,6 @@ All ranks do the same; rank 0 speaks. Where one fails, all end, and one line say
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +20,6 @@ from blocks2tokens.parallel.saved import Saved
 from blocks2tokens.parallel.tensor import TensorParallel
 
 WAYS = {"pipeline": Pipeline, "tensor": TensorParallel}
-POLITE = 1.0  # seconds that another rank waits with an error that rank 0 may have as well
 
 
 @contextmanager
@@ -36,13 +34,15 @@ def together(link: Link | None) -> Iterator[Ranks]:
         yield ranks
         ranks.close()
     except Exception as error:
-        known = isinstance(error, ValueError | OSError | MemoryError)
         if ranks.size == 1:
             raise
-        if ranks.rank:
-            time.sleep(POLITE)
-        text = printable(reason(error)) if known else f"rank {ranks.rank}: {type(error).__name__}: {error}"
-        ranks.end(text, 1)
+        known = isinstance(error, ValueError | OSError | MemoryError)
+        text = printable(reason(error)) if known else f"{type(error).__name__}: {error}"
+        if not ranks.all_fail():
+            ranks.end(f"rank {ranks.rank}: {text}", 1)
+        if ranks.rank == 0:
+            say(f"error: {text}")
+        sys.exit(1)
 
 
 def threads(asked_for: int | None, ranks: Ranks) -> int:

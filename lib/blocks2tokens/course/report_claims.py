@@ -227,6 +227,10 @@ MEASURED = {
         "a token behind many, float32 cache over q8_0": "×",
     },
     "27": {"perplexity of a pruned model over one of fewer bits, at equal bytes": "×"},
+    "31": {
+        "a token of one text on two stages over one process": "×",
+        "tokens of two texts in turn over one at a time": "×",
+    },
     "32": {},
 }
 
@@ -777,6 +781,10 @@ CLAIMS = {
         "30",
         "One token passes the layers one after the other.",
         inference=True,
+        shows=(
+            "a token of one text on two stages over one process",
+            "tokens of two texts in turn over one at a time",
+        ),
     ),
     "S8.10": Claim(
         "Hybrid quantization: Keep some layers in Float32",

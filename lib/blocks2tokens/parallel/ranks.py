@@ -30,6 +30,7 @@ BEAT, SILENCE = 0.5, 4.0  # seconds: from beat to beat, and after how many a ran
 BUSY = 60.0  # but so many if one sees its process run: compiled code lets no thread beat
 PATIENT = 0.05  # seconds that a rank waits before it begins to sleep between two looks
 NAP = 2e-4
+PATIENCE = 2.0  # seconds in which all ranks meet an error that is everybody's
 LOST = 75  # exit code: sysexits' EX_TEMPFAIL, try again
 
 
@@ -68,9 +69,10 @@ class Ranks:
         self._sent: list = []  # (request, array): an array must stay as it is until it has gone
         self._over = threading.Event()
         self._names = self.comm.allgather((MPI.Get_processor_name(), os.getpid()))
+        self._failed, self._listener = self.comm.Dup(), None
         if self.size > 1:
-            beats = self.comm.Dup()
-            threading.Thread(target=self._listen, args=(beats,), daemon=True).start()
+            self._listener = threading.Thread(target=self._listen, args=(self.comm.Dup(),), daemon=True)
+            self._listener.start()
 
     # --- Messages -----------------------------------------------------------------------------------------
 
@@ -142,7 +144,22 @@ class Ranks:
         for request, _ in self._sent:
             self.wait(request)
         self.wait(self.comm.Ibarrier())
+        self._stop()
+
+    def _stop(self):
         self._over.set()
+        if self._listener:
+            self._listener.join()  # who talks after MPI's end crashes
+
+    def all_fail(self) -> bool:
+        """Say that this rank cannot go on; return whether all the others say so, too, within PATIENCE."""
+        request, end = self._failed.Ibarrier(), time.monotonic() + PATIENCE
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(NAP)
+        self._stop()
+        return True
 
     # --- Those who are lost -------------------------------------------------------------------------------
 
