@@ -49,12 +49,9 @@ def measure(model: str | os.PathLike, links: Mapping[str, Link], tokens: int) ->
     problem = why_not()
     if problem is None:
         job = json.dumps({"model": os.fspath(model), "links": dict(links), "tokens": tokens})
-        found = subprocess.run(
-            command(2, "-m", WORKER, job), capture_output=True, text=True, timeout=SECONDS, env=_environment()
-        )
-        if found.returncode == 0:
-            return json.loads(found.stdout.splitlines()[-1]), "Measured here, on two ranks."
-        problem = (found.stderr.strip().splitlines() or ["no reason given"])[0]
+        said, problem = _run("-m", WORKER, job)
+        if problem is None:
+            return json.loads(said.splitlines()[-1]), "Measured here, on two ranks."
     text = (resources.files(__package__) / "recorded.json").read_text(encoding="utf-8")
     return json.loads(text), f"Not measured here ({problem}). Recorded on a machine of two cores:"
 
@@ -64,14 +61,22 @@ def speak(model: str | os.PathLike, prompt: str, tokens: int) -> str:
     if problem := why_not():
         return f"({problem})"
     arguments = ["generate", os.fspath(model), prompt, "--max-tokens", str(tokens), "--parallel", "pipeline"]
-    found = subprocess.run(
-        command(2, "-m", "blocks2tokens", *arguments),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env=_environment(),
-    )
-    return found.stdout or found.stderr
+    said, problem = _run("-m", "blocks2tokens", *arguments)
+    return said if problem is None else f"({problem})"
+
+
+def _run(*arguments: str) -> tuple[str, str | None]:
+    """Return what Python prints with these arguments on two ranks, and what went wrong, or None."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    with subprocess.Popen(command(2, *arguments), text=True, env=_environment(), **pipes) as ranks:
+        try:
+            said, error = ranks.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            ranks.terminate()  # mpiexec ends its ranks
+            return "", f"no answer within {SECONDS} s"
+    if ranks.returncode:
+        return said, (error.strip().splitlines() or [f"exit code {ranks.returncode}"])[0]
+    return said, None
 
 
 def _environment() -> dict[str, str]:
