@@ -6,7 +6,7 @@
 
 A stage is a Transformer of fewer layers. What it reads in the place of an embedding is what came in: row i
 of the message is "token" i of a table that the message fills. So it computes with the engine's own passes,
-and the logits are bit for bit those of one process.
+and the logits are bit for bit those of one process, as long as the ranks' CPUs choose the same kernels.
 
 Of one text, one stage works and the others wait: a token takes as long as on one machine, and the hops. Of
 several texts, each stage has another one in hand, and all work.

@@ -14,6 +14,7 @@ Needs mpi4py and an MPI; PyPI has both: `pip install mpi4py mpich` puts mpiexec 
 
 import hashlib
 import os
+import pickle
 import sys
 import threading
 import time
@@ -125,8 +126,14 @@ class Ranks:
             time.sleep(0 if time.monotonic() - start < PATIENT else NAP)
 
     def told(self, value, root: int = 0):
-        """Return what rank `root` has as `value`, any object."""
-        return self.comm.bcast(value, root)
+        """Return what rank `root` has as `value`, any object that pickle takes."""
+        data = np.array(bytearray(pickle.dumps(value) if self.rank == root else b""))
+        size = np.array([data.size])
+        self.wait(self.comm.Ibcast(size, root))
+        if self.rank != root:
+            data = np.empty(size[0], np.uint8)
+        self.wait(self.comm.Ibcast(data, root))
+        return pickle.loads(data)
 
     def all_have(self, value) -> list:
         """Return every rank's value, any object, in the order of the ranks."""
