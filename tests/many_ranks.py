@@ -30,6 +30,10 @@ def start(n: int, *arguments: str, **more) -> subprocess.Popen:
 
 def run(n: int, *arguments: str) -> tuple[int, str, str]:
     """Run Python with these arguments on n ranks; return the exit code, stdout and stderr."""
-    process = start(n, *arguments)
-    out, err = process.communicate(timeout=SECONDS)
+    with start(n, *arguments) as process:
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # mpiexec ends its ranks
+            raise
     return process.returncode, out, err

@@ -246,7 +246,10 @@ def test_a_rank_that_is_lost_ends_the_others_and_its_tokens_go_on(how, path, tmp
         time.sleep(0.05)
     ranks = ranks_of(process)
     os.kill(ranks[1], signal.SIGKILL if how == "dies" else signal.SIGSTOP)
-    _, error = process.communicate(timeout=60)  # SILENCE and a beat, on a quiet machine
+    try:
+        _, error = process.communicate(timeout=60)  # SILENCE and a beat, on a quiet machine
+    finally:
+        process.terminate()
     assert process.returncode not in (0, None)
     assert not any(is_alive(pid) for pid in ranks)
     if how == "hangs":
