@@ -112,6 +112,20 @@ def quality(args) -> None:
     print(result)
 
 
+def sweep(args) -> None:
+    """Measure models in several formats on several texts, and print the table."""
+    from blocks2tokens.parallel.sweep import sweep as measure
+
+    failed = measure(
+        args.models, args.formats, args.texts, args.out, args.scheduler, args.tokens, args.window
+    )
+    print(read_text(args.out), end="")
+    for job, error in failed.items():
+        say(f"note: {printable(job.model)} {job.format} {printable(job.text)}: {printable(error)}")
+    if failed:
+        raise ValueError(f"{len(failed)} jobs failed; the same command tries them again")
+
+
 COMMANDS = {
     "chat": Command("talk with a chat model at a prompt", arguments.add_chat, chat.run),
     "generate": Command("continue a text", arguments.add_generate, generate.run),
@@ -121,6 +135,7 @@ COMMANDS = {
     "prune": Command("leave layers, neurons, heads or weights out", arguments.add_prune, prune),
     "perplexity": Command("measure how well a model predicts a text", arguments.add_perplexity, perplexity),
     "quality": Command("measure how far a model is from another", arguments.add_quality, quality),
+    "sweep": Command("measure formats x models x texts, also on a cluster", arguments.add_sweep, sweep),
     "calibrate": Command("time the kernels again, keep the fastest", arguments.add_calibrate, calibrate.run),
     "course": Command("see and reset your lessons, grade a class", course.add, course.run),
 }

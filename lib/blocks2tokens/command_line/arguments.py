@@ -14,6 +14,7 @@ from blocks2tokens.convert import TARGETS
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.cache_rows import TYPES
 from blocks2tokens.model.transformer import MOST_ROWS
+from blocks2tokens.parallel.cost import Link
 from blocks2tokens.perplexity import WINDOW
 from blocks2tokens.prune import WAYS
 from blocks2tokens.session import MAX_TOKENS
@@ -117,6 +118,28 @@ def add_generate(commands) -> None:
     ends = _add_ends(parser, "where the text ends", GENERATE_TOKENS)
     form = "write JSON that follows the JSON schema in FILE, and nothing else; needs the package llguidance"
     ends.add_argument("--json-schema", metavar="FILE", help=form)
+    machines = parser.add_argument_group("on several machines, started with mpiexec -n N b2t generate ...")
+    way = "pipeline: each has some of the layers; tensor: each has some rows of all of them"
+    machines.add_argument("--parallel", choices=("pipeline", "tensor"), help=way)
+    kept = "keep the tokens in FILE as they come; the same command goes on from those that are there"
+    machines.add_argument("--tokens-file", metavar="FILE", help=kept)
+    network = "on one machine, hold each message back as a network would: latency in ms, and Gbit/s"
+    machines.add_argument("--link", metavar="MS,GBIT", type=link, help=network)
+
+
+def link(text: str) -> Link:
+    """Return a network, of milliseconds and Gbit/s.
+
+    >>> link("0.5,1")
+    Link(latency=0.0005, rate=125000000.0)
+    """
+    try:
+        latency, rate = map(float, text.split(","))
+        if not (0 <= latency < float("inf") and 0 < rate < float("inf")):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected MS,GBIT such as 0.5,1, got {text!r}") from None
+    return Link(latency / 1e3, rate * 1e9 / 8)
 
 
 def add_serve(commands) -> None:
@@ -241,6 +264,26 @@ def share(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def add_sweep(commands) -> None:
+    details = (
+        "Convert each model into each format, measure its perplexity on each text, and write a table. "
+        "Rows that are in the table are not measured again: the same command goes on where one ended. "
+        "Dask's workers do it, one for each core here, or those of a scheduler, which see the same files."
+    )
+    example = "sweep data/austen.gguf --formats Q4_K Q8_0 as-it-is --texts README.md --out sweep.csv"
+    parser = _add_command(commands, "sweep", details, example, model=False)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="GGUF files")
+    formats = f"{', '.join(TARGETS)}; as-it-is: the file itself"
+    parser.add_argument("--formats", metavar="FORMAT", nargs="+", required=True, help=formats)
+    parser.add_argument("--texts", metavar="TEXTFILE", nargs="+", required=True, help="texts in UTF-8")
+    parser.add_argument("--out", metavar="CSV", required=True, help="the table, read first if it is there")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of Dask's, such as tcp://10.0.0.1:8786")
+    first = "read the first N tokens of each text (default: 4000)"
+    parser.add_argument("--tokens", metavar="N", type=at_least(2), default=4000, help=first)
+    together = "tokens read together (default: 512)"
+    parser.add_argument("--window", metavar="N", type=at_least(1), default=512, help=together)
 
 
 def add_calibrate(commands) -> None:

@@ -5,6 +5,7 @@ PROMPT, or stdin --encode, or the chat template--> ids --Answer--> text as it co
 
 import json
 import sys
+from collections.abc import Callable
 
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import Answer, load, sampler, say_if_capped
@@ -15,11 +16,32 @@ from blocks2tokens.command_line.text_file import read_text, without_mark
 
 def run(args) -> None:
     """Continue a text, or answer it; on stdout there is that text and nothing else, or one JSON object."""
+    if args.parallel is None:
+        if (args.tokens_file, args.link) != (None, None):
+            raise ValueError("--tokens-file and --link go with --parallel")
+        write(args, prompt_text(args), lambda model: model)
+        return
+    if args.json_schema is not None:
+        raise ValueError("--json-schema does not go with --parallel")
+    from blocks2tokens.command_line import many  # what it needs takes a while to import
+
+    with many.together(args.link) as ranks:
+        args.threads = many.threads(args.threads, ranks)
+        text = ranks.told(prompt_text(args) if ranks.rank == 0 else None)  # the only one with a stdin
+        write(args, text, lambda model: many.spread(model, ranks, args.parallel, args.tokens_file))
+
+
+def prompt_text(args) -> str:
+    """Return the prompt, from a pipe if that is where it is."""
+    if args.prompt not in (None, "-"):
+        return args.prompt
+    return without_mark(sys.stdin.read()).removesuffix("\n")
+
+
+def write(args, text: str, spread: Callable[[b2t.Model], object]) -> None:
+    """Write what follows the text, or answers it, with what `spread` makes of the model."""
     chosen = sampler(args)
     schema = read_text(args.json_schema) if args.json_schema is not None else None
-    text = (
-        args.prompt if args.prompt not in (None, "-") else without_mark(sys.stdin.read()).removesuffix("\n")
-    )
     model = load(args.model, args.threads, args.chat_template, args.cache)
     if schema is not None:
         chosen = b2t.Grammar(model.tokenizer, schema).sampler(chosen)
@@ -28,7 +50,7 @@ def run(args) -> None:
     if not ids:
         raise ValueError("the prompt is empty")
     wanted = args.max_tokens or GENERATE_TOKENS
-    answer = Answer(model, ids, wanted, chosen, continues=not chats, stops=args.stop)
+    answer = Answer(spread(model), ids, wanted, chosen, continues=not chats, stops=args.stop)
     say_if_capped(args.max_tokens, answer.room)
     speak(answer, args)
     if schema is not None and not chosen.complete:

@@ -238,6 +238,10 @@ MEASURED = {
         "layers over cores, 8 streams, times as fast": "×",
         "rows over cores, one stream, times as fast": "×",
     },
+    "31": {
+        "a token of one text on two stages over one process": "×",
+        "tokens of two texts in turn over one at a time": "×",
+    },
     "32": {
         "a 14B, one stream": " tokens/s",
         "a 14B, 16 streams in all": " tokens/s",
@@ -796,6 +800,8 @@ CLAIMS = {
         shows=(
             "layers over cores, 8 streams, times as fast",
             "rows over cores, one stream, times as fast",
+            "a token of one text on two stages over one process",
+            "tokens of two texts in turn over one at a time",
         ),
     ),
     "S8.10": Claim(

@@ -44,6 +44,7 @@ LESSONS = (
     "speculation",
     "batching",
     "parallel_layers",
+    "many_machines",
     "the_last_verdict",
     "capstone",
 )

@@ -1,0 +1,1 @@
+"""What lesson 31_many_machines alone uses."""
