@@ -89,6 +89,14 @@ def row_of(take=lambda e, u: -e * u, divide=lambda U, j: U[j, j], round_to=round
     return round_with_feedback
 
 
+def weights_behind(w, step, U):
+    """The weights as each was when its turn came."""
+    w = w.astype(float)
+    for j in range(len(w)):
+        w[j + 1 :] -= (w[j] - step * np.rint(w[j] / step)) / U[j, j] * U[j, j + 1 :]
+    return w
+
+
 def row_less_its_errors(w, step, U):
     """What stands in w[j] is taken off to the multiple: with float32's rounding beside it."""
     w = w.astype(np.float32)
@@ -112,6 +120,8 @@ MISTAKES = {
         "not weighed": kl_by(lambda a, b: math.log(a / b)),
         "overflows": naive,
         "no probabilities": unnormalized,
+        "your sign is turned round": lambda p, q: -kl_by(kl_term)(p, q),
+        "cross-entropy": kl_by(lambda a, b: -a * math.log(b)),
         "in bits": kl_by(lambda a, b: a * math.log2(a / b)),
         "a mean over the vocabulary": lambda p, q: kl_by(kl_term)(p, q) / len(p),
     },
@@ -119,6 +129,7 @@ MISTAKES = {
         "nothing in common": lambda a, b: math.hypot(
             a.std(ddof=1) / math.sqrt(len(a)), b.std(ddof=1) / math.sqrt(len(b))
         ),
+        "mean of the differences": lambda a, b: b.mean() - a.mean(),
         "single tokens spread": lambda a, b: (b - a).std(ddof=1),
         "you divide by n": lambda a, b: (b - a).std(ddof=1) / len(a),
         "unless you say ddof=1": lambda a, b: (b - a).std() / math.sqrt(len(a)),
@@ -129,6 +140,8 @@ MISTAKES = {
         "you square the mean": lambda x, E: (x.mean(axis=0, dtype=float) ** 2 * E**2).sum(),
         "the mean of |x|": lambda x, E: (abs(x).mean(axis=0, dtype=float) * E**2).sum(),
         "add the squares over the tokens": lambda x, E: ((x.astype(float) ** 2).sum(axis=0) * E**2).sum(),
+        "square the importance": lambda x, E: (((x.astype(float) ** 2).mean(axis=0) * E) ** 2).sum(),
+        "mean over all weights": lambda x, E: ((x.astype(float) ** 2).mean(axis=0) * E**2).mean(),
         "not squared": lambda x, E: ((x.astype(float) ** 2).mean(axis=0) * abs(E)).sum(),
     },
     "best_steps": {
@@ -147,6 +160,8 @@ MISTAKES = {
         "as it was": row_of(first=True),
         "only the next column": row_of(reach=1),
         "cut off": row_of(round_to=math.trunc),
+        "the whole numbers": lambda w, step, U: np.rint(row_of()(w, step, U) / step),
+        "as they have become": weights_behind,
     },
 }
 WRONG = [(name, wrong, words) for name, wrongs in MISTAKES.items() for words, wrong in wrongs.items()]

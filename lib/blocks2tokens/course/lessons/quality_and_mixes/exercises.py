@@ -65,12 +65,14 @@ def wrong_log_softmax(x, shift=True, normalize=True):
     return x - np.log(np.exp(x).sum()) if normalize else x
 
 
-def kl(p, q, reverse=False, shift=True, normalize=True, base=1.0, total=np.sum, weigh=True, other=False):
+def kl(
+    p, q, reverse=False, shift=True, normalize=True, base=1.0, total=np.sum, weigh=True, other=False, own=1
+):
     if reverse:
         p, q = q, p
     p, q = wrong_log_softmax(p, shift, normalize), wrong_log_softmax(q, shift, normalize)
     weights = np.exp(q if other else p) if weigh else 1.0
-    return total(weights * (p - q)) / base
+    return total(weights * (own * p - q)) / base
 
 
 KL_MISTAKES = {
@@ -84,12 +86,16 @@ KL_MISTAKES = {
     "your logarithm overflows: exp(1000) is infinite. Take the largest logit off first, which changes no "
     "probability": {"shift": False},
     "those are no probabilities: exp(logits) has to be divided by its sum": {"normalize": False},
+    "your sign is turned round: a divergence is never below 0": {"base": -1.0},
+    "that is the cross-entropy, not 0 where both say the same: log p less log q counts": {"own": 0},
     "that is in bits: np.log2 counts in bits, the lesson in nats, np.log": {"base": np.log(2)},
     "that is a mean over the vocabulary: the divergence is a sum over it": {"total": np.mean},
 }
 
 
-def wrong_error(a, b, unpaired=False, ddof=1, root=True, divide=True, added=False):
+def wrong_error(a, b, unpaired=False, ddof=1, root=True, divide=True, added=False, only_mean=False):
+    if only_mean:
+        return np.mean(b - a)
     if unpaired:
         return np.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))
     spread = np.std(a + b if added else b - a, ddof=ddof)
@@ -99,6 +105,7 @@ def wrong_error(a, b, unpaired=False, ddof=1, root=True, divide=True, added=Fals
 PAIRED_MISTAKES = {
     "that is the error of two texts that have nothing in common: subtract token by token first, and what is "
     "hard for both drops out": {"unpaired": True},
+    "that is the mean of the differences: the question is how sure it is": {"only_mean": True},
     "that is how far single tokens spread: a mean of n tokens is sqrt(n) times as certain": {"divide": False},
     "you divide by n: the spread of a mean shrinks with the root of n": {"root": False},
     "your spread divides by n: np.std does, unless you say ddof=1. The mean was taken from the same n "
@@ -107,11 +114,11 @@ PAIRED_MISTAKES = {
 }
 
 
-def weighted(x, E, power=2, average=np.mean, squared=True, counts=True, outside=False):
+def weighted(x, E, power=2, average=np.mean, squared=True, counts=True, outside=False, again=1, total=np.sum):
     x = x.astype(np.float64)
     importance = average(x, axis=0) ** 2 if outside else average(abs(x) ** power, axis=0)
     importance = importance if counts else np.ones_like(importance)
-    return np.sum(importance * (E.astype(np.float64) ** 2 if squared else abs(E)))
+    return total(importance**again * (E.astype(np.float64) ** 2 if squared else abs(E)))
 
 
 WEIGHTED_MISTAKES = {
@@ -119,6 +126,10 @@ WEIGHTED_MISTAKES = {
     "you square the mean: plus and minus cancel in it. Take the mean of the squares": {"outside": True},
     "you take the mean of |x|: errors of outputs are squares, and so are their weights": {"power": 1},
     "you add the squares over the tokens: the mean does not grow with the text": {"average": np.sum},
+    "you square the importance with the errors: it is made of squares already": {"again": 2},
+    "that is the mean over all weights: errors of more weights are a larger error, so add them": {
+        "total": np.mean
+    },
     "your errors are not squared: two errors of 1 are not as bad as one of 2": {"squared": False},
 }
 
@@ -153,14 +164,14 @@ STEP_MISTAKES = {
 }
 
 
-def fed(w, step, U, feed=True, sign=-1, scaled=True, old=False, only_next=False, rounding=np.rint):
+def fed(w, step, U, feed=True, sign=-1, scaled=True, old=False, only_next=False, rounding=np.rint, what="q"):
     w, q, first = w.astype(np.float64), np.zeros(len(w)), w.astype(np.float64)
     for j in range(len(w)):
         q[j] = step * rounding(w[j] / step)
         e = ((first if old else w)[j] - q[j]) / (U[j, j] if scaled else 1.0)
         end = j + 2 if only_next else len(w)
         w[j + 1 : end] += sign * e * U[j, j + 1 : end] if feed else 0.0
-    return q.astype(np.float32)
+    return {"q": q, "codes": q / step, "w": w}[what].astype(np.float32)
 
 
 FEEDBACK_MISTAKES = {
@@ -173,6 +184,12 @@ FEEDBACK_MISTAKES = {
     },
     "only the next column learns of the error: all columns behind j do": {"only_next": True},
     "your weights are cut off, not rounded": {"rounding": np.trunc},
+    "those are the whole numbers: return the weights that they stand for, step times as large": {
+        "what": "codes"
+    },
+    "you return the weights as they have become: what goes into the file is what they were rounded to": {
+        "what": "w"
+    },
 }
 
 
