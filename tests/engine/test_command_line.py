@@ -580,6 +580,7 @@ def test_importance_writes_what_the_api_writes(run, tmp_path, path, statistics):
         assert np.allclose(found.sums[name], sums, rtol=1e-5)
     before = file.read_bytes()
     assert "--force" in one_error(run("importance", path, tmp_path / "text.txt", file))
+    assert "no such folder" in one_error(run("importance", path, tmp_path / "text.txt", tmp_path / "no/new"))
     (tmp_path / "text.txt").write_text("The kettle")
     short = run("importance", path, tmp_path / "text.txt", file, "--force")
     assert "expected a text of at least 16 tokens" in one_error(short) and file.read_bytes() == before

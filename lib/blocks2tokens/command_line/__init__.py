@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 import blocks2tokens as b2t
+from blocks2tokens import files
 from blocks2tokens.command_line import arguments, calibrate, chat, course, generate, info
 from blocks2tokens.command_line.answer import load
 from blocks2tokens.command_line.arguments import Command
@@ -80,6 +81,7 @@ def convert(args) -> None:
 def importance(args) -> None:
     """Read a text, write what it uses of a model, and print how much that was."""
     check_free(args)
+    files.place_of(Path(args.dst), "dst")  # before minutes are spent on what could not be written
     text = read_text(args.text)
     model = load(args.model, args.threads)
     with Notice():
