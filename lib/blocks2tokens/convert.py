@@ -16,8 +16,9 @@ all parts become one file.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from math import prod
 from numbers import Real
 from pathlib import Path
@@ -30,6 +31,7 @@ from blocks2tokens import files, mix
 from blocks2tokens.encoder import EFFORTS, Encoder
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.formats import FORMATS, Format, by_ggml_type
+from blocks2tokens.generate import Model, load
 from blocks2tokens.gguf_file import GGUFFile, TensorInfo
 from blocks2tokens.gguf_writer import uint32, write_gguf
 from blocks2tokens.importance import Importance
@@ -182,17 +184,19 @@ def convert(
     check_destination(file, dst)
     if importance is not None:
         importance.check(file)
+    model = cache(partial(load, file.path))  # loaded once, by who first needs it
     if target is None:
-        meant, importance = _mixed(file, dst, bits, importance)
+        meant, importance = _mixed(file, dst, bits, importance, model)
         target = MIX
     else:
         meant = {name: _meant_format(file, info, target) for name, info in file.tensors.items()}
     formats = {name: fitting_format(meant[name], info.shape[-1]) for name, info in file.tensors.items()}
 
-    with files.replacing(dst, "dst") as partial:
-        _write(partial, file, formats, target, Encoder(file, formats, importance, effort))
-        tensors = GGUFFile(partial).tensors
-        n_bytes = partial.stat().st_size
+    encoder = Encoder(file, formats, importance, effort, model)
+    with files.replacing(dst, "dst") as path:
+        _write(path, file, formats, target, encoder)
+        tensors = GGUFFile(path).tensors
+        n_bytes = path.stat().st_size
     replaced = {name: meant[name] for name in formats if formats[name] != meant[name]}
     return Conversion(dst, target, tensors, replaced, _requantized(file, formats), file.nbytes, n_bytes)
 
@@ -208,7 +212,9 @@ def _check_target(target: str | None, bits: float | None, effort: str) -> None:
         raise ValueError(f"effort: expected 'ggml' or 'best', got {effort!r}")
 
 
-def _mixed(file: GGUFFile, dst: Path, bits: float, importance: Importance | None) -> tuple[dict, Importance]:
+def _mixed(
+    file: GGUFFile, dst: Path, bits: float, importance: Importance | None, model: Callable[[], Model]
+) -> tuple[dict, Importance]:
     """Return {tensor: format} of a mix under a budget, and the importance that it was searched with."""
     infos = file.tensors
     fixed = {name: _meant_format(file, info, MIX) for name, info in infos.items()}
@@ -220,7 +226,7 @@ def _mixed(file: GGUFFile, dst: Path, bits: float, importance: Importance | None
         if fixed[name] != MIX:
             budget -= prod(info.shape[:-1]) * FORMATS[fixed[name]].row_bytes(info.shape[-1])
     names = [name for name in infos if fixed[name] == MIX]
-    found, importance = mix.for_budget(file, names, budget, importance, dst)
+    found, importance = mix.for_budget(file, names, budget, importance, dst, model)
     return fixed | found.formats, importance
 
 

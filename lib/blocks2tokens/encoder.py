@@ -10,12 +10,12 @@
 One hessian at a time is worked with; they come in the order of the tensors in the file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from blocks2tokens.formats import FORMATS, feedback
-from blocks2tokens.generate import load
+from blocks2tokens.generate import Model
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.importance import Importance, affordable, hessians
 
@@ -26,15 +26,23 @@ class Encoder:
     """encoder(name, matrix, weights) returns the blocks of some rows of a tensor."""
 
     def __init__(
-        self, file: GGUFFile, formats: Mapping[str, str], importance: Importance | None, effort: str
+        self,
+        file: GGUFFile,
+        formats: Mapping[str, str],
+        importance: Importance | None,
+        effort: str,
+        model: Callable[[], Model],
     ):
-        """`formats` says what each tensor becomes; it is called with the tensors in their order in `file`."""
+        """`formats` says what each tensor becomes; it is called with the tensors in their order in `file`.
+
+        `model` loads the file's model, and is called only where errors are fed back.
+        """
         self.file, self.formats, self.importance, self.effort = file, formats, importance, effort
         self._hessians: Iterator = iter(())
         self._now: tuple[str | None, int, np.ndarray | None] = None, 0, None
         self.fed = self._with_feedback()
         if self.fed:
-            self._hessians = hessians(load(file.path), importance.ids, self.fed)
+            self._hessians = hessians(model(), importance.ids, self.fed)
         self._hessian = None
 
     def _with_feedback(self) -> list[str]:

@@ -16,7 +16,7 @@ Source: Everett 1963 for the multiplier; the rest ours.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from blocks2tokens import files
 from blocks2tokens.formats import FORMATS, Format, feedback
-from blocks2tokens.generate import Model, load
+from blocks2tokens.generate import Model
 from blocks2tokens.gguf_file import GGUFFile
 from blocks2tokens.importance import Importance, affordable, hessians
 from blocks2tokens.importance import importance as importance_of
@@ -37,7 +37,8 @@ from blocks2tokens.sampler import Sampler
 
 LADDER = ("Q2_K", "Q3_K", "MXFP4", "IQ4_XS", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0")
 SAMPLE = 64  # rows of a matrix whose errors stand for all
-TOKENS = 512  # of the text that each probe is measured on
+TOKENS = 512  # of the text that each probe is measured on; of a large vocabulary as few as 256,
+LOGITS = 2**23  # where so many stand behind them: errors of a few per cent in a probe move few bytes
 OWN_TEXT = 2048  # tokens that the model writes itself where it is given no text
 VERSION = 1  # of the state file
 
@@ -140,12 +141,17 @@ def _best_that_fits(sizes, losses, chosen, left: int) -> tuple[str, str] | None:
 
 
 def for_budget(
-    file: GGUFFile, names: list[str], budget: int, importance: Importance | None, dst: Path
+    file: GGUFFile,
+    names: list[str],
+    budget: int,
+    importance: Importance | None,
+    dst: Path,
+    load: Callable[[], Model],
 ) -> tuple[Mix, Importance]:
     """Return the best mix of the tensors `names` within `budget` bytes, and the importance it is based on.
 
-    Where the importance has no text, or there is none, the model writes a text itself. What was measured is
-    kept beside dst until the mix is there: an interrupted search goes on from it.
+    Where the importance has no text, or there is none, the model that `load` returns writes one itself. What
+    was measured is kept in the `state_of` dst until the mix is there: an interrupted search goes on from it.
     Raises ValueError for a budget below the smallest mix, before anything is measured.
     """
     smallest = sum(min(_sizes(file, name).values()) for name in names)
@@ -153,15 +159,20 @@ def for_budget(
         weights = sum(prod(info.shape) for info in file.tensors.values())
         missing = 8 * (smallest - budget) / weights
         raise ValueError(f"bits: no mix is as small; the smallest takes {missing:.3f} bits per weight more")
-    model = load(file.path)
+    model = load()
     if importance is None or importance.ids is None:
         text = written_by(model)
         importance = Importance(*_sums(importance or importance_of(model, text)), text)
-    state = dst.with_name(dst.name + ".search")
+    state = state_of(dst)
     search = Search(model, importance, names, state).run()
     found = choose(search.sizes, search.losses, budget)
     state.unlink(missing_ok=True)
     return found, importance
+
+
+def state_of(dst: Path) -> Path:
+    """Return where an interrupted search for a mix keeps what it measured, beside the file to be."""
+    return dst.with_name(dst.name + ".search")
 
 
 def written_by(model: Model, n_tokens: int = OWN_TEXT) -> np.ndarray:
@@ -247,7 +258,7 @@ class Search(Measured):
         missing = [name for name in self.names if name not in self.probes]
         if not missing:
             return
-        reference = Reference(self.model, self.ids[: TOKENS + 1])
+        reference = Reference(self.model, self.ids[: self._n_tokens() + 1])
         with tqdm(total=len(missing), desc="sensitivity", unit=" matrices", delay=2, leave=False) as bar:
             for i, name in enumerate(missing):
                 self.probes[name] = max(0.0, reference.measure(alone(self.model, name)).kl.value)
@@ -255,11 +266,16 @@ class Search(Measured):
                     self._save()
                 bar.update()
 
+    def _n_tokens(self) -> int:
+        """Return how many tokens the probes are measured on."""
+        return max(TOKENS // 2, min(TOKENS, LOGITS // self.model.config.vocab_size))
+
     # The state: what was measured, and of what.
 
     def _key(self) -> str:
         file = self.model.file
-        said = [VERSION, file.nbytes, [path.stat().st_mtime_ns for path in file.paths], self.names, TOKENS]
+        said = [VERSION, file.nbytes, [path.stat().st_mtime_ns for path in file.paths]]
+        said += [self.names, self._n_tokens()]
         return hashlib.sha256(json.dumps(said).encode() + self.ids.tobytes()).hexdigest()
 
     def _resume(self) -> None:

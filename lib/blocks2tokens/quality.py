@@ -26,6 +26,7 @@ from blocks2tokens.generate import Model
 from blocks2tokens.perplexity import LARGEST, WINDOW
 
 AT_ONCE = 2**21  # logits that are held in float64 at one time
+KEPT = 2**25  # logits of a reference that are kept, where it has no more: each model is compared with them
 TOKEN = np.dtype([("nats", "<f8"), ("reference_nats", "<f8"), ("kl", "<f8"), ("same_top", "?")])
 
 
@@ -132,7 +133,15 @@ class Reference:
         context = model.config.context_length
         self.window = min(WINDOW, context, len(self.ids)) if window is None else window
         _check_window(self.window, context)
+        self.n_rows = max(1, AT_ONCE // model.config.vocab_size)
         self.streams = [_stream(self.transformer, read) for read, _ in self._windows("reference")]
+        self.kept: dict[tuple[int, int], np.ndarray] = {}
+        if len(self.ids) * model.config.vocab_size <= KEPT:
+            self.kept = {
+                (window, row): self._logits(window, row)
+                for window, stream in enumerate(self.streams)
+                for row in range(0, len(stream), self.n_rows)
+            }
 
     def measure(self, model) -> Quality:
         """Return the quality of a model, or of anything else with its `transformer` and `config`."""
@@ -141,13 +150,19 @@ class Reference:
             raise ValueError("model: its vocabulary has {:,} tokens, the reference's {:,}".format(*sizes))
         _check_window(self.window, model.config.context_length)
         found = []
-        for (read, targets), stream in zip(self._windows("quality"), self.streams, strict=True):
-            x, n_rows = _stream(model.transformer, read), max(1, AT_ONCE // model.config.vocab_size)
-            for i in range(0, len(x), n_rows):
-                p = _log_probabilities(self.transformer, stream[i : i + n_rows], "reference")
-                q = _log_probabilities(model.transformer, x[i : i + n_rows], "model")
-                found.append(compared(p, q, targets[i : i + n_rows]))
+        for window, (read, targets) in enumerate(self._windows("quality")):
+            x = _stream(model.transformer, read)
+            for row in range(0, len(x), self.n_rows):
+                p = log_softmax(self._logits(window, row))
+                q = log_softmax(_logits(model.transformer, x[row : row + self.n_rows], "model"))
+                found.append(compared(p, q, targets[row : row + self.n_rows]))
         return Quality(np.concatenate(found))
+
+    def _logits(self, window: int, row: int) -> np.ndarray:
+        """Return up to n_rows of the logits of the reference, from a row of a window on, float32."""
+        if (window, row) in self.kept:
+            return self.kept[window, row]
+        return _logits(self.transformer, self.streams[window][row : row + self.n_rows], "reference")
 
     def _windows(self, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the ids of each window that predict one, and those that they predict."""
@@ -180,11 +195,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return x
 
 
-def _log_probabilities(transformer, x: np.ndarray, whose: str) -> np.ndarray:
+def _logits(transformer, x: np.ndarray, whose: str) -> np.ndarray:
     logits = transformer.project(x)
     if not np.isfinite(logits).all():
         raise ValueError(f"{whose}: expected finite logits, got others: its weights may be damaged")
-    return log_softmax(logits)
+    return logits
 
 
 def _stream(transformer, ids: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from small_model import CHATML, small_model
 from vocabularies import sentencepiece, with_vocabulary
 
 import blocks2tokens as b2t
+from blocks2tokens import mix
 from blocks2tokens.command_line import COMMANDS, arguments, main, notice
 from blocks2tokens.command_line.answer import Answer
 from blocks2tokens.jit import cpu
@@ -568,6 +569,65 @@ def test_convert_replaces_a_file_only_by_force(run, tmp_path, path):
     assert b2t.load(dst).config.n_layers == 2
 
 
+@pytest.fixture
+def statistics(run, tmp_path, path):
+    """The importance of a text, from the command of that name; and the text's first 64 ids."""
+    text = tmp_path / "text.txt"
+    text.write_text("The kettle is on the stove and the cat is on the chair. " * 8, encoding="utf-8")
+    ids = b2t.load(path).tokenizer.encode(text.read_text(encoding="utf-8"))[:64]
+    found = run("importance", path, text, tmp_path / "new.importance", "--tokens", "64")
+    assert found == (0, f"{b2t.importance(b2t.load(path), ids)}\n", "")
+    return tmp_path / "new.importance", ids
+
+
+def test_importance_writes_what_the_api_writes(run, tmp_path, path, statistics):
+    file, ids = statistics
+    expected, found = b2t.importance(b2t.load(path), ids), b2t.Importance.load(file)
+    assert found.sums.keys() == expected.sums.keys() and np.array_equal(found.ids, ids)
+    for name, sums in expected.sums.items():
+        assert np.allclose(found.sums[name], sums, rtol=1e-5)
+    before = file.read_bytes()
+    assert "--force" in one_error(run("importance", path, tmp_path / "text.txt", file))
+    assert "no such folder" in one_error(run("importance", path, tmp_path / "text.txt", tmp_path / "no/new"))
+    (tmp_path / "text.txt").write_text("The kettle")
+    short = run("importance", path, tmp_path / "text.txt", file, "--force")
+    assert "expected a text of at least 16 tokens" in one_error(short) and file.read_bytes() == before
+
+
+def test_convert_searches_a_mix_as_the_api_does(run, tmp_path, path, statistics):
+    file, _ = statistics
+    loaded = b2t.Importance.load(file)
+    expected = b2t.convert(path, tmp_path / "api.gguf", bits=6, importance=loaded, effort="best")
+    options = ["--bits", "6", "--importance", file, "--effort", "best"]
+    assert run("convert", path, tmp_path / "cli.gguf", *options)[:2] == (0, f"{expected.summary()}\n")
+    assert (tmp_path / "cli.gguf").read_bytes() == (tmp_path / "api.gguf").read_bytes()
+
+
+def test_an_interrupted_search_says_where_it_goes_on(run, tmp_path, path, statistics, monkeypatch):
+    argv = ["convert", path, tmp_path / "new.gguf", "--bits", "6", "--importance", statistics[0]]
+    usual, calls = mix.alone, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return usual(*args)
+
+    monkeypatch.setattr(mix, "alone", interrupted)
+    code, out, err = run(*argv)
+    assert (code, out) == (130, "") and "new.gguf.search keeps what was measured" in err
+    assert {p.suffix for p in tmp_path.iterdir()} == {".importance", ".search", ".txt"}
+    code, out, _ = run(*argv)
+    matrices = [info for info in b2t.GGUFFile(path).tensors.values() if len(info.shape) == 2]
+    assert code == 0 and len(calls) == 1 + len(matrices)
+    assert not (tmp_path / "new.gguf.search").exists()
+
+
+@pytest.mark.parametrize("last", [["q4_0", "--effort=best"], ["--effort=best", "q4_0"]])
+def test_the_format_may_stand_before_options_or_behind(run, tmp_path, path, last):
+    assert run("convert", path, tmp_path / "new.gguf", *last)[1].startswith("Q4_0: ")
+
+
 def test_prune_writes_what_the_api_writes(run, tmp_path, path):
     text = tmp_path / "text.txt"
     text.write_text("The kettle is on the stove and the cat is on the chair. " * 8, encoding="utf-8")
@@ -786,6 +846,12 @@ def test_an_answer_has_no_space_in_front_and_a_continuation_has(run, tmp_path, m
         (["generate", "MODEL", "Hello", "--top-p=nan"], "top_p: expected"),
         (["convert", "MODEL", "no/such/folder.gguf", "Q8_0"], "no such folder"),
         (["convert", "text.txt", "new.gguf", "Q8_0"], "not a GGUF file"),
+        (["convert", "MODEL", "new.gguf", "--bits=0.5"], "no mix is as small"),
+        (["convert", "MODEL", "new.gguf", "--bits=nan"], "bits: expected bits per weight"),
+        (["convert", "MODEL", "new.gguf", "Q8_0", "--importance=text.txt"], "no importance matrix"),
+        (["convert", "MODEL", "new.gguf", "Q8_0", "--importance=nowhere"], "nowhere: No such file"),
+        (["importance", "MODEL", "text.txt", "new", "--tokens=3"], "at least 16 tokens, got 3"),
+        (["importance", "MODEL", "text.txt", "no/such/folder"], "no such folder"),
         (["perplexity", "MODEL", "nowhere.txt"], "nowhere.txt: No such file or directory"),
         (["perplexity", "MODEL", "."], "Is a directory"),
         (["perplexity", "MODEL", "latin.txt"], "expected text in UTF-8, got the byte 0xe9"),
@@ -843,10 +909,14 @@ def test_an_interrupt_ends_with_130(run, path, monkeypatch):
         (["generate", "MODEL", "Hello", "--temprature", "1"], "unrecognized arguments: --temprature 1"),
         (["generate", "MODEL", "--stats", "Hello", "again"], "unrecognized arguments: again"),
         (["info", "MODEL", "--tensor"], "unrecognized arguments: --tensor"),
-        (["convert", "MODEL", "new.gguf", "Q9"], "invalid choice: 'Q9'"),
         (["chat", "MODEL", "--cache", "q5_0"], "--cache: invalid choice: 'q5_0'"),
         (["generate", "MODEL", "x", "--cache", "Q8_0"], "--cache: invalid choice: 'Q8_0'"),
         (["perplexity", "MODEL", "text.txt", "--cache", "int8"], "--cache: invalid choice: 'int8'"),
+        (["convert", "MODEL", "new.gguf", "Q9"], "expected one of F32, F16"),
+        (["convert", "MODEL", "new.gguf", "--effort=best", "Q9"], "expected one of F32, F16"),
+        (["convert", "MODEL", "new.gguf"], "expected FORMAT or --bits"),
+        (["convert", "MODEL", "new.gguf", "Q8_0", "--bits=4"], "expected FORMAT or --bits"),
+        (["convert", "MODEL", "new.gguf", "--bits=four"], "invalid float value: 'four'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_errors_of_usage(run, arguments, part):
@@ -869,19 +939,20 @@ def test_help_explains_every_command_with_an_example(run):
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCHED = {arguments.MODEL}  # by set-up
+WRITES = {"convert": 3, "importance": 4}  # which of a command's words is the file that it writes
 
 
 def pasted(text, written):
     """Yield the arguments of each b2t in lines of a shell; add the files that they write to `written`."""
-    for line in re.sub(r"\\\n", "", re.sub(r"\|\n", "|", text)).splitlines():
+    for line in re.sub(r"\\\n|(?<=\|)\n", "", text).splitlines():
         words = shlex.split(line.replace("$M", arguments.MODEL), comments=True)
         written |= {words[i + 1] for i, word in enumerate(words) if word == ">"}
         for bar, group in groupby(words, lambda word: word == "|"):
             argv = list(group)
             if not bar and argv[0] == "b2t":
                 yield argv[1:]
-                if argv[1] == "convert":
-                    written |= {argv[3]}
+                if argv[1] in WRITES:
+                    written |= {argv[WRITES[argv[1]]]}
             elif argv[0] == "python" and argv[1].startswith("data/fetch_"):
                 fetched = (ROOT / argv[1]).read_text(encoding="utf-8")
                 written |= set(re.findall(r"data/models/[\w.-]+\.gguf", fetched))
@@ -903,7 +974,7 @@ def test_what_readme_and_help_show_can_be_pasted_in_a_fresh_clone(run, monkeypat
         for argv in pasted(text, written):
             args = vars(arguments.parse(argv, COMMANDS))
             seen.add(args["command"])
-            for name in {"model", "src", "text", "json_schema"} & args.keys():
+            for name in {"model", "src", "text", "json_schema", "importance"} & args.keys():
                 file = args[name]
                 assert file in (None, "-", *FETCHED, *written) or (ROOT / file).is_file(), (argv, file)
     assert seen == COMMANDS.keys()

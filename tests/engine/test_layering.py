@@ -32,7 +32,8 @@ LAYERS |= {"quality": {"generate", "perplexity"}}
 LAYERS |= {"encoder": {"formats", "gguf_file", "generate", "importance"}}
 LAYERS |= {"mix": {"files", "formats", "gguf_file", "generate", "importance", "model", "quality", "sampler"}}
 LAYERS |= {
-    "convert": {"errors", "files", "formats", "gguf_file", "gguf_writer", "encoder", "importance", "mix"}
+    "convert": {"errors", "files", "formats", "gguf_file", "gguf_writer", "generate"}
+    | {"encoder", "importance", "mix"}
 }
 LAYERS |= {"importance": {"errors", "files", "formats", "gguf_file", "kernels", "generate"}}
 LAYERS |= {"perplexity": {"errors", "generate"}, "grammar": {"errors", "sampler", "tokenizer"}}

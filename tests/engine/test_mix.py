@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from math import prod
 
 import numpy as np
@@ -188,6 +189,18 @@ def test_more_bits_are_nearer(model, path, importance, tmp_path):
         b2t.convert(path, tmp_path / "mix.gguf", bits=bits, importance=importance, effort="best")
         found.append(b2t.quality(b2t.load(tmp_path / "mix.gguf"), model, IDS).kl.value)
     assert found[0] > found[1] > found[2]
+
+
+@pytest.mark.parametrize(
+    ("how", "loads"), [({"bits": 6, "effort": "best"}, 1), ({"bits": 6}, 1), ({"target": "Q4_0"}, 0)]
+)
+def test_the_model_is_loaded_once_and_only_where_it_is_run(
+    path, importance, tmp_path, monkeypatch, how, loads
+):
+    seen = []
+    monkeypatch.setattr(sys.modules["blocks2tokens.convert"], "load", lambda p: seen.append(p) or b2t.load(p))
+    b2t.convert(path, tmp_path / "new.gguf", importance=importance, **how)
+    assert len(seen) == loads
 
 
 def test_the_best_effort_feeds_errors_back(model, path, importance, tmp_path):

@@ -106,6 +106,15 @@ def test_one_reference_serves_several_models(models):
         assert np.array_equal(reference.measure(model).tokens, expected.tokens)
 
 
+def test_logits_of_a_reference_are_kept_or_made_again(models, monkeypatch):
+    ids = np.random.default_rng(2).integers(0, 320, 150)
+    keeps = Reference(models[0], ids)
+    monkeypatch.setattr(sys.modules["blocks2tokens.quality"], "KEPT", 150 * 320 - 1)
+    makes = Reference(models[0], ids)
+    assert keeps.kept and not makes.kept
+    assert np.array_equal(keeps.measure(models[1]).tokens, makes.measure(models[1]).tokens)
+
+
 def test_it_prints_itself(models):
     text = repr(b2t.quality(models[1], models[0], range(50)))
     assert "KL" in text and "±" in text and "49 tokens" in text

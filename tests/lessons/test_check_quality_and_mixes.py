@@ -28,6 +28,11 @@ def unnormalized(p_logits, q_logits):
     return (np.exp(p) * (p - q)).sum()
 
 
+def by_logaddexp(p_logits, q_logits):
+    log_p, log_q = (x - np.logaddexp.reduce(x) for x in (p_logits, q_logits))
+    return np.exp(log_p) @ (log_p - log_q)
+
+
 def kl_term(a, b):
     return a * math.log(a / b)
 
@@ -89,6 +94,22 @@ def row_of(take=lambda e, u: -e * u, divide=lambda U, j: U[j, j], round_to=round
     return round_with_feedback
 
 
+def weights_behind(w, step, U):
+    """The weights as each was when its turn came."""
+    w = w.astype(float)
+    for j in range(len(w)):
+        w[j + 1 :] -= (w[j] - step * np.rint(w[j] / step)) / U[j, j] * U[j, j + 1 :]
+    return w
+
+
+def the_weight_itself(w, step, U):
+    now, out = w.astype(float), []
+    for j in range(len(w)):
+        out.append(step * round(now[j]))
+        now[j + 1 :] -= (now[j] - out[j]) / U[j, j] * U[j, j + 1 :]
+    return np.array(out, np.float32)
+
+
 def row_less_its_errors(w, step, U):
     """What stands in w[j] is taken off to the multiple: with float32's rounding beside it."""
     w = w.astype(np.float32)
@@ -99,7 +120,7 @@ def row_less_its_errors(w, step, U):
 
 
 RIGHT = {
-    "kl_divergence": [kl_by(kl_term), lambda p, q: np.float32(kl_by(kl_term)(p, q))],
+    "kl_divergence": [kl_by(kl_term), by_logaddexp, lambda p, q: np.float32(kl_by(kl_term)(p, q))],
     "paired_error": [by_variance, lambda a, b: np.sqrt(np.var(b - a, ddof=1) / len(a))],
     "weighted_error": [column_by_column, lambda x, E: ((x**2).mean(0) @ (E**2).T).sum()],
     "best_steps": [sorted_steps(by_rate, result=lambda t: np.array(t, int))],
@@ -111,7 +132,13 @@ MISTAKES = {
         "the model's probabilities q": kl_by(lambda a, b: b * math.log(a / b)),
         "not weighed": kl_by(lambda a, b: math.log(a / b)),
         "overflows": naive,
+        "no log-probabilities yet": lambda p, q: (np.exp(p) * (p - q)).sum(),
+        "you subtract logits": lambda p, q: sum(
+            a * float(x - y) for a, x, y in zip(softmax(p), p, q, strict=True)
+        ),
         "no probabilities": unnormalized,
+        "your sign is turned round": lambda p, q: -kl_by(kl_term)(p, q),
+        "cross-entropy": kl_by(lambda a, b: -a * math.log(b)),
         "in bits": kl_by(lambda a, b: a * math.log2(a / b)),
         "a mean over the vocabulary": lambda p, q: kl_by(kl_term)(p, q) / len(p),
     },
@@ -119,6 +146,9 @@ MISTAKES = {
         "nothing in common": lambda a, b: math.hypot(
             a.std(ddof=1) / math.sqrt(len(a)), b.std(ddof=1) / math.sqrt(len(b))
         ),
+        "mean of the differences": lambda a, b: b.mean() - a.mean(),
+        "that is its square": lambda a, b: (b - a).var(ddof=1) / len(a),
+        "take it off before you square": lambda a, b: math.sqrt(((b - a) ** 2).sum()) / len(a),
         "single tokens spread": lambda a, b: (b - a).std(ddof=1),
         "you divide by n": lambda a, b: (b - a).std(ddof=1) / len(a),
         "unless you say ddof=1": lambda a, b: (b - a).std() / math.sqrt(len(a)),
@@ -127,8 +157,11 @@ MISTAKES = {
     "weighted_error": {
         "inputs are not used": lambda x, E: (E.astype(float) ** 2).sum(),
         "you square the mean": lambda x, E: (x.mean(axis=0, dtype=float) ** 2 * E**2).sum(),
+        "one mean over all inputs": lambda x, E: (x.astype(float) ** 2).mean() * (E.astype(float) ** 2).sum(),
         "the mean of |x|": lambda x, E: (abs(x).mean(axis=0, dtype=float) * E**2).sum(),
         "add the squares over the tokens": lambda x, E: ((x.astype(float) ** 2).sum(axis=0) * E**2).sum(),
+        "square the importance": lambda x, E: (((x.astype(float) ** 2).mean(axis=0) * E) ** 2).sum(),
+        "mean over all weights": lambda x, E: ((x.astype(float) ** 2).mean(axis=0) * E**2).mean(),
         "not squared": lambda x, E: ((x.astype(float) ** 2).mean(axis=0) * abs(E)).sum(),
     },
     "best_steps": {
@@ -137,6 +170,7 @@ MISTAKES = {
         "upside down": sorted_steps(lambda c, g: g / c),
         "one step too many": one_too_many,
         "to its last byte": sorted_steps(by_rate, limit=lambda spent, budget: spent < budget),
+        "with the whole budget": lambda c, g, b: np.array([i for i in np.argsort(-g / c) if c[i] <= b]),
         "behind the first step": sorted_steps(by_rate, stop=False),
         "sorted by number": sorted_steps(by_rate, result=sorted),
     },
@@ -144,9 +178,13 @@ MISTAKES = {
         "nothing is fed back": row_of(lambda e, u: 0.0),
         "errors are added": row_of(lambda e, u: e * u),
         "not divided": row_of(divide=lambda U, j: 1.0),
+        "multiplied by U": row_of(divide=lambda U, j: 1 / U[j, j]),
+        "you round the weight itself": the_weight_itself,
         "as it was": row_of(first=True),
         "only the next column": row_of(reach=1),
         "cut off": row_of(round_to=math.trunc),
+        "the whole numbers": lambda w, step, U: np.rint(row_of()(w, step, U) / step),
+        "as they have become": weights_behind,
     },
 }
 WRONG = [(name, wrong, words) for name, wrongs in MISTAKES.items() for words, wrong in wrongs.items()]

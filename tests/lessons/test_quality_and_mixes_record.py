@@ -1,5 +1,7 @@
 """What lesson 26 recorded: a small part is made again, and the figures bear out what the lesson says."""
 
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,14 @@ def test_what_the_lesson_says(recorded):
         assert size[ours] <= size[theirs] and kl[ours] < 0.5 * kl[theirs]
     assert size["ours mix, 90 % of Q4_K_M"] <= 0.9 * size["llama.cpp Q4_K_M"]
     assert kl["ours mix, 90 % of Q4_K_M"] < kl["llama.cpp Q4_K_M, importance"]
+
+
+def test_a_layer_in_float32(recorded, austen):
+    measured = mix.Measured(austen.file, **recorded["search"])
+    sizes, losses = measured.sizes, measured.losses
+    n_bytes, kl = record.keep_layer(sizes, losses, 3)
+    kept = [name for name in sizes if name.startswith("blk.3.")]
+    assert len(kept) == 7
+    weights = sum(prod(austen.file.tensors[name].shape) for name in kept)
+    assert n_bytes == 4 * weights + sum(sizes[name]["Q4_K"] for name in sizes if name not in kept)
+    assert kl == pytest.approx(sum(losses[name]["Q4_K"] for name in sizes if name not in kept))

@@ -16,14 +16,17 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 import blocks2tokens as b2t
+from blocks2tokens import files
 from blocks2tokens.command_line import arguments, calibrate, chat, course, generate, info, serve
 from blocks2tokens.command_line.answer import load
 from blocks2tokens.command_line.arguments import Command
 from blocks2tokens.command_line.notice import Notice, printable, reason, say
 from blocks2tokens.command_line.text_file import read_text
 from blocks2tokens.importance import LEAST
+from blocks2tokens.mix import state_of
 from blocks2tokens.prune import needs_text
 
 
@@ -66,17 +69,39 @@ def note(message, category, filename, lineno, file=None, line=None) -> None:
 
 def convert(args) -> None:
     """Quantize a file and print what was written."""
+    check_free(args)
+    found = None if args.importance is None else b2t.Importance.load(args.importance)
+    try:
+        with Notice():
+            conversion = b2t.convert(args.src, args.dst, args.format, args.bits, found, args.effort)
+    except KeyboardInterrupt:
+        if (state := state_of(Path(args.dst))).exists():
+            say(f"\n{state} keeps what was measured: the same command goes on from it")
+        raise
+    print(conversion if args.verbose else conversion.summary())
+
+
+def importance(args) -> None:
+    """Read a text, write what it uses of a model, and print how much that was."""
+    check_free(args)
+    files.place_of(Path(args.dst), "dst")  # before minutes are spent on what could not be written
+    text = read_text(args.text)
+    model = load(args.model, args.threads)
+    with Notice():
+        found = b2t.importance(model, model.tokenizer.encode(text)[: args.tokens])
+    found.save(args.dst)
+    print(found)
+
+
+def check_free(args) -> None:
+    """Raise FileExistsError for a dst that is there already, unless it may be replaced."""
     if os.path.lexists(args.dst) and not args.force:
         raise FileExistsError(f"{args.dst} is there already; --force replaces it")
-    with Notice():
-        conversion = b2t.convert(args.src, args.dst, args.format, effort=args.effort)
-    print(conversion if args.verbose else conversion.summary())
 
 
 def prune(args) -> None:
     """Leave a share of a model out and print what was written."""
-    if os.path.lexists(args.dst) and not args.force:
-        raise FileExistsError(f"{args.dst} is there already; --force replaces it")
+    check_free(args)
     ids, what = None, needs_text(args.by, args.repair)
     if what and args.text is None:
         raise ValueError(f"--text TEXTFILE: expected a text that says what matters, which {what} needs")
@@ -132,6 +157,7 @@ COMMANDS = {
     "serve": Command("answer programs and browsers over HTTP", arguments.add_serve, serve.run),
     "info": Command("show what is in a GGUF file", arguments.add_info, info.run),
     "convert": Command("quantize a model into another format", arguments.add_convert, convert),
+    "importance": Command("note which columns a text uses", arguments.add_importance, importance),
     "prune": Command("leave layers, neurons, heads or weights out", arguments.add_prune, prune),
     "perplexity": Command("measure how well a model predicts a text", arguments.add_perplexity, perplexity),
     "quality": Command("measure how far a model is from another", arguments.add_quality, quality),

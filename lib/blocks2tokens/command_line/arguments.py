@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from blocks2tokens.convert import TARGETS
+from blocks2tokens.encoder import EFFORTS
 from blocks2tokens.kernels.ours.unpack import PACKED
 from blocks2tokens.model.cache_rows import TYPES
 from blocks2tokens.model.transformer import MOST_ROWS
@@ -22,7 +23,7 @@ from blocks2tokens.session import MAX_TOKENS
 PROG = "b2t"
 MODEL = "data/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 GENERATE_TOKENS = 256
-CALIBRATION = 4096  # tokens to prune by
+CALIBRATION = 4096  # tokens to learn from what matters
 
 GENERATED = {  # the keys of what `generate --json` prints
     "model": "the file, as it was named",
@@ -60,13 +61,26 @@ def parse(argv: list[str], known: Mapping[str, Command]) -> argparse.Namespace:
     """Return the arguments; without any, show the help. Raises SystemExit as argparse does."""
     parser = build(known)
     args, rest = parser.parse_known_args(argv or ["--help"])
-    if args.command == "generate" and args.prompt is None and rest and not rest[0].startswith("--"):
-        args.prompt = rest.pop(0)  # older versions of argparse miss an optional argument that follows options
+    try:
+        _take_late(args, rest)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
     if args.command == "generate" and args.prompt is None and sys.stdin.isatty():
         parser.error("PROMPT is missing: give a text, or - to type it and end it with Ctrl-D")
+    if args.command == "convert" and (args.format is None) == (args.bits is None):
+        parser.error("expected FORMAT or --bits, one of the two")
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args
+
+
+def _take_late(args: argparse.Namespace, rest: list[str]) -> None:
+    """Take an optional argument that follows options: older versions of argparse miss it."""
+    name, read = {"generate": ("prompt", str), "convert": ("format", target)}.get(
+        args.command, ("command", str)
+    )
+    if getattr(args, name) is None and rest and not rest[0].startswith("--"):
+        setattr(args, name, read(rest.pop(0)))
 
 
 def build(known: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -181,22 +195,51 @@ def add_info(commands) -> None:
 
 
 def add_convert(commands) -> None:
-    details = "Write the model of one GGUF file to another, its matrices in FORMAT. llama.cpp runs it too."
+    details = (
+        "Write the model of one GGUF file to another: its matrices in FORMAT, or with --bits each in the one "
+        "that keeps the predictions nearest. llama.cpp runs it too. The search for such a mix runs the model "
+        "once for each matrix; interrupted, the same command goes on where it was."
+    )
     example = "convert data/austen.gguf data/models/austen.Q4_K_M.gguf Q4_K_M"
     parser = _add_command(commands, "convert", details, example, model=False)
     parser.add_argument("src", metavar="SRC", help="the GGUF file to read")
     parser.add_argument("dst", metavar="DST", help="the GGUF file to write")
     formats = ", ".join(TARGETS)
-    parser.add_argument("format", metavar="FORMAT", type=str.upper, choices=TARGETS, help=f"one of {formats}")
-    parser.add_argument(
-        "--effort",
-        choices=("ggml", "best"),
-        default="ggml",
-        help="ggml: the bytes that llama.cpp would write (default); best: smaller errors, and slower",
+    parser.add_argument("format", metavar="FORMAT", nargs="?", type=target, help=f"one of {formats}")
+    budget = "bits per weight, over all tensors, that a mix of formats may take; such as 4.5"
+    parser.add_argument("--bits", metavar="B", type=float, help=budget)
+    matters = "what matters in the model, from the command importance or from llama-imatrix"
+    parser.add_argument("--importance", metavar="FILE", help=matters)
+    effort = (
+        "ggml: the bytes that llama.cpp would write (default); best: smaller errors, and slower. With an "
+        "importance of ours, errors of columns are made to cancel"
     )
+    parser.add_argument("--effort", choices=EFFORTS, default="ggml", help=effort)
     parser.add_argument("--force", action="store_true", help="replace DST if it is there already")
     listed = "list the formats, and the tensors that could not have the one asked for"
     parser.add_argument("--verbose", action="store_true", help=listed)
+
+
+def target(text: str) -> str:
+    """Return a format's name in capitals; ArgumentTypeError for one that `convert` does not write."""
+    if text.upper() not in TARGETS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(TARGETS)}, got {text!r}")
+    return text.upper()
+
+
+def add_importance(commands) -> None:
+    details = (
+        "Read a text and write which columns of each matrix it uses, for convert --importance; "
+        "llama-quantize --imatrix reads the file too. Take a text of the kind that the model will write."
+    )
+    example = "importance data/austen.gguf README.md data/models/austen.importance.gguf"
+    parser = _add_command(commands, "importance", details, example)
+    parser.add_argument("text", metavar="TEXTFILE", help="a text file in UTF-8; - reads it from a pipe")
+    parser.add_argument("dst", metavar="DST", help="the file to write")
+    tokens = f"read only the first N tokens (default: {CALIBRATION})"
+    parser.add_argument("--tokens", metavar="N", type=at_least(1), default=CALIBRATION, help=tokens)
+    _add_threads(parser)
+    parser.add_argument("--force", action="store_true", help="replace DST if it is there already")
 
 
 def add_perplexity(commands) -> None:

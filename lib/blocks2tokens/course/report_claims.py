@@ -226,6 +226,7 @@ MEASURED = {
         "bytes of a float32 cache over those of q4_0": "×",
         "a token behind many, float32 cache over q8_0": "×",
     },
+    "26": {"KL of a layer kept in float32 over that of a mix, at equal bytes": "×"},
     "27": {"perplexity of a pruned model over one of fewer bits, at equal bytes": "×"},
     "28": {
         "speed with guesses over without, quoting a text": "×",
@@ -807,7 +808,8 @@ CLAIMS = {
     "S8.10": Claim(
         "Hybrid quantization: Keep some layers in Float32",
         "26",
-        "More bytes to read, so slower where bytes are the time; for quality, lesson 26.",
+        "Austen in Q4_K, its best layer kept, against a mix of as many bytes; it counts up to 1.",
+        at_1=at_most("KL of a layer kept in float32 over that of a mix, at equal bytes", 1),
         shows=("bytes of a 14B in Q4_K with one layer of 48 in float32",),
         inference=True,
     ),

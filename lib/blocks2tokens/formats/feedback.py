@@ -23,7 +23,20 @@ from blocks2tokens.formats.compiled import as_in_c
 from blocks2tokens.formats.format import Format
 from blocks2tokens.jit.cores import one_blas_thread, takes_turns
 
-FORMATS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS")
+FORMATS = (
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+)
 DAMPING = 0.01  # of the hessian's mean diagonal, added to it: GPTQ's
 
 
@@ -52,8 +65,8 @@ class Codes(NamedTuple):
 def code_bits(fmt: Format) -> Codes:
     """Find the bits of the codes: turning one of them round changes one weight, and those of scales many."""
     n_bits = 8 * fmt.bytes_per_block
-    x = np.linspace(0.4, 1, fmt.block_size, dtype=np.float32)
-    x[1::2] *= -1  # none near zero, where a bit of the sign would change nothing
+    x = np.full(fmt.block_size, 0.7, np.float32)  # as large as the others, and none near zero, where a bit of
+    x[1::2] *= -1  # the sign would change nothing: so the bits of all codes are ordered alike
     block = np.unpackbits(fmt.quantize(x), bitorder="little")
     turned = block[None] ^ np.eye(n_bits, dtype=np.uint8)
     changes = fmt.dequantize(np.packbits(turned, axis=1, bitorder="little"))
@@ -109,6 +122,7 @@ def encode(
     if U.shape != (K, K) or U.dtype != np.float32:
         raise ValueError(f"U: expected float32 {(K, K)}, got {U.dtype} {U.shape}")
     codes, w = code_bits(fmt), x.copy()
+    halfway = (codes.levels[1:] + codes.levels[:-1]) / 2
     out = np.empty((len(x), n_bytes), np.uint8)
     for i in range(K // size):
         columns = slice(size * i, size * (i + 1))
@@ -117,7 +131,6 @@ def encode(
         raw = fmt.quantize(part, importance=weights, effort=effort)
         low, high = (_at_level(fmt, codes, raw, level) for level in (0, len(codes.levels) - 1))
         levels, errors = np.empty(part.shape, np.uint8), np.empty_like(part)
-        halfway = (codes.levels[1:] + codes.levels[:-1]) / 2
         within = np.ascontiguousarray(U[columns, columns])
         round_columns(part, low, high, codes.levels, halfway, within, levels, errors)
         codes.write(raw, levels)

@@ -65,31 +65,39 @@ def wrong_log_softmax(x, shift=True, normalize=True):
     return x - np.log(np.exp(x).sum()) if normalize else x
 
 
-def kl(p, q, reverse=False, shift=True, normalize=True, base=1.0, total=np.sum, weigh=True, other=False):
+def kl(p, q, reverse=False, shift=True, normalize=True, base=1.0, total=np.sum, weigh="p", own=1, raw=False):
     if reverse:
         p, q = q, p
+    logits = own * p - q
     p, q = wrong_log_softmax(p, shift, normalize), wrong_log_softmax(q, shift, normalize)
-    weights = np.exp(q if other else p) if weigh else 1.0
-    return total(weights * (p - q)) / base
+    weights = {"p": np.exp(p), "q": np.exp(q), "": 1.0}[weigh]
+    return total(weights * (logits if raw else own * p - q)) / base
 
 
 KL_MISTAKES = {
     "p and q are exchanged: the reference comes first, and its probabilities weigh the differences": {
         "reverse": True
     },
-    "the differences are weighed with the model's probabilities q: the reference's count": {"other": True},
-    "the differences are not weighed: each counts as often as its token comes, p of the time": {
-        "weigh": False
-    },
+    "the differences are weighed with the model's probabilities q: the reference's count": {"weigh": "q"},
+    "the differences are not weighed: each counts as often as its token comes, p of the time": {"weigh": ""},
     "your logarithm overflows: exp(1000) is infinite. Take the largest logit off first, which changes no "
     "probability": {"shift": False},
+    "your logits are no log-probabilities yet: take off the log of the sum of all exp(logits)": {
+        "shift": False,
+        "normalize": False,
+    },
+    "you subtract logits: only log-probabilities may be, each less its own log of a sum": {"raw": True},
     "those are no probabilities: exp(logits) has to be divided by its sum": {"normalize": False},
+    "your sign is turned round: a divergence is never below 0": {"base": -1.0},
+    "that is the cross-entropy, not 0 where both say the same: log p less log q counts": {"own": 0},
     "that is in bits: np.log2 counts in bits, the lesson in nats, np.log": {"base": np.log(2)},
     "that is a mean over the vocabulary: the divergence is a sum over it": {"total": np.mean},
 }
 
 
-def wrong_error(a, b, unpaired=False, ddof=1, root=True, divide=True, added=False):
+def wrong_error(a, b, unpaired=False, ddof=1, root=True, divide=True, added=False, instead=None):
+    if instead is not None:
+        return instead(b - a)
     if unpaired:
         return np.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))
     spread = np.std(a + b if added else b - a, ddof=ddof)
@@ -99,6 +107,13 @@ def wrong_error(a, b, unpaired=False, ddof=1, root=True, divide=True, added=Fals
 PAIRED_MISTAKES = {
     "that is the error of two texts that have nothing in common: subtract token by token first, and what is "
     "hard for both drops out": {"unpaired": True},
+    "that is the mean of the differences: the question is how sure it is": {"instead": np.mean},
+    "that is its square: a spread is the root of the variance": {
+        "instead": lambda d: np.var(d, ddof=1) / len(d)
+    },
+    "the mean of the differences counts as spread: take it off before you square": {
+        "instead": lambda d: np.sqrt(np.mean(d**2) / len(d))
+    },
     "that is how far single tokens spread: a mean of n tokens is sqrt(n) times as certain": {"divide": False},
     "you divide by n: the spread of a mean shrinks with the root of n": {"root": False},
     "your spread divides by n: np.std does, unless you say ddof=1. The mean was taken from the same n "
@@ -107,23 +122,34 @@ PAIRED_MISTAKES = {
 }
 
 
-def weighted(x, E, power=2, average=np.mean, squared=True, counts=True, outside=False):
+def one_mean(x, axis):
+    return np.full(x.shape[1], x.mean())
+
+
+def weighted(x, E, power=2, average=np.mean, squared=True, counts=True, outside=False, again=1, total=np.sum):
     x = x.astype(np.float64)
     importance = average(x, axis=0) ** 2 if outside else average(abs(x) ** power, axis=0)
     importance = importance if counts else np.ones_like(importance)
-    return np.sum(importance * (E.astype(np.float64) ** 2 if squared else abs(E)))
+    return total(importance**again * (E.astype(np.float64) ** 2 if squared else abs(E)))
 
 
 WEIGHTED_MISTAKES = {
     "the inputs are not used: a column's error counts mean(x ** 2) times": {"counts": False},
     "you square the mean: plus and minus cancel in it. Take the mean of the squares": {"outside": True},
+    "you take one mean over all inputs: each column has its own, axis=0": {"average": one_mean},
     "you take the mean of |x|: errors of outputs are squares, and so are their weights": {"power": 1},
     "you add the squares over the tokens: the mean does not grow with the text": {"average": np.sum},
+    "you square the importance with the errors: it is made of squares already": {"again": 2},
+    "that is the mean over all weights: errors of more weights are a larger error, so add them": {
+        "total": np.mean
+    },
     "your errors are not squared: two errors of 1 are not as bad as one of 2": {"squared": False},
 }
 
 
-def greedy(cost, gain, budget, by="rate", skip=False, over=False, rest=0, rising=False, ordered=False):
+def greedy(
+    cost, gain, budget, by="rate", skip=False, over=False, rest=0, rising=False, ordered=False, spend=1
+):
     key = {"rate": gain / cost, "gain": gain, "cost": -cost.astype(float)}[by]
     taken, spent = [], 0
     for step in np.argsort(key if rising else -key, kind="stable"):
@@ -133,7 +159,7 @@ def greedy(cost, gain, budget, by="rate", skip=False, over=False, rest=0, rising
             if not skip:
                 break
             continue
-        spent += cost[step]
+        spent += spend * cost[step]
         taken.append(step)
     return np.array(sorted(taken) if ordered else taken, np.int64)
 
@@ -146,6 +172,7 @@ STEP_MISTAKES = {
     "your order is upside down: np.argsort begins with the smallest": {"rising": True},
     "you take one step too many: the one that goes over the budget stays out": {"over": True},
     "you stop one step too early: one that spends the budget to its last byte is paid for": {"rest": 1},
+    "you compare each step with the whole budget: what the steps before it cost is spent": {"spend": 0},
     "you go on behind the first step that does not fit: stop there": {"skip": True},
     "those are the right steps, sorted by number: return them in the order in which they are taken": {
         "ordered": True
@@ -153,26 +180,36 @@ STEP_MISTAKES = {
 }
 
 
-def fed(w, step, U, feed=True, sign=-1, scaled=True, old=False, only_next=False, rounding=np.rint):
+def fed(
+    w, step, U, feed=True, sign=-1, power=1, old=False, only_next=False, rounding=np.rint, what="q", grid=None
+):
     w, q, first = w.astype(np.float64), np.zeros(len(w)), w.astype(np.float64)
     for j in range(len(w)):
-        q[j] = step * rounding(w[j] / step)
-        e = ((first if old else w)[j] - q[j]) / (U[j, j] if scaled else 1.0)
+        q[j] = step * rounding(w[j] / (grid or step))
+        e = ((first if old else w)[j] - q[j]) / U[j, j] ** power
         end = j + 2 if only_next else len(w)
         w[j + 1 : end] += sign * e * U[j, j + 1 : end] if feed else 0.0
-    return q.astype(np.float32)
+    return {"q": q, "codes": q / step, "w": w}[what].astype(np.float32)
 
 
 FEEDBACK_MISTAKES = {
     "nothing is fed back: that is plain rounding. Did you take U[j + 1:, j]? That is below the diagonal, all "
     "zeros": {"feed": False},
     "your errors are added where they should be taken off: w[j + 1:] -= e * U[j, j + 1:]": {"sign": 1},
-    "your error is not divided by U[j, j]": {"scaled": False},
+    "your error is not divided by U[j, j]": {"power": 0},
+    "your error is multiplied by U[j, j]: it is to be divided": {"power": -1},
+    "you round the weight itself: w[j] / step says how many steps it is": {"grid": 1.0},
     "your error is that of the weight as it was: by now it has taken up errors of others, w[j] - q[j]": {
         "old": True
     },
     "only the next column learns of the error: all columns behind j do": {"only_next": True},
     "your weights are cut off, not rounded": {"rounding": np.trunc},
+    "those are the whole numbers: return the weights that they stand for, step times as large": {
+        "what": "codes"
+    },
+    "you return the weights as they have become: what goes into the file is what they were rounded to": {
+        "what": "w"
+    },
 }
 
 

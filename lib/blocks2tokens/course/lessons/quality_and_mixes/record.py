@@ -11,7 +11,7 @@ import ctypes
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 import blocks2tokens as b2t
 from blocks2tokens import files, mix
 from blocks2tokens.course import models
+from blocks2tokens.formats import FORMATS
 from blocks2tokens.quality import Reference
 
 PATH = Path(__file__).parent / "recorded.json"
@@ -37,6 +38,16 @@ def training_ids(model: b2t.Model, n: int = TRAINING) -> np.ndarray:
     """Return ids of Austen's training text, from the middle of a novel on."""
     text = models.training_text()[300_000 : 300_000 + 5 * n]
     return np.array(model.tokenizer.encode(text)[:n])
+
+
+def keep_layer(sizes: Mapping, losses: Mapping, layer: int) -> tuple[int, float]:
+    """Return the bytes and the expected KL of all matrices in Q4_K, but those of one layer in float32."""
+    n_bytes, kl = 0.0, 0.0
+    for name in sizes:
+        kept = name.startswith(f"blk.{layer}.")
+        n_bytes += sizes[name]["Q4_K"] * (32 / FORMATS["Q4_K"].bits_per_weight if kept else 1)
+        kl += 0.0 if kept else losses[name]["Q4_K"]
+    return round(n_bytes), kl
 
 
 def tensor_bytes(path: Path) -> int:
