@@ -1,10 +1,10 @@
 """Lesson 30, parallel layers: a pipeline's times and bubbles, layers over cores, what bounds many cores.
 
-stage_ends     seconds of stages, streams       -> when each stage is done with each stream
-busy_share       seconds of stages, streams       -> the share of time that is work
-largest_part     bytes of layers, cores           -> bytes of the fullest core, at best
-speed_up         alone, shared, waits, wait, cores -> times as fast as one core
-tokens_at_most   bytes, one core, all cores, cores -> tokens a second
+stage_ends         seconds of stages, streams        -> when each stage is done with each stream
+busy_share         seconds of stages, streams        -> the share of time that is work
+largest_part       bytes of layers, cores            -> bytes of the fullest core, at best
+speed_up           alone, shared, waits, wait, cores -> times as fast as one core
+tokens_at_most     bytes, one core, all cores, cores -> tokens a second
 """
 
 from itertools import pairwise
@@ -205,10 +205,14 @@ def largest_part(layers, cores):
             filled += size
         return n
 
-    limit = max(layers)
-    while parts(limit) > cores:
-        limit += 1
-    return limit
+    too_low, enough = max(layers) - 1, sum(layers)
+    while enough - too_low > 1:
+        middle = (too_low + enough) // 2
+        if parts(middle) > cores:
+            too_low = middle
+        else:
+            enough = middle
+    return enough
 
 
 def same_number(layers, cores):
@@ -266,7 +270,8 @@ LARGEST = Exercise(
     hints=(
         "Turn the question round: if no core may have more than `limit` bytes, how many cores are needed? "
         "Fill one after the other.",
-        "Begin with the largest layer as the limit, and raise it until the cores are enough.",
+        "The limit lies between the largest layer and the sum of all. Try the middle, and go on in the half "
+        "where it must be: one byte after the other would be millions of tries.",
     ),
     solution=largest_part,
     twin=schedule.largest_part,
