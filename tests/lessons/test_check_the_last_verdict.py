@@ -6,10 +6,10 @@ from math import prod
 import numpy as np
 import pytest
 
-from blocks2tokens.course import ledger
+from blocks2tokens.course import bench, ledger, models
 from blocks2tokens.course.claims import UNTESTED
 from blocks2tokens.course.lessons.the_last_verdict import exercises as lesson
-from blocks2tokens.course.lessons.the_last_verdict import record, targets
+from blocks2tokens.course.lessons.the_last_verdict import record, steps, targets
 from blocks2tokens.course.report_claims import CLAIMS, MEASURED
 from blocks2tokens.course.synthetic import Shape
 
@@ -141,7 +141,7 @@ def test_the_best_use_is_the_best_of_all_pairs(label):
 
 
 def test_a_model_of_a_small_shape_is_measured_and_removed():
-    shape = Shape("recorded", "llama", 256, 1, 4, 2, 64, 256, 512, 128)
+    shape = Shape("recorded", "llama", 256, 1, 4, 2, 64, 256, 1024, 128)
     found = record.measure_model(shape, (1, 2), 0.2)
     assert set(found["seconds"]) == {"1", "2"} and all(s > 0 for s in found["seconds"].values())
     assert found["read"] > 0 and found["bytes"] < found["weights"]
@@ -160,6 +160,20 @@ def test_what_a_lesson_keeps_is_recorded(monkeypatch, tmp_path):
     monkeypatch.setattr(record.notebooks, "execute", execute)
     found = record.run_lessons(["20_attention", "32_the_last_verdict"])
     assert len(seen) == 1 and found[0]["lesson"] == "20"
+
+
+def test_a_rate_is_of_decoding_whatever_the_prompt_takes(monkeypatch):
+    """A prompt of 5 seconds and half a second for each token are two tokens a second."""
+
+    def clocked(runs, repeats, seconds):
+        slow = ("the report's engine", "its six suspects mended")
+        took = {name: 2.0 if name in slow else 5.0 + 0.5 * run() for name, run in runs.items()}
+        return {name: bench.Timing(0.0, took[name], took[name], took[name]) for name in runs}
+
+    monkeypatch.setattr(steps, "repeating", lambda model: model.tokenizer.encode(steps.QUOTED))
+    monkeypatch.setattr(steps.bench, "interleaved", clocked)
+    found = steps.rates(models.austen(), 1, 1.0)
+    assert list(found.values()) == pytest.approx([0.5, 0.5, 2.0, 2.0, 2.0, 4 / 7])
 
 
 def test_an_unknown_part_is_named(capsys):
