@@ -63,6 +63,10 @@ def in_step(seconds, streams):
     return ticks * float(max(seconds))
 
 
+def at_the_slowest_pace(seconds, streams):
+    return np.cumsum(seconds)[:, None] + max(seconds) * np.arange(streams)
+
+
 FINISH = Exercise(
     name="stage_ends",
     engine=schedule.stage_ends,
@@ -92,6 +96,10 @@ FINISH = Exercise(
         Mistake(
             in_step,
             "all stages of yours move in step with the slowest: each begins as soon as it can",
+        ),
+        Mistake(
+            at_the_slowest_pace,
+            "every stage of yours keeps the pace of the slowest: one before it is sooner done, and waits",
         ),
         Mistake(
             lambda seconds, streams: schedule.stage_ends(seconds, streams).T,
@@ -163,6 +171,10 @@ BUSY = Exercise(
         Mistake(
             lambda seconds, streams: 1 / schedule.busy_share(seconds, streams),
             "your fraction is upside down: work over time",
+        ),
+        Mistake(
+            lambda seconds, streams: 100 * schedule.busy_share(seconds, streams),
+            "that is per cent: wanted is a share, 1 at most",
         ),
     ),
     hints=(
@@ -237,6 +249,8 @@ def in_any_order(layers, cores):
     return max(parts)
 
 
+MEAN = "that is the mean: a layer cannot be cut, so the fullest core may have more"
+
 LARGEST = Exercise(
     name="largest_part",
     engine=schedule.largest_part,
@@ -246,13 +260,13 @@ LARGEST = Exercise(
             same_number,
             "you give each core the same number of layers: count their bytes, the last one may be large",
         ),
-        Mistake(
-            lambda layers, cores: -(-sum(layers) // cores),
-            "that is the mean: a layer cannot be cut, so the fullest core may have more",
-        ),
-        Mistake(
-            lambda layers, cores: max(max(layers), -(-sum(layers) // cores)),
-            "that is a lower bound, the mean or the largest layer: it need not be reached",
+        *(Mistake(mean, MEAN) for mean in (lambda a, n: sum(a) / n, lambda a, n: -(-sum(a) // n))),
+        *(
+            Mistake(bound, "that is a lower bound, the mean or the largest layer: it need not be reached")
+            for bound in (
+                lambda layers, cores: max(max(layers), sum(layers) / cores),
+                lambda layers, cores: max(max(layers), -(-sum(layers) // cores)),
+            )
         ),
         Mistake(
             in_any_order,
@@ -340,6 +354,16 @@ SPEED_UP = Exercise(
             ),
             "you wait once: there are `waits` of them",
         ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: 1 / (alone + (1 - alone) / cores),
+            "that is Amdahl's law for shares: alone and shared are seconds, and so is their sum",
+        ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: (
+                (alone + shared) / schedule.speed_up(alone, shared, waits, wait, cores)
+            ),
+            "that is the time of so many cores: wanted is how often it goes into that of one",
+        ),
     ),
     hints=(
         "What does one core take? It does both parts, and waits for nobody.",
@@ -383,6 +407,14 @@ TOKENS = Exercise(
         Mistake(
             lambda n_bytes, one_core, all_cores, cores: all_cores / n_bytes,
             "one core alone cannot read as fast as all together",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: min(one_core, all_cores) / n_bytes,
+            "you count one core, however many there are",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: min(cores * one_core, all_cores),
+            "that is bytes a second: how many tokens do they make?",
         ),
         Mistake(
             lambda n_bytes, one_core, all_cores, cores: max(cores * one_core, all_cores) / n_bytes,
