@@ -73,7 +73,7 @@ def draw_ways(rates: Mapping[str, Mapping[str, float]], title: str) -> Axes:
     axes.set(xlabel="tokens a second, in those of one core with one stream", title=title)
     axes.margins(x=0.12)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     return axes
 
 
@@ -82,10 +82,15 @@ def draw_cores(
 ) -> Axes:
     """Draw tokens a second by the number of cores, beside its two bounds."""
     axes = plt.subplots()[1]
-    axes.plot(list(measured), list(measured.values()), "o-", color=plot.BLUE, label="measured")
+    look = {"color": plot.BLUE, "zorder": 4, "label": "measured"}
+    axes.plot(list(measured), list(measured.values()), "o-", **look)
     axes.plot(list(amdahl), list(amdahl.values()), "s--", color=plot.ORANGE, label="work, shared, and waits")
     axes.plot(list(memory), list(memory.values()), "k^:", lw=2, label="what memory gives")
-    axes.set_xticks(sorted(set(measured) | set(memory)))
+    most = max(measured)
+    ticks = [*(2**i for i in range(most.bit_length()) if 2**i < 0.75 * most), most]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set(xlabel="cores", ylabel="tokens a second", title=title, ylim=(0, None))
     axes.legend()
     return axes
@@ -95,8 +100,13 @@ def bubbles(stages: int, streams: int, slowest: float = 1.0) -> Axes:
     """Draw a pipeline whose last stage takes `slowest`, the others 1."""
     seconds = [1.0] * (stages - 1) + [slowest]
     share = busy_share(seconds, streams)
-    title = f"{stages} cores, {streams} streams: {share:.0%} work, {1 - share:.0%} bubbles"
+    size = f"{_number_of(stages, 'core')}, {_number_of(streams, 'stream')}"
+    title = f"{size}: {share:.0%} work, {1 - share:.0%} bubbles"
     return draw_schedule(seconds, streams, title)
+
+
+def _number_of(n, what):
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def bubbles_panel() -> widgets.Widget:
