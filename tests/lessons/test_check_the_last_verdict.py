@@ -6,10 +6,10 @@ from math import prod
 import numpy as np
 import pytest
 
-from blocks2tokens.course import ledger
+from blocks2tokens.course import bench, ledger, models
 from blocks2tokens.course.claims import UNTESTED
 from blocks2tokens.course.lessons.the_last_verdict import exercises as lesson
-from blocks2tokens.course.lessons.the_last_verdict import record, targets
+from blocks2tokens.course.lessons.the_last_verdict import record, steps, targets
 from blocks2tokens.course.report_claims import CLAIMS, MEASURED
 from blocks2tokens.course.synthetic import Shape
 
@@ -96,12 +96,14 @@ WRONG = [
     ("together", changed(whole, inverse=True), "upside down"),
     ("together", changed(whole, as_one=True), "you take the time before as 1"),
     ("together", changed(whole, largest=True), "you give every part the largest factor"),
+    ("together", lambda *given: sum(given[0]) / whole(*given), "that is the time afterwards"),
     ("interplay", lambda alone, both: both / float(np.sum(alone)), "you add up the factors"),
     ("interplay", lambda alone, both: prod(alone) / both, "upside down"),
     ("interplay", lambda alone, both: both - prod(alone), "you subtract"),
     ("interplay", lambda alone, both: both / sorted(alone)[-1], "you compare with the best alone"),
     ("interplay", lambda alone, both: prod(alone), "that is what the product promises"),
     ("bits_allowed", lambda *given: bits(*given) / 8, "those are bytes"),
+    ("bits_allowed", lambda t, w, *rest: bits(t, w, *rest) * w, "the bits of all weights"),
     ("bits_allowed", without("tokens"), "you read the weights once for each token"),
     ("bits_allowed", without("cost"), "you leave the cost out"),
     ("bits_allowed", lambda t, w, b, n, c: bits(t, w, b, n, 1 / c), "your cost is upside down"),
@@ -109,6 +111,8 @@ WRONG = [
     ("bits_allowed", lambda *given: 1 / bits(*given), "your fraction is upside down"),
     ("best_use", changed(pairs, tokens="all"), "you count every guess as right"),
     ("best_use", changed(pairs, tokens="each"), "you count each guess by itself"),
+    ("best_use", lambda costs, right, most: (most, len(costs) // most - 1), "you fill the pass"),
+    ("best_use", lambda costs, right, most: (most, 0), "you serve all and guess nothing"),
     ("best_use", changed(pairs, cost=False), "you leave the cost out"),
     ("best_use", changed(pairs, of_one=True), "you count the tokens of one stream"),
     ("best_use", changed(pairs, few=True), "your rows are too few"),
@@ -141,7 +145,7 @@ def test_the_best_use_is_the_best_of_all_pairs(label):
 
 
 def test_a_model_of_a_small_shape_is_measured_and_removed():
-    shape = Shape("recorded", "llama", 256, 1, 4, 2, 64, 256, 512, 128)
+    shape = Shape("recorded", "llama", 256, 1, 4, 2, 64, 256, 1024, 128)
     found = record.measure_model(shape, (1, 2), 0.2)
     assert set(found["seconds"]) == {"1", "2"} and all(s > 0 for s in found["seconds"].values())
     assert found["read"] > 0 and found["bytes"] < found["weights"]
@@ -160,6 +164,20 @@ def test_what_a_lesson_keeps_is_recorded(monkeypatch, tmp_path):
     monkeypatch.setattr(record.notebooks, "execute", execute)
     found = record.run_lessons(["20_attention", "32_the_last_verdict"])
     assert len(seen) == 1 and found[0]["lesson"] == "20"
+
+
+def test_a_rate_is_of_decoding_whatever_the_prompt_takes(monkeypatch):
+    """A prompt of 5 seconds and half a second for each token are two tokens a second."""
+
+    def clocked(runs, repeats, seconds):
+        slow = ("the report's engine", "its six suspects mended")
+        took = {name: 2.0 if name in slow else 5.0 + 0.5 * run() for name, run in runs.items()}
+        return {name: bench.Timing(0.0, took[name], took[name], took[name]) for name in runs}
+
+    monkeypatch.setattr(steps, "repeating", lambda model: model.tokenizer.encode(steps.QUOTED))
+    monkeypatch.setattr(steps.bench, "interleaved", clocked)
+    found = steps.rates(models.austen(), 1, 1.0)
+    assert list(found.values()) == pytest.approx([0.5, 0.5, 2.0, 2.0, 2.0, 4 / 7])
 
 
 def test_an_unknown_part_is_named(capsys):

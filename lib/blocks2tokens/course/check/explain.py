@@ -142,7 +142,7 @@ MEANINGS = (
     (
         ZeroDivisionError,
         r"",
-        "which case is that? Where all weights are 0, so is the scale",
+        "what do you divide by, and in which case is it 0? (Where all weights are 0, so is the scale.)",
     ),
     (IndexError, r"index -?\d+ is out of bounds for axis \d+ with size (?P<size>\d+)", _index_too_large),
     (

@@ -1,10 +1,10 @@
 """Lesson 30, parallel layers: a pipeline's times and bubbles, layers over cores, what bounds many cores.
 
-stage_ends     seconds of stages, streams       -> when each stage is done with each stream
-busy_share       seconds of stages, streams       -> the share of time that is work
-largest_part     bytes of layers, cores           -> bytes of the fullest core, at best
-speed_up         alone, shared, waits, wait, cores -> times as fast as one core
-tokens_at_most   bytes, one core, all cores, cores -> tokens a second
+stage_ends         seconds of stages, streams        -> when each stage is done with each stream
+busy_share         seconds of stages, streams        -> the share of time that is work
+largest_part       bytes of layers, cores            -> bytes of the fullest core, at best
+speed_up           alone, shared, waits, wait, cores -> times as fast as one core
+tokens_at_most     bytes, one core, all cores, cores -> tokens a second
 """
 
 from itertools import pairwise
@@ -63,6 +63,10 @@ def in_step(seconds, streams):
     return ticks * float(max(seconds))
 
 
+def at_the_slowest_pace(seconds, streams):
+    return np.cumsum(seconds)[:, None] + max(seconds) * np.arange(streams)
+
+
 FINISH = Exercise(
     name="stage_ends",
     engine=schedule.stage_ends,
@@ -92,6 +96,10 @@ FINISH = Exercise(
         Mistake(
             in_step,
             "all stages of yours move in step with the slowest: each begins as soon as it can",
+        ),
+        Mistake(
+            at_the_slowest_pace,
+            "every stage of yours keeps the pace of the slowest: one before it is sooner done, and waits",
         ),
         Mistake(
             lambda seconds, streams: schedule.stage_ends(seconds, streams).T,
@@ -164,6 +172,10 @@ BUSY = Exercise(
             lambda seconds, streams: 1 / schedule.busy_share(seconds, streams),
             "your fraction is upside down: work over time",
         ),
+        Mistake(
+            lambda seconds, streams: 100 * schedule.busy_share(seconds, streams),
+            "that is per cent: wanted is a share, 1 at most",
+        ),
     ),
     hints=(
         "How long does all of it take? stage_ends tells: the last stage with the last stream.",
@@ -205,10 +217,14 @@ def largest_part(layers, cores):
             filled += size
         return n
 
-    limit = max(layers)
-    while parts(limit) > cores:
-        limit += 1
-    return limit
+    too_low, enough = max(layers) - 1, sum(layers)
+    while enough - too_low > 1:
+        middle = (too_low + enough) // 2
+        if parts(middle) > cores:
+            too_low = middle
+        else:
+            enough = middle
+    return enough
 
 
 def same_number(layers, cores):
@@ -233,6 +249,8 @@ def in_any_order(layers, cores):
     return max(parts)
 
 
+MEAN = "that is the mean: a layer cannot be cut, so the fullest core may have more"
+
 LARGEST = Exercise(
     name="largest_part",
     engine=schedule.largest_part,
@@ -242,13 +260,13 @@ LARGEST = Exercise(
             same_number,
             "you give each core the same number of layers: count their bytes, the last one may be large",
         ),
-        Mistake(
-            lambda layers, cores: -(-sum(layers) // cores),
-            "that is the mean: a layer cannot be cut, so the fullest core may have more",
-        ),
-        Mistake(
-            lambda layers, cores: max(max(layers), -(-sum(layers) // cores)),
-            "that is a lower bound, the mean or the largest layer: it need not be reached",
+        *(Mistake(mean, MEAN) for mean in (lambda a, n: sum(a) / n, lambda a, n: -(-sum(a) // n))),
+        *(
+            Mistake(bound, "that is a lower bound, the mean or the largest layer: it need not be reached")
+            for bound in (
+                lambda layers, cores: max(max(layers), sum(layers) / cores),
+                lambda layers, cores: max(max(layers), -(-sum(layers) // cores)),
+            )
         ),
         Mistake(
             in_any_order,
@@ -266,7 +284,8 @@ LARGEST = Exercise(
     hints=(
         "Turn the question round: if no core may have more than `limit` bytes, how many cores are needed? "
         "Fill one after the other.",
-        "Begin with the largest layer as the limit, and raise it until the cores are enough.",
+        "The limit lies between the largest layer and the sum of all. Try the middle, and go on in the half "
+        "where it must be: one byte after the other would be millions of tries.",
     ),
     solution=largest_part,
     twin=schedule.largest_part,
@@ -335,6 +354,16 @@ SPEED_UP = Exercise(
             ),
             "you wait once: there are `waits` of them",
         ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: 1 / (alone + (1 - alone) / cores),
+            "that is Amdahl's law for shares: alone and shared are seconds, and so is their sum",
+        ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: (
+                (alone + shared) / schedule.speed_up(alone, shared, waits, wait, cores)
+            ),
+            "that is the time of so many cores: wanted is how often it goes into that of one",
+        ),
     ),
     hints=(
         "What does one core take? It does both parts, and waits for nobody.",
@@ -378,6 +407,14 @@ TOKENS = Exercise(
         Mistake(
             lambda n_bytes, one_core, all_cores, cores: all_cores / n_bytes,
             "one core alone cannot read as fast as all together",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: min(one_core, all_cores) / n_bytes,
+            "you count one core, however many there are",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: min(cores * one_core, all_cores),
+            "that is bytes a second: how many tokens do they make?",
         ),
         Mistake(
             lambda n_bytes, one_core, all_cores, cores: max(cores * one_core, all_cores) / n_bytes,

@@ -20,19 +20,21 @@ HATCHES = ("", "///", "...", "\\\\", "xx", "++", "oo", "--")  # streams stay apa
 NUMBERED = 8  # streams that have a number in their bars
 
 
-def _gantt(bars: Iterable[tuple[int, int, float, float]], title: str, axes: Axes | None, unit: str) -> Axes:
-    """Draw bars (core, stream, start, end)."""
+def _gantt(
+    bars: Iterable[tuple[int, int, float, float]], title: str, axes: Axes | None, unit: str, worker: str
+) -> Axes:
+    """Draw bars (worker, stream, start, end); a worker is a core or a thread."""
     bars = list(bars)
-    cores, streams = 1 + max(bar[0] for bar in bars), 1 + max(bar[1] for bar in bars)
-    axes = axes or plt.subplots(figsize=(9, 1.1 + 0.5 * cores))[1]
-    for core, stream, start, end in bars:
+    workers, streams = 1 + max(bar[0] for bar in bars), 1 + max(bar[1] for bar in bars)
+    axes = axes or plt.subplots(figsize=(9, 1.1 + 0.5 * workers))[1]
+    for row, stream, start, end in bars:
         look = {"color": plot.COLOURS[stream % 7], "hatch": HATCHES[stream % 8], "edgecolor": "0.2"}
-        axes.barh(core, end - start, left=start, height=0.8, **look)
+        axes.barh(row, end - start, left=start, height=0.8, **look)
         if streams <= NUMBERED:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.annotate(str(stream), ((start + end) / 2, core), ha="center", va="center", size=9, bbox=box)
-    axes.set_yticks(range(cores), [f"core {core}" for core in range(cores)])
-    axes.set(ylim=(cores - 0.4, -0.6), xlim=(0, None), xlabel=unit, title=title)
+            axes.annotate(str(stream), ((start + end) / 2, row), ha="center", va="center", size=9, bbox=box)
+    axes.set_yticks(range(workers), [f"{worker} {row}" for row in range(workers)])
+    axes.set(ylim=(workers - 0.4, -0.6), xlim=(0, None), xlabel=unit, title=title)
     axes.grid(visible=False, axis="y")
     return axes
 
@@ -45,13 +47,13 @@ def draw_schedule(seconds: Sequence[float], streams: int, title: str, axes: Axes
         for stage in range(len(seconds))
         for stream in range(streams)
     )
-    return _gantt(bars, title, axes, "time")
+    return _gantt(bars, title, axes, "time", "core")
 
 
 def draw_trace(trace: Iterable[tuple[int, int, float, float]], title: str) -> Axes:
     """Draw what threads did: (stage, stream, start, end), in seconds."""
     bars = [(stage, stream, 1e3 * start, 1e3 * end) for stage, stream, start, end in trace]
-    return _gantt(bars, title, None, "ms")
+    return _gantt(bars, title, None, "ms", "thread")
 
 
 def draw_ways(rates: Mapping[str, Mapping[str, float]], title: str) -> Axes:
@@ -71,7 +73,7 @@ def draw_ways(rates: Mapping[str, Mapping[str, float]], title: str) -> Axes:
     axes.set(xlabel="tokens a second, in those of one core with one stream", title=title)
     axes.margins(x=0.12)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     return axes
 
 
@@ -80,10 +82,15 @@ def draw_cores(
 ) -> Axes:
     """Draw tokens a second by the number of cores, beside its two bounds."""
     axes = plt.subplots()[1]
-    axes.plot(list(measured), list(measured.values()), "o-", color=plot.BLUE, label="measured")
+    look = {"color": plot.BLUE, "zorder": 4, "label": "measured"}
+    axes.plot(list(measured), list(measured.values()), "o-", **look)
     axes.plot(list(amdahl), list(amdahl.values()), "s--", color=plot.ORANGE, label="work, shared, and waits")
-    axes.plot(list(memory), list(memory.values()), "k:", lw=2, label="what memory gives")
-    axes.set_xticks(sorted(set(measured) | set(memory)))
+    axes.plot(list(memory), list(memory.values()), "k^:", lw=2, label="what memory gives")
+    most = max(measured)
+    ticks = [*(2**i for i in range(most.bit_length()) if 2**i < 0.75 * most), most]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set(xlabel="cores", ylabel="tokens a second", title=title, ylim=(0, None))
     axes.legend()
     return axes
@@ -93,8 +100,13 @@ def bubbles(stages: int, streams: int, slowest: float = 1.0) -> Axes:
     """Draw a pipeline whose last stage takes `slowest`, the others 1."""
     seconds = [1.0] * (stages - 1) + [slowest]
     share = busy_share(seconds, streams)
-    title = f"{stages} cores, {streams} streams: {share:.0%} work, {1 - share:.0%} bubbles"
+    size = f"{_number_of(stages, 'core')}, {_number_of(streams, 'stream')}"
+    title = f"{size}: {share:.0%} work, {1 - share:.0%} bubbles"
     return draw_schedule(seconds, streams, title)
+
+
+def _number_of(n, what):
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def bubbles_panel() -> widgets.Widget:

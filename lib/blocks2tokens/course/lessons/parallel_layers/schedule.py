@@ -4,7 +4,7 @@ seconds of the stages [2, 1]      stream 0    stream 1
     stage 0                       0 to 2      2 to 4
     stage 1                       2 to 3      4 to 5        waits for its stream, and for itself
 
-stage_ends    when each stage is done with each stream
+stage_ends      when each stage is done with each stream
 busy_share      how much of the stages' time is work; the rest are bubbles
 largest_part    consecutive layers over cores: the least that the fullest core can have
 speed_up        what is not shared, and each wait for the last one, bound it (Amdahl's law)

@@ -62,6 +62,10 @@ TOGETHER = Exercise(
             "your fraction is upside down: the time before over the time after",
         ),
         Mistake(
+            lambda shares, factors: sum(shares) / targets.together(shares, factors),
+            "that is the time afterwards: wanted is how often it goes into the time before",
+        ),
+        Mistake(
             as_if_one,
             "you take the time before as 1: it is the sum of the shares, which may be seconds",
         ),
@@ -165,6 +169,12 @@ BITS = Exercise(
                 targets.bits_allowed(target, weights, bandwidth, tokens, cost) / 8
             ),
             "those are bytes: a byte has eight bits",
+        ),
+        Mistake(
+            lambda target, weights, bandwidth, tokens, cost: targets.bits_allowed(
+                target, 1, bandwidth, tokens, cost
+            ),
+            "those are the bits of all weights together: wanted are those of one",
         ),
         Mistake(
             lambda target, weights, bandwidth, tokens, cost: targets.bits_allowed(
@@ -296,6 +306,14 @@ BEST = Exercise(
         Mistake(
             lambda costs, right, most_streams: targets.best_use(costs, right, most_streams)[::-1],
             "the two are exchanged: streams first, then guesses",
+        ),
+        Mistake(
+            lambda costs, right, most_streams: (most_streams, len(costs) // most_streams - 1),
+            "you fill the pass: more rows give more tokens, but what does a pass of so many cost?",
+        ),
+        Mistake(
+            lambda costs, right, most_streams: (most_streams, 0),
+            "you serve all and guess nothing: where rows are left over, guesses may pay",
         ),
         Mistake(
             lambda costs, right, most_streams: targets.best_use(costs, right, 1),

@@ -33,8 +33,8 @@ def draw_target(rates: Mapping[str, float], title: str) -> Axes:
     """Draw {way: tokens a second} as bars, and the report's target as a band."""
     axes = plot.bars(dict(rates), "tokens/s", title)
     axes.axvspan(*TARGET, color=plot.GREEN, alpha=0.18, zorder=0)
-    axes.annotate("the report's target", (TARGET[0], -0.45), (4, 0), textcoords="offset points", size=9)
-    axes.set_xlim(0, 1.25 * max(TARGET[1], *rates.values()))
+    axes.annotate("the report's target", (TARGET[0], -0.7), (4, 0), textcoords="offset points", va="center")
+    axes.set(xlim=(0, 1.25 * max(TARGET[1], *rates.values())), ylim=(len(rates) - 0.5, -1.1))
     return axes
 
 

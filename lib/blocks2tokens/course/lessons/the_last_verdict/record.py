@@ -1,10 +1,10 @@
 """What takes too long for the lesson: a 14B as a whole, and the figures of all lessons before.
 
     python -m blocks2tokens.course.lessons.the_last_verdict.record model     some minutes, 9.5 GB of disk
-    python -m blocks2tokens.course.lessons.the_last_verdict.record ledger    runs the lessons, a quarter of
-                                                                             an hour
+    python -m blocks2tokens.course.lessons.the_last_verdict.record ledger    runs the lessons, half an hour
     recorded.json, beside this file:
-    {"model": {"cpu", "date", "bytes", "threads", "read": GB/s, "seconds": {rows of a pass: seconds}},
+    {"model": {"cpu", "date", "bytes": of a token, "weights", "threads", "read": GB/s,
+               "seconds": {rows of a pass: seconds}},
      "ledger": [the rows of work/.ledger.json, see course.ledger]}
 
 Either writes its part and leaves the other. A model of that shape and random weights is written to

@@ -8,7 +8,8 @@ guesses                   prompt lookup on a text that repeats itself
 4 texts in a pass         all of them together
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 
 import numpy as np
 
@@ -31,18 +32,18 @@ def repeating(model: Model) -> list[int]:
     return model.tokenizer.encode_chat(said)
 
 
-def ours(path, threads: int | None = None, speculate=None) -> Callable[[], float]:
-    """Return a function that reads the prompt, writes TOKENS tokens, and gives how many there were."""
+def ours(path, threads: int | None = None, speculate=None) -> Callable[..., int]:
+    """Return a function that reads the prompt, writes up to `tokens`, and gives how many there were."""
     model = b2t.load(path, threads=threads)
     ids = repeating(model)
 
-    def run():
-        return sum(1 for _ in model.generate(ids, TOKENS, speculate=speculate))
+    def run(tokens=TOKENS):
+        return sum(1 for _ in model.generate(ids, tokens, speculate=speculate))
 
     return run
 
 
-def one_pass(path) -> Callable[[], float]:
+def one_pass(path) -> Callable[[], int]:
     """Return a function that takes STREAMS texts a token further, and gives STREAMS."""
     model = b2t.load(path)
     ids = repeating(model)
@@ -58,26 +59,30 @@ def one_pass(path) -> Callable[[], float]:
 
 
 def rates(path, repeats: int, seconds: float) -> dict[str, float]:
-    """Return {step: tokens a second} of a chat model, in one run."""
+    """Return {step: tokens a second} of a chat model, in one run.
+
+    Decoding alone: a run that ends with its first token is taken off, and with it the reading of the prompt.
+    """
     model = b2t.load(path)
     ids = repeating(model)[:16]
-    ways = {
-        "the report's engine": (slow_engine.SlowEngine(model), 1),
-        "its six suspects mended": (slow_engine.SlowEngine(model, frozenset(SUSPECTS)), 1),
+    engines = {
+        "the report's engine": slow_engine.SlowEngine(model),
+        "its six suspects mended": slow_engine.SlowEngine(model, frozenset(SUSPECTS)),
     }
-    runs = {name: slow_engine.one_token(engine, ids) for name, (engine, _) in ways.items()}
-    counts = dict.fromkeys(runs, 1)
-    lookup = b2t.PromptLookup()
-    for name, run in {
+    texts = {
         "blocks, multiplied, on one core": ours(path, 1),
         "on all cores": ours(path),
-        "with guesses, on a text that repeats": ours(path, speculate=lookup),
-    }.items():
-        runs[name], counts[name] = run, run()
-    name = f"{STREAMS} texts in a pass, together"
-    runs[name], counts[name] = one_pass(path), STREAMS
-    timings = bench.interleaved(runs, repeats, seconds)
-    return {name: counts[name] / timing.median for name, timing in timings.items()}
+        "with guesses, on a text that repeats": ours(path, speculate=b2t.PromptLookup()),
+    }
+    together = f"{STREAMS} texts in a pass, together"
+    runs: dict[Hashable, Callable] = {name: slow_engine.one_token(e, ids) for name, e in engines.items()}
+    runs |= texts | {(name, "first token"): partial(run, 1) for name, run in texts.items()}
+    runs[together] = one_pass(path)
+    took = {name: timing.median for name, timing in bench.interleaved(runs, repeats, seconds).items()}
+    found = {name: 1 / took[name] for name in engines}
+    for name, run in texts.items():
+        found[name] = (run() - 1) / (took[name] - took[name, "first token"])
+    return found | {together: STREAMS / took[together]}
 
 
 def mended_factors(model: Model, repeats: int, seconds: float) -> np.ndarray:
