@@ -394,6 +394,7 @@ EXCEPTIONS = [
     ("return float(x)", "one number is wanted here"),
     ("return np.uint8(255) + 300", "a byte out of an array stays a byte"),
     ("return nothing(x)", "nothing is called nothing yet"),
+    ("import scipy.nowhere", "is not installed here"),  # Numba, too, says that it wants SciPy
     ("return 1 / 0", "Where all weights are 0"),
     ("return np.frombuffer(b'1234', np.uint8).__setitem__(0, 1)", "belong to somebody else"),
 ]

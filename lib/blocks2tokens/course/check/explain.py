@@ -204,6 +204,11 @@ MEANINGS = (
         lambda m: f"nothing is called {m['name']} yet: a slip of the pen, or a cell above that has not run?",
     ),
     (MemoryError, r"", "is an axis too many in your shapes? The cases are small"),
+    (
+        ModuleNotFoundError,
+        r"No module named '(.+)'",
+        lambda m: f"{m[1]} is not installed here: it can be done without, with NumPy",
+    ),
 )
 
 
@@ -221,7 +226,9 @@ def what_it_means(error: BaseException, text: str) -> str | None:
 def is_numbas(error: BaseException) -> bool:
     """Did Numba raise this while it compiled? Then it is a wall of text."""
     is_its_own = type(error).__module__.startswith("numba.") or isinstance(error, NotImplementedError)
-    return is_its_own or (isinstance(error, ImportError) and "scipy" in str(error).lower())
+    wants_scipy = isinstance(error, ImportError) and "scipy" in str(error).lower()
+    learners = isinstance(error, ModuleNotFoundError)  # an import of theirs, of what is not installed
+    return is_its_own or (wants_scipy and not learners)
 
 
 NUMBA_REASONS = (
