@@ -191,7 +191,7 @@ def test_the_recorded_figures_say_what_the_lesson_says():
     assert list(rows) == list(record.KINDS)
     kl = {name: row["kl"] for name, row in rows.items()}
     assert kl["float16"] < kl["q8_0"] < kl["q4_0"] < kl["q4_0, less the mean"] < kl["q4_0, turned"]
-    assert kl["q4_0"] < 0.7 * kl["q4_0, turned"]
+    assert kl["q4_0"] < 0.75 * kl["q4_0, turned"]
     for name, row in rows.items():
         assert row["bytes"] == 2 * 30 * 3 * row_bytes(record.KINDS[name], 64)
 

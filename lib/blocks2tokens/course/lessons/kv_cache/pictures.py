@@ -49,7 +49,8 @@ def draw_price(found: Mapping[str, tuple[int, float]], title: str) -> plt.Axes:
     axes = plt.subplots(figsize=(7.5, 3.6))[1]
     for (kind, (n_bytes, kl)), mark in zip(found.items(), "os^Dv", strict=False):
         axes.plot(n_bytes / 1024, kl, mark, ms=9, color=plot.RED if "not" in kind else plot.BLUE)
-        axes.annotate(f" {kind}", (n_bytes / 1024, kl), va="bottom")
+        beside = {"xytext": (9, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(kind, (n_bytes / 1024, kl), **beside)
     axes.set(xscale="log", yscale="log", xlabel="KB a token", ylabel="KL to float32, nats")
     ticks = sorted({n_bytes / 1024 for n_bytes, _ in found.values()})
     axes.set_xticks(ticks, [f"{tick:.1f}" for tick in ticks])

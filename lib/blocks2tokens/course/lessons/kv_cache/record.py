@@ -29,7 +29,7 @@ from blocks2tokens.model.cache_rows import BACK, FIRST, MEAN, SCALE, turn, turne
 from blocks2tokens.quality import Reference, log_softmax, mean
 
 RECORDED = Path(__file__).with_name("smollm2.json")
-TOKENS, WINDOW = 8192, 2048
+TOKENS, WINDOW = 4096, 2048
 CHARACTERS = 10  # more than a token has on average
 KINDS = {
     "float16": "float16",
