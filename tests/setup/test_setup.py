@@ -68,7 +68,11 @@ def test_every_pin_has_both_bounds():
     assert [name for name, bound in bounds.items() if ">=" not in bound or "<" not in bound] == []
 
 
-CAME_WITH = {"llvmlite": "numba", "markupsafe": "jinja2", "h11": "uvicorn"}  # what another package brings and stands for
+CAME_WITH = {
+    "llvmlite": "numba",
+    "markupsafe": "jinja2",
+    "h11": "uvicorn",
+}  # what another package brings and stands for
 PARTS = ["grammar", "serve", "cluster"]  # of the engine, which do without packages that most do not need
 
 
