@@ -7,7 +7,7 @@
 FROM python:3.12-slim
 WORKDIR /course
 COPY . .
-RUN python start.py setup lab && chmod -R a+rwX /course
+RUN python start.py setup lab && .venv/bin/python data/fetch_smollm2.py && chmod -R a+rwX /course
 # A user id without an entry in /etc/passwd has no home; the course's folder is one.
 ENV HOME=/course
 EXPOSE 8888

@@ -90,11 +90,11 @@ def notebook_with(title, alt):
 
 
 def test_a_deck_holds_each_figure_with_its_point_and_nothing_from_outside(tmp_path):
-    path = tmp_path / "99_made_up.ipynb"
+    path = tmp_path / "03_q4_k.ipynb"
     nbformat.write(notebook_with("Do <this>", 'It "rises"'), path)
     text = slides.deck("Part", [path])
-    assert "99 · Do &lt;this&gt;" in text and 'alt="It &quot;rises&quot;"' in text
-    assert not re.search(r"(?:src|href)=[\"']?https?:", text) and text.count("<section>") == 3
+    assert "03 · Do &lt;this&gt;" in text and 'alt="It &quot;rises&quot;"' in text
+    assert not re.search(r"(?:src|href)=[\"']?https?:", text) and text.count("<section>") == 5
 
 
 def test_decks_of_the_course(tmp_path):

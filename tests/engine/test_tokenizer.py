@@ -518,7 +518,7 @@ BROKEN_PIECES = {
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [(key, *case) for key, cases in BROKEN_PIECES.items() for case in cases],
-    ids=lambda value: repr(value)[:20],
+    ids=[f"{key}-{i}" for key, cases in BROKEN_PIECES.items() for i in range(len(cases))],
 )
 def test_broken_pieces_are_named(make, key, value, message):
     with pytest.raises(GGUFError, match=rf"{KEY}{key}: .*{message}") as caught:

@@ -74,13 +74,9 @@ def deck(title: str, lessons: list[Path]) -> str:
 def _lesson(path, notebook):
     heading = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     slides = [f"<h1>{html.escape(path.stem[:2])} · {html.escape(heading)}</h1>"]
-    try:
-        page = pages.read(path.stem)
-    except ValueError:
-        pass
-    else:
-        said = "".join(f"<p>{html.escape(line)}</p>" for line in page.say)
-        slides += [said, f"<h2>On the board</h2><pre>{html.escape(page.board)}</pre>"]
+    page = pages.read(path.stem)
+    slides.append("".join(f"<p>{html.escape(line)}</p>" for line in page.say))
+    slides.append(f"<h2>On the board</h2><pre>{html.escape(page.board)}</pre>")
     for point, png in figures(notebook):
         slides.append(f'<img alt="{html.escape(point)}" src="data:image/png;base64,{png}">')
     return slides

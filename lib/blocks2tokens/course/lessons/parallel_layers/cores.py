@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from time import perf_counter
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 
 FAST = {"reassoc", "contract", "nsz"}  # one sum may become several: see lesson 08
 
@@ -109,11 +109,6 @@ def pipeline(weights: np.ndarray, x: np.ndarray, stages: int, trace: list | None
     while (job := queues[-1].get()) is not None:
         out[job[0]] = job[1]
     return out
-
-
-def cores_here() -> int:
-    """Return how many cores Numba may use."""
-    return get_num_threads()
 
 
 # --- Handing a row over -----------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def collect(folder: Path, lessons: Sequence[Path]) -> None:
     for path in lessons:
         place = folder / path.relative_to(ROOT)
         place.parent.mkdir(exist_ok=True)
-        notebooks.write(_with_kernel_left_out(notebooks.read(path)), place)
+        shutil.copy(path, place)
     for page in notebooks.NOTEBOOKS.glob("*.md"):
         shutil.copy(page, folder / "notebooks")
     shutil.copy(ROOT / "INSTRUCTOR.md", folder)
@@ -46,15 +46,6 @@ def collect(folder: Path, lessons: Sequence[Path]) -> None:
     for path in lessons:
         text = pages.page_text(pages.read(path.stem))
         (folder / "instructor" / f"{path.stem}.md").write_text(text, encoding="utf-8")
-
-
-def _with_kernel_left_out(notebook):
-    """Return a notebook whose controls, which need a kernel, say so in a line."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.get("data", {}).get("text/plain") == notebooks.CONTROL:
-                output.data["text/plain"] = "(a control stands here when the lesson runs)"
-    return notebook
 
 
 def _index(lessons):
