@@ -123,7 +123,10 @@ def quality(model: Model, reference: Model, ids: Sequence[int], window: int | No
 
 
 class Reference:
-    """A model's final stream over a text, kept: it runs once, however many models are measured against it."""
+    """A model's final stream over a text, and where they are few its logits, kept.
+
+    It runs once, however many models are measured against it.
+    """
 
     def __init__(self, model: Model, ids: Sequence[int], window: int | None = None):
         """Run the model; ValueError as `quality`."""

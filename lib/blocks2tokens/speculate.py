@@ -227,7 +227,7 @@ def generate(
     """
     transformer, pace, guesses = model.transformer, Pace(), []
     cache = transformer.new_cache(len(history) + max_tokens)
-    transformer.expect_rows(1 + min(speculation.tokens, max_tokens), cache)
+    transformer.expect_rows(max(1, min(1 + speculation.tokens, max_tokens - 1)), cache)
     rows = transformer.next_logits(history, cache)[None]
     while True:
         right = 0

@@ -15,7 +15,7 @@ from blocks2tokens.command_line.notice import printable, reason, say
 from blocks2tokens.jit import cores
 from blocks2tokens.parallel.cost import Link
 from blocks2tokens.parallel.pipeline import Pipeline
-from blocks2tokens.parallel.ranks import Ranks, digest
+from blocks2tokens.parallel.ranks import Ranks
 from blocks2tokens.parallel.saved import Saved
 from blocks2tokens.parallel.tensor import TensorParallel
 
@@ -55,6 +55,6 @@ def spread(model: b2t.Model, ranks: Ranks, way: str, tokens_file: str | None):
     parallel = WAYS[way](model, ranks)
     if tokens_file is None:
         return parallel
-    saved = Saved(parallel, tokens_file, ranks, digest(model.file.paths))
+    saved = Saved(parallel, tokens_file, ranks, parallel.identity)
     ranks.last_words = lambda: f"; {saved.n_saved} tokens are saved: the same command goes on from them"
     return saved

@@ -1,12 +1,12 @@
 """serve: a model behind OpenAI's protocol, until Ctrl-C or SIGTERM."""
 
 import errno
-import ipaddress
 from pathlib import Path
 
 import blocks2tokens as b2t
 from blocks2tokens.command_line.answer import counted, load
 from blocks2tokens.command_line.notice import Notice, say
+from blocks2tokens.serving.protocol import is_local
 
 NEEDED = ("starlette", "uvicorn", "h11")  # the extra "serve"
 
@@ -24,6 +24,7 @@ def run(args) -> None:
         with b2t.Batcher(model, args.slots) as batcher:
             with Notice("warming up"):
                 list(batcher.submit([0], 2))
+                list(batcher.submit([0, 0], 1))  # two are a prompt, and go another way
             name = Path(args.model).stem
             server = listening.Server(app(model, batcher, name, args.api_key), say)
             print(greeting(listening.address(socket), name, args), flush=True)
@@ -31,7 +32,7 @@ def run(args) -> None:
 
 
 def _installed():
-    """Return what serves, which needs two packages that nothing else does."""
+    """Return what serves, which needs packages that nothing else does."""
     try:
         from blocks2tokens.serving import listening, server
     except ModuleNotFoundError as error:
@@ -44,11 +45,7 @@ def _installed():
 
 def check_key(host: str, key: str | None) -> None:
     """Raise ValueError for a server that anybody in the network could use."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local and key is None:
+    if not is_local(host) and key is None:
         raise ValueError(
             f"--host {host}: whoever reaches this machine could use the model; give an --api-key"
         )

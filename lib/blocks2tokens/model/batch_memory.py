@@ -151,6 +151,6 @@ class BatchMemory:
         """Return the buffers for T tokens, with at least so many rows; what they hold is left from before."""
         plan = self.plan(T)
         if plan.nbytes > self.block.size:
-            self.block = None  # before there is another
+            self.block = new_block(0)  # the old one goes before there is another
             self.block = new_block(plan.nbytes)
         return plan.views(self.block)

@@ -815,10 +815,7 @@ class Decoder:
         self.weights, self.most_rows = weights, most_rows
         n_rows = most_rows if most_rows == 1 else -(-most_rows // TILES[-1]) * TILES[-1]  # whole tiles
         self.state = state = _state(weights, c, n_rows)
-        self.x, self.logits = (
-            state.residual[:, 0],
-            state.logits,
-        )  # of the last rows, [most_rows, dim or vocab]
+        self.x, self.logits = state.residual[:, 0], state.logits  # of the last rows, [n_rows, dim or vocab]
         self.rows = np.zeros((n_rows, PLACES), np.int64)
         self.arguments = (
             weights.token_embd.raw,

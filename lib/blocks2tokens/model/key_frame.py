@@ -18,6 +18,8 @@ Sources: Zhang et al., "SageAttention", 2024; Xiao et al., "SmoothQuant", 2023; 
 Sinks", 2023.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from blocks2tokens.model.cache_rows import BACK, FIRST, FRAME, MEAN, SCALE, turn, turned
@@ -32,7 +34,7 @@ SPREAD = 19349663  # a prime: multiples of it, modulo the vocabulary's size, are
 LEAST = 1e-6  # of a channel's mean square, in parts of the largest: one that is 0 needs a scale, too
 
 
-def measured(weights: Weights, c: ModelConfig) -> np.ndarray:
+def measured(weights: Weights, c: ModelConfig, between_layers: Callable[[], None]) -> np.ndarray:
     """Return a model's frames; it runs over IDS tokens, or as many as its context has."""
     n = min(IDS, c.context_length)
     ids = SPREAD * np.arange(n, dtype=np.int64) % c.vocab_size
@@ -43,7 +45,7 @@ def measured(weights: Weights, c: ModelConfig) -> np.ndarray:
 
     cache = KVCache(c.n_layers, c.n_kv_heads, c.head_dim, n, "float16")
     cache.prepare(n)
-    run_batch(weights, c, ids, cache, lambda: None, watch)
+    run_batch(weights, c, ids, cache, between_layers, watch)
     return frames
 
 

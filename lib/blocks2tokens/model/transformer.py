@@ -84,13 +84,16 @@ class Transformer:
     output_norm = property(lambda self: self.weights.output_norm)
     output = property(lambda self: self.weights.output)
 
-    def new_cache(self, capacity: int) -> KVCache:
-        """Return an empty cache for `capacity` tokens; ValueError beyond the model's context."""
+    def new_cache(self, capacity: int, pool: PagePool | None = None) -> KVCache:
+        """Return an empty cache for `capacity` tokens; ValueError beyond the model's context.
+
+        Its pages come from `pool`, None: the model's own.
+        """
         c = self.config
         if not isinstance(capacity, Integral) or not 0 < capacity <= c.context_length:
             raise ValueError(f"capacity: expected 1 to {c.context_length} tokens, got {capacity!r}")
         shape = c.n_layers, c.n_kv_heads, c.head_dim
-        return KVCache(*shape, capacity, self.cache_type, self.pool, self.key_frames)
+        return KVCache(*shape, capacity, self.cache_type, pool or self.pool, self.key_frames)
 
     @property
     def key_frames(self) -> np.ndarray | None:
@@ -102,8 +105,8 @@ class Transformer:
             return None
         with self._lock:
             if self._key_frames is None:
-                with interrupts_wait(), cores.one_blas_thread(), cores.using(self.threads):
-                    self._key_frames = key_frame.measured(self.weights, self.config)
+                with interrupts_wait() as let_through, cores.one_blas_thread(), cores.using(self.threads):
+                    self._key_frames = key_frame.measured(self.weights, self.config, let_through)
         return self._key_frames
 
     def hidden(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:

@@ -67,6 +67,7 @@ class Stage(Transformer):
     def __init__(self, whole: Transformer, share: range):
         """Take these layers, with the embedding if they are the first and the logits if the last."""
         c = whole.config
+        self.whole, self.share = whole, share
         self.is_first, self.is_last = share.start == 0, share.stop == c.n_layers
         self.config = StageConfig(**{**vars(c), "n_layers": len(share)}, whole=c, begins=share.start)
         self.cache_type, self.threads = whole.cache_type, whole.threads
@@ -76,6 +77,12 @@ class Stage(Transformer):
         self.given = np.zeros((PREFILL, c.dim), np.float32)  # what comes in: a message, up to PREFILL rows
         if not self.is_first:
             self.weights.token_embd = QuantizedMatrix(self.given.view(np.uint8), "F32", self.given.shape)
+
+    @property
+    def key_frames(self) -> np.ndarray | None:
+        """Those of its layers in the whole model, which is run once to find them."""
+        frames = self.whole.key_frames
+        return None if frames is None else frames[self.share.start : self.share.stop]
 
     def run(self, ids: np.ndarray, cache: KVCache, decodes: bool) -> np.ndarray:
         """Run up to PREFILL rows behind the tokens of the cache; return the stream, float32 [T, dim].
@@ -114,7 +121,8 @@ class Pipeline:
         """
         self.model, self.ranks = model, ranks
         self.config, self.tokenizer = model.config, model.tokenizer
-        ranks.check_same(f"{model.file.path}: SHA-256 of the file", digest(model.file.paths))
+        self.identity = digest(model.file.paths)
+        ranks.check_same(f"{model.file.path}: SHA-256 of the file", self.identity)
         self.counts = ranks.told(_counts(model.transformer, ranks) if counts is None else list(counts))
         if (
             len(self.counts) != ranks.size

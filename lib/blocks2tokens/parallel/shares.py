@@ -27,7 +27,7 @@ def layer_shares(
     """Return how many layers each machine gets, at least one.
 
     `last_bytes` are those of the matrix that makes the logits: the last machine reads it, too. Raises
-    ValueError for more machines than layers, and where the memory of all does not hold the layers.
+    ValueError for more machines than layers, and where the memory of all, or of one, does not hold its share.
     """
     n = len(machines)
     if not 0 < n <= n_layers:
@@ -48,6 +48,8 @@ def layer_shares(
             )
         loads[i] += layer_bytes
         counts[i] += 1
+    if not min(counts):
+        raise ValueError(f"the memory of rank {counts.index(0)} holds no layer of {layer_bytes:,.0f} bytes")
     return counts
 
 

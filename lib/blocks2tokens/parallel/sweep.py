@@ -69,6 +69,7 @@ def sweep(
     left, failed = [job for job in jobs if job not in rows], {}
     if not left:
         return failed
+    write_text(Path(out), _table(rows))  # before minutes are spent on what could not be written
     with _client(scheduler, len(left)) as client, tqdm(total=len(left), desc="sweep", leave=False) as bar:
         for job, found in _results(client, left):
             bar.update()

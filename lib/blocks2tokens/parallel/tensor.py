@@ -81,19 +81,23 @@ class TensorParallel:
         Raises ValueError, on all ranks, for files that differ and for more ranks than there are places to
         cut, UnsupportedError for a mixture of experts.
         """
-        ranks.check_same(f"{model.file.path}: SHA-256 of the file", digest(model.file.paths))
+        self.identity = digest(model.file.paths)
+        ranks.check_same(f"{model.file.path}: SHA-256 of the file", self.identity)
         c, self.ranks, self.whole = model.config, ranks, model.transformer
         if c.n_experts:
             raise UnsupportedError(f"{model.file.path}: a mixture of experts is not cut by rows here")
         self.config, self.tokenizer = c, model.tokenizer
         own = _shares(self.whole, ranks)
-        self.n_kv_heads = (own["kv"].stop - own["kv"].start) // c.head_dim
+        self.kv_heads = slice(own["kv"].start // c.head_dim, own["kv"].stop // c.head_dim)
         self.layers = [share_of_layer(layer, own, ranks.rank == 0) for layer in self.whole.layers]
         self.vocab, self.output = own["vocab"], rows_of(self.whole.output, own["vocab"])
 
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty cache for the keys and values of this rank's heads."""
-        return KVCache(self.config.n_layers, self.n_kv_heads, self.config.head_dim, capacity)
+        c, heads, frames = self.config, self.kv_heads, self.whole.key_frames
+        own = None if frames is None else np.ascontiguousarray(frames[:, heads])
+        shape = c.n_layers, heads.stop - heads.start, c.head_dim
+        return KVCache(*shape, capacity, self.whole.cache_type, frames=own)
 
     def next_logits(self, ids: Sequence[int], cache: KVCache) -> np.ndarray:
         """Run ids behind the tokens of the cache; return the logits after the last, float32 [vocab]."""

@@ -157,7 +157,7 @@ class _Weights:
         named = {f"blk.{i}.{matrix}.weight" for i in layers for matrix in MATRICES}
         self.places = [name for name in model.file.tensors if name in named]
         self.learned = importance_of(model, ids) if by == "wanda" else None
-        self.hessians = hessians(model, text_of(ids, "repair"), self.places) if repair else None
+        self.hessians = hessians(model, text_of(model, ids, "repair"), self.places) if repair else None
         how = " and repaired" if repair else ""
         self.left_out = f"{share if isinstance(share, str) else f'{share:.0%}'} of the weights by {by}{how}"
         if pattern_of(share):

@@ -22,10 +22,14 @@ def importance_of(model: Model, ids: Sequence[int] | Importance) -> Importance:
     return ids
 
 
-def text_of(ids: Sequence[int] | Importance, needs: str) -> Sequence[int]:
-    """Return the ids of the text that somebody `needs`; ValueError for an importance without them."""
+def text_of(model: Model, ids: Sequence[int] | Importance, needs: str) -> Sequence[int]:
+    """Return the ids of the text that somebody `needs`; ValueError for an importance without them.
+
+    And for that of another model.
+    """
     if not isinstance(ids, Importance):
         return ids
+    ids.check(model.file)
     if ids.ids is None:
         raise ValueError(f"ids: {needs} needs the tokens of a text, which this importance does not tell")
     return ids.ids

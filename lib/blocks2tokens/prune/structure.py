@@ -60,7 +60,7 @@ def plan_layers(model: Model, ids: Sequence[int] | Importance, share: float) -> 
     """Leave out the layers of the lowest influence."""
     total = model.config.n_layers
     stay = number_that_stays(total, share, "layers")
-    kept = _best(influence(model, text_of(ids, "layers")), stay)
+    kept = _best(influence(model, text_of(model, ids, "layers")), stay)
     return drop_layers(model, sorted(set(range(total)) - set(kept.tolist())))
 
 

@@ -43,10 +43,19 @@ class Recorder:
         """Return the sampler's choice for logits, float32 [vocab]."""
         choice = self._sampler(logits, history)
         log_probabilities = log_softmax(logits)
-        top = np.argsort(-log_probabilities, kind="stable")[: self._alternatives]
+        top = likeliest_of(log_probabilities, self._alternatives)
         likeliest = [(int(i), float(log_probabilities[i])) for i in top]
         self.entries.append(Entry(choice, float(log_probabilities[choice]), likeliest))
         return choice
+
+
+def likeliest_of(log_probabilities: np.ndarray, n: int) -> np.ndarray:
+    """Return the n most likely ids, of equals the smaller first, without sorting all: int64 [n]."""
+    if n == 0:
+        return np.empty(0, np.int64)
+    n = min(n, len(log_probabilities))
+    likely = np.flatnonzero(log_probabilities >= np.partition(log_probabilities, -n)[-n])
+    return likely[np.argsort(-log_probabilities[likely], kind="stable")][:n]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -80,7 +89,7 @@ class Job:
         self.begun, self.ended = perf_counter(), "stop"
         self.over, self.seconds = False, 0.0
         self._cut = False
-        self._max_tokens, self._wanted, self._tokenizer = max_tokens, wanted, model.tokenizer
+        self._wanted, self._tokenizer = wanted, model.tokenizer
         self._recorder = None if wanted.alternatives is None else Recorder(sampler, wanted.alternatives)
         self._given = 0  # entries that have gone with a piece
         self._queue: asyncio.Queue = asyncio.Queue()
@@ -129,7 +138,7 @@ class Job:
             self.tokens += 1
             self.to_first = self.to_first or perf_counter() - self.begun
             yield token
-        if self.tokens == self._max_tokens or self._cut:  # not reached where a stop string was found
+        if self._cut or self._ids.ended == "length":  # not reached where a stop string was found
             self.ended = "length"
 
     def _entries(self, upto: int) -> list[Entry]:

@@ -13,6 +13,7 @@ Source: OpenAI's API reference, "Create chat completion" and "Create completion"
 `repetition_penalty` and `chat_template_kwargs` are named as vLLM's server has them.
 """
 
+import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -355,3 +356,11 @@ TEXT = COMMON | {
     "suffix": _only(""),
 }
 LACKING = {"audio", "function_call", "prediction", "reasoning_effort", "verbosity", "web_search_options"}
+
+
+def is_local(host: str) -> bool:
+    """Is this a name of this machine, one that no name server decides about?"""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -122,7 +122,7 @@ class Scheduler:
             try:
                 self._begin(request, self.slots.index(None))
             except MemoryError as error:
-                self._end(request, error)
+                self._end(request, error.with_traceback(None))  # which would hold the pages that it has
 
     def _begin(self, request, slot):
         """Give a request its slot and all its pages; if there is no memory for them, nothing has changed."""
@@ -137,9 +137,7 @@ class Scheduler:
             self.reading.append(request)
 
     def _cache(self, capacity: int) -> KVCache:
-        c = self.model.config
-        kind = self.model.transformer.cache_type
-        return KVCache(c.n_layers, c.n_kv_heads, c.head_dim, capacity, kind, self.pool)
+        return self.model.transformer.new_cache(capacity, self.pool)
 
     def _end(self, request, how):
         """Take a request's slot and pages back and tell the asker."""
@@ -290,7 +288,8 @@ class _Driver(threading.Thread):
         with self.changed:
             if self.closed:
                 raise RuntimeError("the batcher is closed")
-            if len(self.arrived) + len(self.scheduler.waiting) >= self.most_waiting:
+            there = len(self.arrived) + len(self.scheduler.waiting) + len(self.scheduler.running)
+            if there >= self.most_waiting + len(self.scheduler.slots):
                 raise QueueFull(f"{self.most_waiting} requests wait already")
             self.arrived.append(request)
             self.changed.notify()

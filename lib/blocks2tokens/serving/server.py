@@ -28,13 +28,12 @@ from blocks2tokens.grammar import Grammar
 from blocks2tokens.serving import protocol, replies
 from blocks2tokens.serving.job import Job
 from blocks2tokens.serving.metrics import Metrics
-from blocks2tokens.serving.protocol import RequestError, Wanted, refused
+from blocks2tokens.serving.protocol import RequestError, Wanted, is_local, refused
 from blocks2tokens.serving.scheduler import Batcher, QueueFull
 
 MAX_BODY = 2**20  # bytes: about 250,000 tokens of English
 READ_SECONDS = 30  # for a whole request to arrive
 OPEN = {"/", "/health"}  # without a key
-LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 GONE = 499  # as nginx counts a caller who left; nobody reads it
 SELF_CONTAINED = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
@@ -350,9 +349,8 @@ class Guard:
         if self._key is None:
             host = request.headers.get("host", "")
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            local = name.lower() in LOCAL
             message = f"Host: {host!r:.80} is not served without a key, which b2t serve --api-key gives"
-            return None if local else RequestError(message, status=403)
+            return None if is_local(name) else RequestError(message, status=403)
         shown = request.headers.get("authorization", "")
         right = hmac.compare_digest(shown.encode(), f"Bearer {self._key}".encode())
         if request.url.path in OPEN or right:

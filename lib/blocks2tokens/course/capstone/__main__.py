@@ -27,11 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         show = (lambda row: None) if args.json else _shown
         names = args.only or list(criteria.CRITERIA)
         report = judging.judge(args.file, args.seed, names, args.seconds, int(args.memory * 1e9), show)
+        place = None if args.only or args.no_board else board.folder()
+        kept = board.keep(report, place) if place else None
     except (OSError, ValueError) as error:
         print(f"capstone: {error}", file=sys.stderr)
         return 2
-    place = None if args.only or args.no_board else board.folder()
-    kept = board.keep(report, place) if place else None
     _tell(args, report, place, kept)
     return 0 if report.met == len(report.rows) else 1
 

@@ -125,14 +125,15 @@ def keep(report: Report, place: Path) -> Entry:
     rows = [vars(one) for one in (*rest, new)]
     copies = place / FOLDER
     copies.mkdir(exist_ok=True)
-    files.write_text(copies / f"{new.sha256[:12]}.py", report.path.read_text(encoding="utf-8"))
+    with files.replacing(copies / f"{new.sha256[:12]}.py") as partial:
+        partial.write_bytes(report.path.read_bytes())
     files.write_text(place / FILE, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     return new
 
 
 def table(rows: list[Entry]) -> str:
     """Return the leaderboard as text: most criteria first, then the fastest against the starter."""
-    order = sorted(rows, key=lambda one: (one.of - one.met, -one.figures.get(SPEED, 0)))
+    order = sorted(rows, key=lambda one: (-one.met, one.of - one.met, -one.figures.get(SPEED, 0)))
     cells = [["file", "met", "lines", *SHOWN, "cores", "CPU", "SHA-256"]]
     for one in order:
         figures = [_written(one.figures.get(name), SCALE.get(head, 1)) for head, name in SHOWN.items()]

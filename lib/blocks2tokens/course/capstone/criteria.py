@@ -103,7 +103,7 @@ def weights(subject: Subject) -> Finding:
                              f"{expected[at]:.6g}")  # fmt: skip
     if wrong:
         raise Failed("; ".join(wrong.values()))
-    return Finding(f"{n:,} weights in {len(questions.READ)} formats, bit for bit", {"formats": 6})
+    return Finding(f"{n:,} weights in {len(questions.READ)} formats, bit for bit")
 
 
 def tokens(subject: Subject) -> Finding:

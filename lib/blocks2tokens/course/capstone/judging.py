@@ -128,6 +128,8 @@ def judge(
 def _judge_all(path, criteria, files, limits, folder, add, whose):
     """Judge a file by the criteria for which there are files, in as many processes as it takes."""
     left = [name for name in criteria if set(NEEDS[name]) <= set(files)]
+    if criteria and not left:
+        raise ValueError(f"{', '.join(criteria)}: the model that it needs is not here")
     places, is_first = {name: str(place) for name, place in files.items()}, True
     while left:
         job = Job(str(path), str(Path.cwd()), places, tuple(left), limits[1])
