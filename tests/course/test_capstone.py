@@ -317,8 +317,9 @@ def test_the_best_stands_first(report, tmp_path):
     one = board.entry(report)
     faster = replace(one, name="faster.py", figures={board.SPEED: 3.0})
     whole = replace(one, name="whole.py", met=2)
-    names = [line.split()[0] for line in board.table([one, faster, whole]).splitlines()]
-    assert names == ["file", "whole.py", "faster.py", "my_engine.py"]
+    broken = replace(one, name="broken.py", met=0, of=1)  # judged by one criterion, and misses no more
+    names = [line.split()[0] for line in board.table([broken, one, faster, whole]).splitlines()]
+    assert names == ["file", "whole.py", "faster.py", "my_engine.py", "broken.py"]
 
 
 def test_the_command_writes_the_starter_once(tmp_path, capsys):

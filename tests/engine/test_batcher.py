@@ -411,6 +411,7 @@ def test_who_finds_no_memory_fails_alone(model, monkeypatch):
 
     def prepare(self, n_tokens):
         if self.capacity == 77:
+            usual(self, 64)
             raise MemoryError
         usual(self, n_tokens)
 

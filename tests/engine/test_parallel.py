@@ -119,22 +119,23 @@ def test_tensor_parallel_logits_are_close(kind, tmp_path):
 # --- Stages, without MPI ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("cache", ["float32", "q4_0"])
 @pytest.mark.parametrize("counts", [[1, 3], [2, 1, 1], [4]])
-def test_stages_one_after_the_other_are_the_model(counts, tmp_path):
-    path = small_model("gemma3", seed=1, n_layers=4, head_dim=16).write(tmp_path / "small.gguf")
-    model = b2t.load(path, threads=1)
+def test_stages_one_after_the_other_are_the_model(counts, cache, tmp_path):
+    path = small_model("gemma3", seed=1, n_layers=4, head_dim=32).write(tmp_path / "small.gguf")
+    model = b2t.load(path, cache=cache, threads=1)
     stages = [Stage(model.transformer, share) for share in ranges(counts)]
     caches = [stage.new_cache(40) for stage in stages]
     ids = np.arange(5, 25)
     expected = model.transformer.hidden(ids, model.transformer.new_cache(40))
     x = ids
-    for stage, cache in zip(stages, caches, strict=True):
+    for stage, kept in zip(stages, caches, strict=True):
         if stage is not stages[0]:
             stage.given[: len(ids)] = x
             x = np.arange(len(ids))
-        x = stage.run(x, cache, decodes=False).copy()
+        x = stage.run(x, kept, decodes=False).copy()
     assert x.tobytes() == expected.tobytes()
-    assert sum(cache.bytes_per_token for cache in caches) == model.transformer.new_cache(1).bytes_per_token
+    assert sum(kept.bytes_per_token for kept in caches) == model.transformer.new_cache(1).bytes_per_token
 
 
 # --- Shares -----------------------------------------------------------------------------------------------

@@ -301,6 +301,8 @@ def test_importance_that_does_not_do_is_refused(source, tmp_path):
         (source, "neurons", False, Importance(without_down, found.counts), "none of blk.0.ffn_down.weight"),
         (source, "wanda", False, Importance(without_down, found.counts), "none of blk.0.ffn_down.weight"),
         (other, "wanda", False, found, "importance: of another model"),
+        (other, "layers", False, found, "importance: of another model"),
+        (other, "magnitude", True, found, "importance: of another model"),
     ):
         with pytest.raises(ValueError, match=said):
             b2t.prune(src, tmp_path / "new.gguf", by, 0.5, learned, repair=repair_)

@@ -384,7 +384,7 @@ def test_a_form_of_another_web_site_is_not_taken(live):
         assert live.request("POST", "/v1/chat/completions", body, {"Content-Type": kind})[0] == 415
     assert live.post("/v1/chat/completions", HELLO, Host="evil.example")[0] == 403
     assert live.request("GET", "/", headers={"Host": "evil.example:80"})[0] == 403
-    for host in ("localhost:1", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+    for host in ("localhost:1", "127.0.0.1", "127.9.9.9:80", "[::1]:80", "LOCALHOST"):
         assert live.request("GET", "/", headers={"Host": host})[0] == 200
 
 
