@@ -118,7 +118,7 @@ WRONG = [
     ("best_use", changed(pairs, few=True), "your rows are too few"),
     ("best_use", changed(pairs, ties=-1), "of equals take the one with fewer rows"),
     ("best_use", turned, "the two are exchanged"),
-    ("best_use", for_one, "you serve one stream"),
+    ("best_use", for_one, "you count the tokens of one stream"),
     ("judged", changed(verdict, n=0), "you look at the figure alone"),
     ("judged", changed(verdict, n=1), "one error is too few"),
     ("judged", changed(verdict, fails=False), "nothing of yours ever fails"),

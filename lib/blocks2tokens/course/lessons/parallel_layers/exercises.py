@@ -113,7 +113,6 @@ FINISH = Exercise(
         "stages, and in each through the streams.",
     ),
     solution=stage_ends,
-    twin=schedule.stage_ends,
     tolerance=1e-12,
 )
 
@@ -182,7 +181,6 @@ BUSY = Exercise(
         "In that time each stage could have worked. They did work: sum(seconds) for each stream.",
     ),
     solution=busy_share,
-    twin=schedule.busy_share,
     tolerance=1e-12,
 )
 
@@ -288,7 +286,6 @@ LARGEST = Exercise(
         "where it must be: one byte after the other would be millions of tries.",
     ),
     solution=largest_part,
-    twin=schedule.largest_part,
     whole=True,
 )
 
@@ -371,7 +368,6 @@ SPEED_UP = Exercise(
         "one core.",
     ),
     solution=speed_up,
-    twin=schedule.speed_up,
     tolerance=1e-12,
 )
 
@@ -430,7 +426,6 @@ TOKENS = Exercise(
         "min(cores * one_core, all_cores), over the bytes of a token.",
     ),
     solution=tokens_at_most,
-    twin=schedule.tokens_at_most,
     tolerance=1e-12,
 )
 

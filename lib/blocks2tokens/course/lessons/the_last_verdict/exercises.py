@@ -79,7 +79,6 @@ TOGETHER = Exercise(
         "sum(shares) over the sum of share / factor.",
     ),
     solution=together,
-    twin=targets.together,
     tolerance=1e-12,
 )
 
@@ -134,7 +133,6 @@ INTERPLAY = Exercise(
         "Their product. Divide what was found by it.",
     ),
     solution=interplay,
-    twin=targets.interplay,
     tolerance=1e-12,
 )
 
@@ -213,7 +211,6 @@ BITS = Exercise(
         "time of one row are bandwidth / (passes * cost) bytes, for all weights.",
     ),
     solution=bits_allowed,
-    twin=targets.bits_allowed,
     tolerance=1e-12,
 )
 
@@ -293,7 +290,8 @@ BEST = Exercise(
         ),
         Mistake(
             using(lambda streams, guesses, cost, right: expected_tokens(right, guesses) / cost),
-            "you count the tokens of one stream: each stream gives as many",
+            "you count the tokens of one stream: each stream gives as many, so try all numbers up to "
+            "most_streams",
         ),
         Mistake(
             using(mean_tokens, rows_of=lambda streams, guesses: streams + guesses),
@@ -315,10 +313,6 @@ BEST = Exercise(
             lambda costs, right, most_streams: (most_streams, 0),
             "you serve all and guess nothing: where rows are left over, guesses may pay",
         ),
-        Mistake(
-            lambda costs, right, most_streams: targets.best_use(costs, right, 1),
-            "you serve one stream: try all numbers up to most_streams",
-        ),
     ),
     hints=(
         "Try all pairs. How many rows has a pass of so many streams, each with its token and its guesses?",
@@ -326,7 +320,6 @@ BEST = Exercise(
         "many rows: keep the best, of equals the one with fewer rows, then with fewer streams.",
     ),
     solution=best_use,
-    twin=targets.best_use,
     whole=True,
     parts=("streams", "guesses"),
 )
@@ -350,10 +343,10 @@ def judged_cases():
 def judged(value, error, limit):
     """Return "holds", "does not hold" or "open"."""
     if value - 2 * error >= limit:
-        return HOLDS
+        return "holds"
     if value + 2 * error < limit:
-        return FAILS
-    return OPEN
+        return "does not hold"
+    return "open"
 
 
 def judging(errors=2.0, below=lambda high, limit: high < limit, above=lambda low, limit: low >= limit):
@@ -398,7 +391,6 @@ JUDGED = Exercise(
         "Both at or above the limit: holds. Both below: does not hold. Else nobody knows: open.",
     ),
     solution=judged,
-    twin=targets.judged,
 )
 
 EXERCISES = [TOGETHER, INTERPLAY, BITS, BEST, JUDGED]
