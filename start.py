@@ -26,6 +26,7 @@ SUPPORTED = "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
 VERSION = 'import sys; print("%d.%d" % sys.version_info[:2])'
 CANDIDATES = ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python"]
 HOLDS_LAB = ["lab", "test"]  # what is installed for tests holds all that the lessons need
+PROCESSES = min(os.cpu_count() or 1, 4)  # of tests, side by side: each may take two gigabytes
 
 
 # --- Running ----------------------------------------------------------------------------------------------
@@ -192,12 +193,14 @@ def test(options):
     setup("test")
     model()
     need(PY, "-m", "blocks2tokens.course.setup.warm_up")
+    several = ["-n", str(PROCESSES), "--dist"]
     nbval = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "notebooks"]
+    os.environ["PYTHONHASHSEED"] = "0"  # so that all processes see the tests in the same order
     steps = {
         "lint": ["ruff", "check", "."],
         "format": ["ruff", "format", "--check", "."],
-        "tests": ["pytest", "--doctest-modules", "lib", "tests"],
-        "lessons": ["pytest", *nbval],
+        "tests": ["pytest", *several, "worksteal", "--doctest-modules", "lib", "tests"],
+        "lessons": ["pytest", *several, "loadfile", *nbval],
     }
     summary, failed = [], False
     for name, command in steps.items():
