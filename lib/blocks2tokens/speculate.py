@@ -122,17 +122,10 @@ class _Drafter:
         self.cache.truncate(same)
         guesses, unread = [], history[same:]
         while len(guesses) < most:
-            guesses.append(int(np.argmax(self._logits_behind(unread))))
+            guesses.append(int(np.argmax(self.model.transformer.next_logits(unread, self.cache))))
             unread = guesses[-1:]
         self.read = [*history, *guesses[:-1]]
         return guesses
-
-    def _logits_behind(self, ids):
-        """Read ids; return the logits after the last. Few ids are rows of one pass, no prompt."""
-        transformer = self.model.transformer
-        if len(ids) <= MOST_ROWS:
-            return transformer.steps(ids, self.cache)[-1]
-        return transformer.next_logits(ids, self.cache)
 
 
 def _check(name, value, least, most):

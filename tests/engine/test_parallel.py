@@ -39,8 +39,7 @@ else:
     cache = many.new_cache(len(ids) + 4)
 found = []
 for step in (ids[:-3], *([i] for i in ids[-3:])):
-    decodes = [len(step) == 1] if way == "pipeline" else []
-    logits = many.next_logits(step, cache, *decodes)
+    logits = many.next_logits(step, cache)
     if logits is not None:
         found.append(logits.copy())
 if ranks.rank == (ranks.size - 1 if way == "pipeline" else 0):

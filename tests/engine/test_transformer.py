@@ -23,6 +23,7 @@ from blocks2tokens.jit import cpu
 from blocks2tokens.model import KVCache, prefill, transformer
 from blocks2tokens.model.decode import POSITION, TOKEN, Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
+from blocks2tokens.model.transformer import MOST_ROWS
 
 IDS = [1, 70, 304, 3, 3, 259, 12, 319, 8, 100, 41, 7]
 PROMPT = [1, 70, 304, 3]
@@ -289,11 +290,11 @@ def test_generation_streams(model, monkeypatch):
     tokens = model.generate(PROMPT, 40)
     assert inspect.isgenerator(tokens) and passes == []
     next(tokens)
-    assert passes == []  # the prompt went through in one batch
+    assert passes == [0]  # the prompt went through in one pass
     next(tokens)
-    assert passes == [len(PROMPT)]
+    assert passes == [0, len(PROMPT)]
     tokens.close()
-    assert len(passes) == 1
+    assert len(passes) == 2
 
 
 def test_a_token_makes_no_array_after_the_first(model, monkeypatch):
@@ -392,8 +393,9 @@ def interrupt(*_):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
 def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkeypatch):
-    expected = model.transformer.next_logits(PROMPT, model.transformer.new_cache(8)).copy()
-    original, cache, calls = prefill.attend_rows, model.transformer.new_cache(8), []
+    ids = np.arange(MOST_ROWS + 1)  # more than are rows of one pass
+    expected = model.transformer.next_logits(ids, model.transformer.new_cache(20)).copy()
+    original, cache, calls = prefill.attend_rows, model.transformer.new_cache(20), []
 
     def interrupted(*arguments):
         interrupt()
@@ -403,9 +405,9 @@ def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkey
     with monkeypatch.context() as patch:
         patch.setattr(prefill, "attend_rows", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            model.transformer.next_logits(PROMPT, cache)
+            model.transformer.next_logits(ids, cache)
     assert len(calls) == 1 and cache.length == 0  # the layer was finished, the next one not begun
-    assert close(model.transformer.next_logits(PROMPT, cache), expected)
+    assert close(model.transformer.next_logits(ids, cache), expected)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
@@ -432,7 +434,7 @@ def test_an_interrupted_token_was_never_there(model, monkeypatch, run):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_a_prompt_of_several_batches_is_read_whole_or_not_at_all(model, monkeypatch, error):
-    cache = model.transformer.new_cache(16)
+    cache = model.transformer.new_cache(32)
     model.transformer.hidden(np.array([1, 2]), cache)
     batches, original = [], transformer.run_batch
 
@@ -442,12 +444,12 @@ def test_a_prompt_of_several_batches_is_read_whole_or_not_at_all(model, monkeypa
             raise error
         return original(weights, config, ids, *more)
 
-    monkeypatch.setattr(transformer, "PREFILL", 4)
+    monkeypatch.setattr(transformer, "PREFILL", 8)
     monkeypatch.setattr(transformer, "run_batch", breaking)
     for run in (model.transformer.hidden, model.transformer.next_logits):
         batches.clear()
         with pytest.raises(error):
-            run(np.arange(12), cache)
+            run(np.arange(24), cache)
         assert len(batches) == 3 and cache.length == 2
 
 

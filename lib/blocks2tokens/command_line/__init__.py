@@ -6,6 +6,7 @@ chat        a conversation at a prompt
 info        what is in a GGUF file
 serve       a model for programs and browsers, over HTTP
 calibrate   which kernels are the fastest here
+many        one text from several processes or machines
 course      the lessons: a learner's progress, a class's grades
 answer      one answer as it comes, and how long it took
 notice      says what one is waiting for

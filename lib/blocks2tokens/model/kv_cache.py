@@ -308,6 +308,7 @@ class KVCache:
 
 
 def _checked_frames(frames, kind: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return frames if a cache of this type has use for them; ValueError unless they are of this shape."""
     if frames is None or kind != "q4_0":
         return None
     if frames.shape != shape or frames.dtype != np.float32 or not frames.flags.c_contiguous:

@@ -128,11 +128,13 @@ class Transformer:
     def next_logits(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Run ids behind the tokens of the cache; return the logits after the last, float32 [vocab].
 
-        The next call with this cache overwrites them. Raises ValueError as `hidden` does.
+        Few ids are rows of one pass, which reads each weight once. The next call with this cache overwrites
+        them. Raises ValueError as `hidden` does.
         """
-        ids = self._checked(ids, cache)
-        if len(ids) == 1:
-            return self.step(int(ids[0]), cache)
+        ids = self.check_ids(ids)
+        if len(ids) <= MOST_ROWS:
+            return self.steps(ids, cache)[-1]
+        self._make_room(len(ids), cache)
         with _all_or_nothing(cache):
             for x in self._batches(ids, cache):  # noqa: B007
                 pass

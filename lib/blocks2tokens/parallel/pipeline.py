@@ -32,7 +32,7 @@ from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.model.interrupt import interrupts_wait
 from blocks2tokens.model.kv_cache import KVCache, page_bytes
 from blocks2tokens.model.pages import PagePool
-from blocks2tokens.model.transformer import PREFILL
+from blocks2tokens.model.transformer import MOST_ROWS, PREFILL
 from blocks2tokens.parallel.ranks import Ranks, digest
 from blocks2tokens.parallel.shares import Machine, layer_shares, ranges
 from blocks2tokens.parallel.speed import read_bandwidth
@@ -151,11 +151,13 @@ class Pipeline:
         texts = [self._begin(ids, max_tokens) for ids in prompts]
         return self._turns(texts, sampler or Sampler()) if max_tokens else iter(())
 
-    def next_logits(self, ids: Sequence[int], cache: KVCache, decodes: bool = False) -> np.ndarray | None:
+    def next_logits(self, ids: Sequence[int], cache: KVCache) -> np.ndarray | None:
         """Run ids behind the tokens of the stage's cache; return the logits after the last, on the last rank.
 
-        None on the others. The next call with this cache overwrites them.
+        None on the others. Few ids are rows of one pass, as in one process. The next call with this cache
+        overwrites them.
         """
+        decodes = len(ids) <= MOST_ROWS
         for start in range(0, len(ids), PREFILL):
             part = np.asarray(ids[start : start + PREFILL], np.int64)
             x = self._pass(part, cache, decodes)
@@ -166,7 +168,7 @@ class Pipeline:
     def _begin(self, ids, max_tokens) -> Text:
         ids = [int(i) for i in self.model.transformer.check_ids(ids)]
         cache = self.stage.new_cache(len(ids) + max_tokens)
-        return Text(ids=ids, cache=cache, left=max_tokens, n_read=0, found=None)
+        return Text(ids=ids, cache=cache, left=max_tokens, found=None)
 
     def _turns(self, texts, sampler) -> Iterator[tuple[int, int]]:
         """Each text in turn: its last id comes back, and the next token goes through this stage."""
@@ -189,8 +191,7 @@ class Pipeline:
 
     def _go_on(self, text, sampler, number) -> None:
         """Read what is new of a text; on the last rank choose its next token, and tell the others."""
-        new, decodes = text.ids[text.cache.length :], text.cache.length > 0 or len(text.ids) == 1
-        logits = self.next_logits(new, text.cache, decodes)
+        logits = self.next_logits(text.ids[text.cache.length :], text.cache)
         if logits is not None:
             text.found = np.array([sampler(logits, text.ids)], np.int64)
             for rank in range(self.ranks.size - 1):

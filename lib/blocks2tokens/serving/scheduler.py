@@ -161,12 +161,15 @@ class Scheduler:
         end = request.prompt_tokens if start == last else start + CHUNK
         ids = np.array(request.history[start:end], np.int64)
         try:
-            with cores.one_blas_thread(), cores.using(t.threads):
-                x = run_batch(t.weights, t.config, ids, cache, _nothing)
-            if start < last:
-                cache.publish(request.history[:end])
-                return
-            logits = t.project(x[-1:])[0]
+            if request.prompt_tokens <= MOST_ROWS:  # rows of a pass, as it is alone
+                logits = t.steps(ids, cache)[-1]
+            else:
+                with cores.one_blas_thread(), cores.using(t.threads):
+                    x = run_batch(t.weights, t.config, ids, cache, _nothing)
+                if start < last:
+                    cache.publish(request.history[:end])
+                    return
+                logits = t.project(x[-1:])[0]
         except Exception as error:
             self._end(request, error)
             return
