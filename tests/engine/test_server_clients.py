@@ -23,6 +23,7 @@ import blocks2tokens as b2t
 from blocks2tokens.command_line import main
 from blocks2tokens.command_line import serve as serve_command
 from blocks2tokens.serving import listening, server
+from blocks2tokens.serving.scheduler import Scheduler
 
 openai = pytest.importorskip("openai")
 
@@ -265,7 +266,9 @@ def test_the_page_chats(page, model):
     assert [text for text in problems if "400" not in text] == []  # the refusal, which is also shown
 
 
-def test_escape_stops_an_answer_on_the_page(page, endless):
+def test_escape_stops_an_answer_on_the_page(page, endless, monkeypatch):
+    turn = Scheduler.turn
+    monkeypatch.setattr(Scheduler, "turn", lambda self: time.sleep(0.01) or turn(self))  # as a large model
     with serving(endless, slots=1) as live:
         page.goto(live.address)
         page.get_by_text("Settings").click()
