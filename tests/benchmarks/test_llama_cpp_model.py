@@ -53,6 +53,15 @@ def test_decoding_is_greedy_and_goes_on_behind_the_cache(path, theirs):
     assert np.allclose(theirs.logits(), model.logits(ids + decoded)[-1], atol=0.02)
 
 
+def test_several_texts_at_once_are_those_that_each_is_alone(path, theirs):
+    several = LlamaCppModel(path, 2, 64, n_texts=4)
+    written = several.decode_together([11, 12, 13, 11], 9)
+    several.close()
+    for first, found in zip([11, 12, 13, 11], written, strict=True):
+        theirs.prefill([first])
+        assert found == theirs.decode(9)
+
+
 def test_a_file_that_it_refuses(tmp_path):
     path = tmp_path / "no.gguf"
     path.write_bytes(b"GGUF nothing")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blocks2tokens.benchmarks import attention, kernels, llama_cpp, models
+from blocks2tokens.benchmarks import attention, batching, kernels, llama_cpp, models
 from blocks2tokens.course import cycles, hardware
 from blocks2tokens.jit import cpu
 
@@ -29,6 +29,7 @@ def main() -> None:
     kernels.print_phase0()
     print_one_set(ceilings)
     attention.print_attention()
+    batching.print_batching()
     print_other_sets()
     cycles.print_cycles()
     kernels.print_errors()

@@ -17,14 +17,19 @@ BATCH = 512  # tokens, llama.cpp's own default
 
 
 class LlamaCppModel:
-    """A model that llama.cpp has loaded, with one cache."""
+    """A model that llama.cpp has loaded, with one cache, for one text or several."""
 
     def __init__(
-        self, path: str | os.PathLike[str], n_threads: int, n_context: int, flash: bool | None = None
+        self,
+        path: str | os.PathLike[str],
+        n_threads: int,
+        n_context: int,
+        flash: bool | None = None,
+        n_texts: int = 1,
     ):
         """Load a GGUF file; ImportError without llama-cpp-python, RuntimeError if it refuses the file.
 
-        flash: with or without flash attention; None: as llama.cpp decides.
+        n_context: tokens of each text. flash: with or without flash attention; None: as llama.cpp decides.
         """
         import llama_cpp as llama  # here, because it is optional
 
@@ -35,7 +40,8 @@ class LlamaCppModel:
         if not self.model:
             raise RuntimeError(f"{path}: llama.cpp could not load it")
         settings = llama.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_ubatch = n_context, BATCH, BATCH
+        settings.n_ctx, settings.n_batch, settings.n_ubatch = n_texts * n_context, BATCH, BATCH
+        settings.n_seq_max = n_texts
         settings.n_threads = settings.n_threads_batch = n_threads
         settings.flash_attn_type = -1 if flash is None else int(flash)
         self.context = llama.llama_init_from_model(self.model, settings)
@@ -62,9 +68,9 @@ class LlamaCppModel:
             self.run(ids[-1:], with_logits=True)
         return ids
 
-    def logits(self) -> np.ndarray:
-        """Return a view of the logits of the last token, float32 [vocab], valid until the next call."""
-        pointer = self.llama.llama_get_logits_ith(self.context, -1)
+    def logits(self, row: int = -1) -> np.ndarray:
+        """Return a view of the logits of a row, float32 [vocab], valid until the next call."""
+        pointer = self.llama.llama_get_logits_ith(self.context, row)
         return np.ctypeslib.as_array(pointer, (self.vocab_size,))
 
     def close(self) -> None:
@@ -81,6 +87,27 @@ class LlamaCppModel:
         batch = self.llama.llama_batch(n_tokens=len(ids), token=tokens, logits=flags)
         if self.llama.llama_decode(self.context, batch) != 0:
             raise RuntimeError(f"llama.cpp could not run {len(ids)} tokens")
+
+    def decode_together(self, last: list[int], n: int) -> list[list[int]]:
+        """Append n greedy tokens to each of several texts, begun with one token each; return them.
+
+        On a fresh cache: text i begins with last[i]. Each call of llama_decode gives every text its next one.
+        """
+        self.clear()
+        count, found = len(last), [[] for _ in last]
+        batch = self.llama.llama_batch_init(count, 0, 1)
+        batch.n_tokens = count
+        for position in range(n):
+            for row in range(count):
+                batch.token[row], batch.pos[row], batch.logits[row] = last[row], position, 1
+                batch.n_seq_id[row], batch.seq_id[row][0] = 1, row
+            if self.llama.llama_decode(self.context, batch) != 0:
+                raise RuntimeError(f"llama.cpp could not run a token of {count} texts")
+            last = [int(self.logits(row).argmax()) for row in range(count)]
+            for ids, token in zip(found, last, strict=True):
+                ids.append(token)
+        self.llama.llama_batch_free(batch)
+        return found
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
