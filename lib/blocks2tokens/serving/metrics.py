@@ -3,7 +3,7 @@
     # TYPE b2t_requests_total counter
     b2t_requests_total{path="/v1/completions",status="200"} 12
     # TYPE b2t_request_duration_seconds histogram
-    b2t_request_duration_seconds_bucket{le="0.5"} 3           answers that took half a second or less
+    b2t_request_duration_seconds_bucket{le="0.3"} 3           answers that took 0.3 seconds or less
     b2t_request_duration_seconds_bucket{le="+Inf"} 12         all of them
 
 All is counted in the event loop, so there are no locks. Source: Prometheus, "Exposition formats".

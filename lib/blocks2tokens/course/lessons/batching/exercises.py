@@ -10,6 +10,7 @@ admit           who waits, free slots, free pages      -> how many of them begin
 from functools import partial
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.lessons.batching import load
 
 # rows_to_run: c [16], slowest -> k
 
@@ -123,16 +124,6 @@ def queue_with(
     return taken, firsts
 
 
-def static(lengths, slots):
-    taken, firsts, start = [], [], 0
-    for i in range(0, len(lengths), slots):
-        batch = lengths[i : i + slots]
-        taken += range(len(batch))
-        firsts += [start] * len(batch)
-        start += max(batch)
-    return taken, firsts
-
-
 def last_of_the_free(free, i):
     return max(slot for slot, at in enumerate(free) if at == min(free))
 
@@ -142,7 +133,10 @@ CONTINUOUS = Exercise(
     engine=continuous,
     cases=queue_cases,
     mistakes=(
-        Mistake(static, "that is the static schedule: nobody begins before the longest of a batch has ended"),
+        Mistake(
+            load.static,
+            "that is the static schedule: nobody begins before the longest of a batch has ended",
+        ),
         Mistake(
             partial(queue_with, pick=lambda free, i: i % len(free)),
             "slots are dealt out in turn: take the one that is free first, whichever it is",

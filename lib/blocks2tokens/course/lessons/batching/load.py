@@ -1,7 +1,8 @@
 """Texts under load: when each arrives, when its tokens come, on a batcher and in a simulation.
 
 poisson(n, rate)                  arrivals: each independent of all before, `rate` in a unit of time
-schedule(way, lengths, slots)     slot and first pass of each text: one, static, dynamic, continuous
+static(lengths, slots)            slot and first pass of each text that waits
+simulate(way, arrivals, ...)      when each text's tokens come: static, dynamic, continuous
 serve(model, requests, slots)     the same on the engine: when each token came, in seconds
 
 Text      arrived   begun   ended   tokens        seconds, or passes of one row

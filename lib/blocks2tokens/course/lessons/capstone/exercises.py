@@ -16,6 +16,7 @@ import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.attention.exercises import causal_weights
+from blocks2tokens.course.lessons.gguf.exercises import stored
 from blocks2tokens.course.lessons.gguf.solutions import align, read_string, read_value
 from blocks2tokens.course.lessons.layers.exercises import rope_angles
 from blocks2tokens.formats import FORMATS
@@ -74,11 +75,6 @@ def read_header(buffer):
         n_bytes = int(np.prod(shape)) // block_size * block_bytes
         tensors[name] = shape, fmt, start + offset, start + offset + n_bytes
     return metadata, tensors
-
-
-def stored(text: str) -> bytes:
-    """Return a string as a file has it."""
-    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def header(keys: dict[str, tuple[int, bytes]], tensors: list[tuple]) -> bytes:

@@ -20,6 +20,7 @@ import blocks2tokens as b2t
 from blocks2tokens.parallel.cost import Link
 from blocks2tokens.parallel.pipeline import Pipeline
 from blocks2tokens.parallel.ranks import Ranks
+from blocks2tokens.parallel.shares import Machine, layer_shares
 from blocks2tokens.parallel.speed import all_reduce_seconds, hop_seconds
 from blocks2tokens.parallel.tensor import TensorParallel
 
@@ -51,10 +52,9 @@ def main(model: str, links: dict, tokens: int) -> None:
 
 def balanced(whole) -> list[int]:
     """Return two shares of the layers, the second of which has the logits to make as well."""
-    c = whole.config
-    layer = sum(w.nbytes for w in vars(whole.transformer.layers[0]).values() if hasattr(w, "nbytes"))
-    first = round((c.n_layers + whole.transformer.output.nbytes / layer) / 2)
-    return [min(first, c.n_layers - 1), max(c.n_layers - first, 1)]
+    t, n = whole.transformer, whole.config.n_layers
+    layer = sum(w.nbytes for w in vars(t.layers[0]).values() if hasattr(w, "nbytes"))
+    return layer_shares(n, layer, [Machine(1.0)] * 2, t.output.nbytes)
 
 
 def digests(whole, pipeline, ids) -> list[str]:
