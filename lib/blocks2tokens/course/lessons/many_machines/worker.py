@@ -2,7 +2,8 @@
 
 digest            of the logits after a prompt and a few tokens: those of the pipeline, and of one rank
 alone, rows_alone seconds of a token on one rank, with the engine and with the NumPy of `tensor`
-stages            seconds of a token in each stage, one after the other
+stages            seconds of a token in each stage, in turn, without a message
+halves            seconds of a token by rows on both ranks at once, without a sum
 hop, sum          seconds of a message and of an all-reduce of one residual
 pipeline, tensor  {link: seconds of a token}
 turns             seconds of a token of two texts in turn
@@ -12,6 +13,7 @@ import hashlib
 import json
 import sys
 import time
+from copy import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,7 +72,7 @@ def digests(whole, pipeline, ids) -> list[str]:
 
 
 def alone(whole, rows, pipeline, ids, tokens) -> dict:
-    """Return the seconds of a token on one rank, and in each stage; while one measures the other waits."""
+    """Return the seconds of a token on one rank while the other waits, and of what a rank computes of it."""
     ranks, found = pipeline.ranks, {}
     itself = SimpleNamespace(
         rank=0, size=1, told=lambda value: value, add_up=lambda x: x, check_same=lambda what, value: None
@@ -78,21 +80,37 @@ def alone(whole, rows, pipeline, ids, tokens) -> dict:
     found["alone"] = ranks.told(per_token(whole.generate(ids, tokens)) if ranks.rank == 0 else None)
     one = TensorParallel(whole, itself) if ranks.rank == 0 else None
     found["rows_alone"] = ranks.told(per_token(one.generate(ids, tokens)) if one else None)
-    stages = []
-    for turn in range(ranks.size):
-        own = stage_seconds(pipeline.stage, tokens) if ranks.rank == turn else None
-        stages.append(ranks.told(own, root=turn))
-    return {**found, "stages": stages}
+    return {**found, "stages": in_turn(pipeline.stage, ranks, tokens), "halves": at_once(rows, tokens)}
 
 
-def stage_seconds(stage, tokens) -> float:
-    """Return the median seconds of a token in this stage."""
+def in_turn(stage, ranks, tokens) -> list[float]:
+    """Return the median seconds of a token in each stage.
+
+    One after the other for each token, as in the pipeline: a stage that runs alone keeps its weights in a
+    cache that it shares with the others here.
+    """
     cache, seconds = stage.new_cache(tokens), []
     for _ in range(tokens):
+        for turn in range(ranks.size):
+            if turn == ranks.rank:
+                start = time.perf_counter()
+                stage.run(np.zeros(1, np.int64), cache, decodes=True)
+                seconds.append(time.perf_counter() - start)
+            ranks.told(None, root=turn)
+    return ranks.all_have(float(np.median(seconds[WARM:])))
+
+
+def at_once(rows, tokens) -> float:
+    """Return the median seconds of a token by rows, of the slower rank; both compute, nothing is summed up."""
+    alike, seconds = copy(rows), []
+    alike.ranks = SimpleNamespace(add_up=lambda x: x)
+    cache = alike.new_cache(tokens)
+    for _ in range(tokens):
+        rows.ranks.told(None)
         start = time.perf_counter()
-        stage.run(np.zeros(1, np.int64), cache, decodes=True)
+        alike.next_logits([0], cache)
         seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[WARM:]))
+    return max(rows.ranks.all_have(float(np.median(seconds[WARM:]))))
 
 
 def per_token(tokens, middle=np.median) -> float:
