@@ -101,7 +101,7 @@ def in_turn(stage, ranks, tokens) -> list[float]:
 
 
 def at_once(rows, tokens) -> float:
-    """Return the median seconds of a token by rows, of the slower rank; both compute, nothing is summed up."""
+    """Return the median seconds of a token by rows, of the slower rank; both compute, without sums."""
     alike, seconds = copy(rows), []
     alike.ranks = SimpleNamespace(add_up=lambda x: x)
     cache = alike.new_cache(tokens)
