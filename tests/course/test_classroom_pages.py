@@ -1,6 +1,7 @@
 """Instructor's pages, questions, slides and plans."""
 
 import base64
+import html
 import re
 from pathlib import Path
 
@@ -67,8 +68,19 @@ def test_the_widget_tells(capsys):
 
 
 def test_questions_as_html_fold_their_answers():
-    text = quiz.as_html(pages.read("01"))
-    assert text.count("<details>") == 5 and "uint8" in text
+    page = pages.read("01")
+    text = quiz.as_html(page)
+    assert text.count("<details>") == text.count("</details>") == 1 + len(page.quiz)
+    assert all(html.escape(question.why) in text for question in page.quiz)
+
+
+def test_a_test_tells_no_answers(monkeypatch):
+    monkeypatch.setenv("BLOCKS2TOKENS_STRICT", "1")
+    page = pages.read("01")
+    assert not any(html.escape(question.why) in quiz.as_html(page) for question in page.quiz)
+    question = page.quiz[0]
+    assert quiz.judged(question, question.right) == quiz.RIGHT
+    assert quiz.judged(question, question.wrong[0]) == quiz.WRONG
 
 
 def test_an_unknown_lesson_is_named():
