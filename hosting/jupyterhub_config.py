@@ -9,7 +9,7 @@
     /opt/blocks2tokens    packages, lessons, both models, compiled kernels: shared by all
     ~/blocks2tokens       a learner's lessons, answers, progress and engine; updated when their server starts
 
-To update: pip install and warm_up again; a server that starts anew has the new lessons, around what is changed.
+To update: pip install and warm_up again; a server that starts then has the new lessons, around the changes.
 
 A repository of the class, for data or notices, comes by nbgitpuller, which keeps a learner's lines too:
 

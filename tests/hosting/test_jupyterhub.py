@@ -68,7 +68,7 @@ def prefix(tmp_path_factory, austen_path):
     folder = tmp_path_factory.mktemp("hosted")
     bundle.copy_course(folder / "source")
     shutil.rmtree(folder / "source/data/models", ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     target = folder / "opt"
     subprocess.run([*pip, "--ignore-installed", f"--prefix={target}", folder / "source"], check=True)
     packages = next(target.rglob("blocks2tokens/__init__.py")).parents[1]
