@@ -35,9 +35,8 @@ def test_all_lessons_and_what_they_read_are_installed():
     for folder, patterns in asked.items():
         for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
             installed[path.relative_to(ROOT).as_posix()] = f"{folder}/{path.name}"
-    listed = subprocess.run(
-        ["git", "ls-files", "notebooks", "data"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = ["git", "ls-files", "notebooks", "data"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     known = set(listed.stdout.split("\n")) - {""} - NOT_READ
     assert known and known <= set(installed)
     assert {f"share/blocks2tokens/{name}" for name in known} <= set(installed.values())

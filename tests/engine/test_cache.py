@@ -86,7 +86,7 @@ def run(env=(), lib=LIB, prefix=()):
 
 @contextmanager
 def read_only(folder):
-    """Let nobody write to a folder and those in it; yield what to put before a command so that root cannot."""
+    """Let nobody write to a folder and those in it; yield what keeps root, too, from it, before a command."""
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     rights = "-dac_override,-dac_read_search,-fowner"
     is_root = os.getuid() == 0
