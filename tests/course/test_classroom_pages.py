@@ -3,6 +3,7 @@
 import base64
 import html
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -155,6 +156,18 @@ def test_minutes_of_the_plans_are_those_of_the_lessons_and_add_up():
             else:  # a day, a week
                 assert [int(read), int(do)] == part, name
                 part = [0, 0]
+
+
+def test_the_day_by_the_clock_gives_each_lesson_its_minutes():
+    text = (ROOT / "INSTRUCTOR.md").read_text(encoding="utf-8").partition("### One day")[2]
+    day, minutes = text.partition("### Three days")[0], heads()
+    rows = re.findall(r"^\| (\d+):(\d\d) \| (.*) \|$", day, re.MULTILINE)
+    times = [60 * int(hour) + int(minute) for hour, minute, _ in rows]
+    told = {what[:2]: then - now for (*_, what), (now, then) in zip(rows, pairwise(times), strict=False)}
+    lessons = re.findall(r"^\| (\d\d) \|", day, re.MULTILINE)
+    assert lessons and {name: told[name] for name in lessons} == {
+        name: sum(minutes[name]) for name in lessons
+    }
 
 
 def test_the_longest_plan_has_all_lessons():
