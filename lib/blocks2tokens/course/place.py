@@ -27,4 +27,5 @@ def _installed() -> Path | None:
 
 IS_CHECKOUT = (CHECKOUT / "notebooks").is_dir()
 ROOT = CHECKOUT if IS_CHECKOUT else _installed() or CHECKOUT
-WORK = ROOT / "work" if IS_CHECKOUT else Path.home() / "blocks2tokens"
+WORK_SHOWN = "work" if IS_CHECKOUT else "~/blocks2tokens"
+WORK = ROOT / "work" if IS_CHECKOUT else Path(WORK_SHOWN).expanduser()

@@ -38,7 +38,7 @@ from pathlib import Path
 
 from blocks2tokens import files
 from blocks2tokens.course import work
-from blocks2tokens.course.place import IS_CHECKOUT, WORK
+from blocks2tokens.course.place import WORK, WORK_SHOWN
 from blocks2tokens.course.setup import notebooks, trust
 from blocks2tokens.course.setup.merge import merged
 from blocks2tokens.course.work import MANIFEST
@@ -226,7 +226,7 @@ def reset(source: Path, target: Path, name: str) -> str | None:
 
 def report(summary: Summary, target: Path = WORK) -> str:
     """Return a few lines for the learner."""
-    shown = "work" if IS_CHECKOUT and target == WORK else str(target)
+    shown = WORK_SHOWN if target == WORK else str(target)
     lines = [
         f"Your copy of the lessons is in {shown}/: {len(summary.copied)} copied, "
         f"{len(summary.updated)} updated, {len(summary.merged)} updated around what you changed, "
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Copy the lessons to your folder, or bring it up to date; what you changed stays.",
     )
     parser.add_argument(
-        "--target", metavar="DIR", type=Path, default=WORK, help=f"the folder (default: {WORK.name}/)"
+        "--target", metavar="DIR", type=Path, default=WORK, help=f"the folder (default: {WORK_SHOWN}/)"
     )
     target = parser.parse_args(arguments).target
     if not notebooks.NOTEBOOKS.is_dir():
