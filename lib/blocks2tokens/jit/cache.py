@@ -98,7 +98,7 @@ def share_what_is_compiled() -> None:
     if caching.InTreeCacheLocator.from_function(find_a_place, __file__):
         return  # Numba reads and writes there
     for folder in PACKAGE.rglob("__pycache__"):
-        compiled = [path for path in folder.iterdir() if path.suffix in (".nbi", ".nbc")]
+        compiled = list(folder.glob("*.nb[ic]"))
         source = next(folder.parent.glob("*.py"), None)
         if not compiled or source is None:
             continue
