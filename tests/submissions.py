@@ -4,6 +4,7 @@ made("03_q4_k", {"dequantize_q4_k": RIGHT, "split_q4_k_nibbles": 0})      0: its
 """
 
 import ast
+import random
 from pathlib import Path
 
 import nbformat
@@ -41,6 +42,17 @@ def source_of(exercise: str, function: str, answer: str | int) -> str:
     if answer == RIGHT:
         return shown(check.EXERCISES[exercise])
     return f'{function} = check.EXERCISES["{exercise}"].mistakes[{answer}].wrong'
+
+
+def what_they_did(
+    people: list[str], stems: tuple[str, ...], seed: int = 0
+) -> dict[str, dict[str, str | int]]:
+    """Return {person: {exercise: right, untouched or the number of a mistake}}, each about a third."""
+    rng, how = random.Random(seed), {}
+    for person in people:
+        names = [name for stem in stems for name in exercises_of(stem)]
+        how[person] = {name: rng.choice([RIGHT, UNTOUCHED, rng.randrange(2)]) for name in names}
+    return how
 
 
 def notebook_of(*cells: str) -> NotebookNode:

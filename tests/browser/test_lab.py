@@ -16,6 +16,7 @@ import pytest
 from conftest import absent
 from playwright.sync_api import expect, sync_playwright
 
+from blocks2tokens.course.classroom import pages as quiz_pages
 from blocks2tokens.course.setup import jupyter, notebooks, workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -165,6 +166,15 @@ def test_three_controls_move_their_figure(page):
         before = figure.get_attribute("src")
         move()
         expect(figure).not_to_have_attribute("src", before, timeout=WAIT)
+
+
+def test_a_quiz_tells_why(page):
+    tab = page(LESSON)
+    cell = cell_with(tab, 'quiz.show("why_blocks")')
+    run_cell(tab, cell)
+    question = quiz_pages.read("why_blocks").quiz[0]
+    cell.get_by_label(question.right, exact=True).first.check()
+    cell.locator(".widget-html", has_text=question.why).wait_for()
 
 
 def test_an_update_comes_under_an_open_tab(page, lab):

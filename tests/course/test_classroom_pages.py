@@ -1,7 +1,9 @@
 """Instructor's pages, questions, slides and plans."""
 
 import base64
+import html
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -67,8 +69,19 @@ def test_the_widget_tells(capsys):
 
 
 def test_questions_as_html_fold_their_answers():
-    text = quiz.as_html(pages.read("01"))
-    assert text.count("<details>") == 5 and "uint8" in text
+    page = pages.read("01")
+    text = quiz.as_html(page)
+    assert text.count("<details>") == text.count("</details>") == 1 + len(page.quiz)
+    assert all(html.escape(question.why) in text for question in page.quiz)
+
+
+def test_a_test_tells_no_answers(monkeypatch):
+    monkeypatch.setenv("BLOCKS2TOKENS_STRICT", "1")
+    page = pages.read("01")
+    assert not any(html.escape(question.why) in quiz.as_html(page) for question in page.quiz)
+    question = page.quiz[0]
+    assert quiz.judged(question, question.right) == quiz.RIGHT
+    assert quiz.judged(question, question.wrong[0]) == quiz.WRONG
 
 
 def test_an_unknown_lesson_is_named():
@@ -143,6 +156,18 @@ def test_minutes_of_the_plans_are_those_of_the_lessons_and_add_up():
             else:  # a day, a week
                 assert [int(read), int(do)] == part, name
                 part = [0, 0]
+
+
+def test_the_day_by_the_clock_gives_each_lesson_its_minutes():
+    text = (ROOT / "INSTRUCTOR.md").read_text(encoding="utf-8").partition("### One day")[2]
+    day, minutes = text.partition("### Three days")[0], heads()
+    rows = re.findall(r"^\| (\d+):(\d\d) \| (.*) \|$", day, re.MULTILINE)
+    times = [60 * int(hour) + int(minute) for hour, minute, _ in rows]
+    told = {what[:2]: then - now for (*_, what), (now, then) in zip(rows, pairwise(times), strict=False)}
+    lessons = re.findall(r"^\| (\d\d) \|", day, re.MULTILINE)
+    assert lessons and {name: told[name] for name in lessons} == {
+        name: sum(minutes[name]) for name in lessons
+    }
 
 
 def test_the_longest_plan_has_all_lessons():

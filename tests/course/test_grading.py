@@ -3,14 +3,13 @@
 import csv
 import io
 import os
-import random
 import subprocess
 import sys
 
 import numpy as np
 import psutil
 import pytest
-from submissions import RIGHT, UNTOUCHED, exercises_of, hand_in, made, notebook_of
+from submissions import RIGHT, UNTOUCHED, exercises_of, hand_in, made, notebook_of, what_they_did
 
 from blocks2tokens.command_line import main
 from blocks2tokens.course import check
@@ -59,15 +58,6 @@ def test_many_exercises_have_fresh_cases():
 
 
 # A class
-
-
-def what_they_did(people, stems, seed=0):
-    """Return {person: {exercise: right, untouched or the number of a mistake}}, each about a third."""
-    rng, how = random.Random(seed), {}
-    for person in people:
-        names = [name for stem in stems for name in exercises_of(stem)]
-        how[person] = {name: rng.choice([RIGHT, UNTOUCHED, rng.randrange(2)]) for name in names}
-    return how
 
 
 def test_a_class_of_25_is_graded_with_the_marks_expected(tmp_path, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from submissions import RIGHT, UNTOUCHED, exercises_of, hand_in, made, notebook_of
+from submissions import RIGHT, UNTOUCHED, exercises_of, hand_in, made, notebook_of, what_they_did
 
 from blocks2tokens.command_line import main
 from blocks2tokens.course import check
@@ -66,13 +66,21 @@ def test_the_command_says_what_comes_next_and_overwrites_nothing(course, tmp_pat
 
 # nbgrader itself
 
+FULL = os.environ.get("BLOCKS2TOKENS_FULL") == "1"  # a class of 25; else of 4
 PEOPLE = {"anna": [RIGHT], "ben": [RIGHT, 0], "cleo": [UNTOUCHED], "dora": [0, RIGHT, UNTOUCHED]}
+OTHERS = [f"person {i:02}" for i in range(len(PEOPLE), 25)] if FULL else []
 
 
-def submission(course, person):
+def class_of(stem):
+    """Return {person: {exercise: what they did}}."""
+    names = exercises_of(stem)
+    how = {person: {n: did[i % len(did)] for i, n in enumerate(names)} for person, did in PEOPLE.items()}
+    return how | what_they_did(OTHERS, (stem,))
+
+
+def submission(course, person, how):
     """Return what a person hands in: the released lesson, answered, with cells added, copied, deleted."""
     notebook = notebooks.read(course / "release" / STEM / f"{STEM}.ipynb")
-    how = {name: PEOPLE[person][i % len(PEOPLE[person])] for i, name in enumerate(exercises_of(STEM))}
     cells = made(STEM, how, notebook).cells
     grading_cells = [cell for cell in cells if "nbgrader" in cell.metadata]
     if person == "anna":
@@ -94,7 +102,7 @@ def submission(course, person):
 def test_nbgrader_generates_grades_and_reports_with_the_marks_of_b2t(course, tmp_path):
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # alembic is needed
     own = {"PATH": programs, "PYTHONPATH": str(ROOT / "lib"), "JUPYTER_DATA_DIR": str(tmp_path / "jupyter")}
-    environment = os.environ | own
+    environment, how = os.environ | own, class_of(STEM)
 
     def run(*words):
         command = [sys.executable, "-m", "nbgrader", *words]
@@ -102,8 +110,8 @@ def test_nbgrader_generates_grades_and_reports_with_the_marks_of_b2t(course, tmp
         assert done.returncode == 0, done.stderr[-2000:]
 
     run("generate_assignment", STEM)
-    for person in PEOPLE:
-        notebook = submission(course, person)
+    for person, did in how.items():
+        notebook = submission(course, person, did)
         hand_in(course / "submitted" / person, STEM, notebook, f"{STEM}.ipynb")
         hand_in(tmp_path / "native", person, notebook, f"{STEM}.ipynb")
     run("autograde", STEM)
@@ -112,7 +120,8 @@ def test_nbgrader_generates_grades_and_reports_with_the_marks_of_b2t(course, tmp
     with open(course / "grades.csv", encoding="utf-8") as opened:
         marks = {row["student_id"]: float(row["score"]) for row in csv.DictReader(opened)}
     native = grading.grade(tmp_path / "native")
-    assert marks == {person: native.total(person) for person in PEOPLE}
+    assert marks == {person: native.total(person) for person in how}
+    assert marks == {person: list(did.values()).count(RIGHT) for person, did in how.items()}
     assert 0 == marks["cleo"] < marks["dora"] < marks["ben"] < marks["anna"] == len(exercises_of(STEM))
     page = (course / "feedback" / "ben" / STEM / f"{STEM}.html").read_text(encoding="utf-8")
     assert check.EXERCISES[exercises_of(STEM)[1]].mistakes[0].message[:30] in page

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numba
@@ -83,26 +84,52 @@ def run(env=(), lib=LIB, prefix=()):
     return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 
-@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv of util-linux takes root's rights away")
-def test_without_a_folder_to_write_to_it_runs_and_says_so(tmp_path):
-    shutil.copytree(LIB, tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__", "course"))
-    (tmp_path / "home").mkdir()
-    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
-    prefix = []
-    if os.getuid() == 0:
-        rights = "-dac_override,-dac_read_search,-fowner"
-        prefix = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+@contextmanager
+def read_only(folder):
+    """Let nobody write to a folder and those in it; yield what keeps root, too, from it, before a command."""
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    rights = "-dac_override,-dac_read_search,-fowner"
+    is_root = os.getuid() == 0
     try:
         for path in folders:
             path.chmod(0o555)
-        done = run({"HOME": str(tmp_path / "home")}, tmp_path / "lib", prefix)
+        yield ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if is_root else []
     finally:
         for path in folders:
             path.chmod(0o755)
+
+
+needs_setpriv = pytest.mark.skipif(
+    not shutil.which("setpriv"), reason="setpriv of util-linux takes root's rights away"
+)
+
+
+@needs_setpriv
+def test_without_a_folder_to_write_to_it_runs_and_says_so(tmp_path):
+    shutil.copytree(LIB, tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__", "course"))
+    (tmp_path / "home").mkdir()
+    with read_only(tmp_path) as prefix:
+        done = run({"HOME": str(tmp_path / "home")}, tmp_path / "lib", prefix)
     assert done.returncode == 0, done.stderr
     assert "NUMBA_CACHE_DIR=FOLDER names one" in done.stderr and "Traceback" not in done.stderr
     folder = done.stdout.split()[1]
     assert "blocks2tokens-" in folder and not Path(folder).exists()
+
+
+@needs_setpriv
+def test_what_was_compiled_in_a_package_is_shared_by_those_who_cannot_write_it(tmp_path):
+    lib, home = tmp_path / "lib", tmp_path / "home"
+    shutil.copytree(LIB, lib, ignore=shutil.ignore_patterns("__pycache__", "course"))
+    home.mkdir()
+    assert run({"HOME": str(home)}, lib).returncode == 0
+    compiled = {path.name for path in lib.rglob("*.nbc")}
+    assert compiled and not list(home.rglob("*.nb?"))
+    with read_only(lib) as prefix:
+        done = run({"HOME": str(home)}, lib, prefix)
+    assert (done.returncode, done.stderr) == (0, "")
+    theirs = [path for path in home.rglob("*.nb?") if path.is_file()]
+    assert {path.name for path in theirs if path.suffix == ".nbc"} == compiled
+    assert all(path.is_symlink() and path.resolve().is_relative_to(lib) for path in theirs), "none compiled"
 
 
 def test_with_one_nothing_is_said(tmp_path):

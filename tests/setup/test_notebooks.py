@@ -16,7 +16,7 @@ from blocks2tokens.course.setup import notebooks
 ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 1_500_000
 MAX_LINES, MEDIAN_LINES = 30, 6  # as wide as notebooks/ruff.toml says
-CELLS = range(40, 71)
+CELLS = range(40, 72)
 MAX_WORDS = 2_000
 TURNS = range(3, 6)
 
@@ -44,6 +44,7 @@ MEASURED_TIME = re.compile(
     r"|\d(?:\s|&nbsp;)s(?!\w)|\d\.\d+s(?!\w)"
 )
 EXERCISE = re.compile(r"^\w+ = check\.\w+\(", re.MULTILINE)
+QUIZ = re.compile(r'^quiz\.show\("(\w+)"\)$', re.MULTILINE)
 COUNTS_THEM = re.compile(r"^check\.progress\(|\bmy_engine\.speak\(", re.MULTILINE)
 MINUTES = re.compile(r"(\d+) minutes to read, (\d+)(?: minutes)? to do")
 CARD = re.compile(r"^\W*difficulty [●○]+ · importance [●○]+ · (\d+) minutes\W*$", re.MULTILINE)
@@ -288,6 +289,20 @@ def what_counts_the_exercises_comes_behind_them(notebook):
             yield f"{at(notebook, cells[i])}: an exercise comes behind it"
 
 
+def ends_with_its_quiz(notebook):
+    """Five questions stand before the last strip, as a control and as text."""
+    asked = [cell for cell in code_cells(notebook) if QUIZ.search(cell.source)]
+    if len(asked) != 1:
+        yield f"{len(asked)} cells show a quiz, expected one"
+    for cell in asked:
+        following = notebook.cells[notebook.cells.index(cell) + 1 :][:1]
+        strip = f'check.progress("{QUIZ.search(cell.source)[1]}")'
+        if [c.source for c in following] != [strip]:
+            yield f"{at(notebook, cell)}: expected {strip} in the next cell"
+        if "<summary>Answer</summary>" not in "".join(output_texts(cell)):
+            yield f"{at(notebook, cell)}: its questions are not there as text"
+
+
 def length_is_right(notebook):
     if len(notebook.cells) not in CELLS:
         yield f"{len(notebook.cells)} cells, expected {CELLS.start} to {CELLS.stop - 1}"
@@ -319,6 +334,7 @@ LESSON_RULES = [
     minutes_add_up,
     has_its_turns,
     what_counts_the_exercises_comes_behind_them,
+    ends_with_its_quiz,
     length_is_right,
 ]
 
@@ -384,6 +400,9 @@ def displayed(**data):
     return nbformat.v4.new_output("display_data", data={k.replace("_", "/"): v for k, v in data.items()})
 
 
+QUESTIONS = "<summary>Answer</summary>"
+
+
 def good_lesson():
     card = "*You will build* one · *You will be able to* do it\n\n*You need* lesson 00\n\n"
     card += "20 minutes to read, 15 to do"
@@ -403,6 +422,8 @@ def good_lesson():
         code("draw()", picture("What it says")),
         folded("draw_more()"),
         code("print('N:\\n', 3)  # https://example.org/a", printed("N:\n 3")),
+        code('quiz.show("x")', displayed(text_html=QUESTIONS), tags=["nbval-ignore-output"]),
+        code('check.progress("x")'),
     ]
     cells += [code(f"x = {n}") for n in range(40 - len(cells))]
     return numbered(nbformat.v4.new_notebook(cells=cells, metadata=fixed_metadata()))
@@ -454,6 +475,17 @@ def with_source(old, new):
     return change
 
 
+def with_outputs(source, *outputs):
+    """Return a change: other outputs of the cells that have `source`."""
+
+    def change(notebook):
+        for cell in notebook.cells:
+            if source in cell.source:
+                cell.outputs = list(outputs)
+
+    return change
+
+
 def skip_a_count(notebook):
     code_cells(notebook)[-1].execution_count += 1
 
@@ -476,7 +508,8 @@ def set_widget_view(notebook):
 
 def lengthen_all(notebook):
     for cell in code_cells(notebook):
-        cell.source = "\n".join(["x = 1"] * 7) if "bench" not in cell.source else cell.source
+        if not re.search("bench|quiz|check", cell.source):
+            cell.source = "\n".join(["x = 1"] * 7)
 
 
 def fold_every_other(notebook):
@@ -594,8 +627,11 @@ BAD = {
         with_cells(*map(code, ("check.progress('x')", "_ = my_engine.speak('x')", "f = check.f(f)"))),
         what_counts_the_exercises_comes_behind_them,
     ),
+    "no quiz": (with_source("quiz.show", "quiz.hide"), ends_with_its_quiz),
+    "another lesson's quiz": (with_source('quiz.show("x")', 'quiz.show("y")'), ends_with_its_quiz),
+    "a quiz without its text": (with_outputs("quiz.show", printed("?")), ends_with_its_quiz),
     "39 cells": (lambda notebook: notebook.cells.pop(), length_is_right),
-    "71 cells": (lambda notebook: notebook.cells.extend(markdown("x") for _ in range(31)), length_is_right),
+    "72 cells": (lambda notebook: notebook.cells.extend(markdown("x") for _ in range(32)), length_is_right),
     "2,001 words": (with_cells(markdown("word " * 2_001)), length_is_right),
 }
 

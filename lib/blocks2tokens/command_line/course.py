@@ -52,7 +52,9 @@ def _parser(commands, name, details, examples):
 
 
 def _add_work(parser):
-    about = "your copy of the lessons (default: the one that this folder lies in, else work/)"
+    about = (
+        "your copy of the lessons (default: the one that this folder lies in, else work/, or ~/blocks2tokens)"
+    )
     parser.add_argument("--work", metavar="DIR", type=Path, help=about)
 
 

@@ -10,7 +10,9 @@ data/austen_heldout.txt.xz                           chapters that it was not tr
 import lzma
 from pathlib import Path
 
-DATA = Path(__file__).parents[3] / "data"
+from blocks2tokens.course import place
+
+DATA = place.ROOT / "data"
 
 
 def austen() -> Path:

@@ -9,11 +9,15 @@ changed in another file: after an update it would go on running the old code. So
 of this package tells of all of the engine. It is made of what the sources hold and not of their times, which
 clocks and archives get wrong.
 
-A file that was cut short, by a full disk or a lost power, counts as missing. Where no folder can be written,
-what is compiled is kept for as long as the process lives. Importing this module sees to it.
+A file that was cut short, by a full disk or a lost power, counts as missing. Where the package cannot be
+written, as on a server for many, Numba keeps what it compiles in the user's own folder; links there lead to
+what was compiled beside the package by whoever installed it, and nobody waits for that again. Where no folder
+can be written at all, what is compiled is kept for as long as the process lives. Importing this module sees
+to it.
 """
 
 import atexit
+import contextlib
 import hashlib
 import os
 import shutil
@@ -86,6 +90,39 @@ def find_a_place() -> None:
     )
 
 
+def share_what_is_compiled() -> None:
+    """Where the package is read-only, link to what was compiled in it from the folder that Numba takes.
+
+    Numba replaces files and never writes into them: an index with a function more becomes the user's own.
+    """
+    if caching.InTreeCacheLocator.from_function(find_a_place, __file__):
+        return  # Numba reads and writes there
+    for folder in PACKAGE.rglob("__pycache__"):
+        compiled = list(folder.glob("*.nb[ic]"))
+        source = next(folder.parent.glob("*.py"), None)
+        if not compiled or source is None:
+            continue
+        found = (each.from_function(find_a_place, str(source)) for each in caching.CacheImpl._locator_classes)
+        locator = next(filter(None, found), None)
+        for path in compiled if locator else ():
+            _link(path, Path(locator.get_cache_path()) / path.name)
+
+
+def _link(path, place):
+    """Make `place` lead to `path`, unless a file is there; where links are not allowed, copy it."""
+    if place.exists():
+        return
+    try:
+        place.unlink(missing_ok=True)  # it led to what is no more
+        place.symlink_to(path)
+    except FileExistsError:  # another process was first
+        return
+    except OSError:  # Windows asks for a right
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, place)
+
+
 stamp_all_sources()
 pass_over_broken_files()
 find_a_place()
+share_what_is_compiled()

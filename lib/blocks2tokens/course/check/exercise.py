@@ -585,12 +585,17 @@ def _small(value):
     return line if len(line) <= 120 else line[:120] + "..."
 
 
+def is_strict() -> bool:
+    """Is this a test, where nobody is told more than right or not right?"""
+    return os.environ.get("BLOCKS2TOKENS_STRICT") == "1"
+
+
 def _as_told(verdict: "Verdict") -> "Verdict":
     """Return a verdict as this class is to see it: as it is, without its solution, or the bare mark.
 
     BLOCKS2TOKENS_SOLUTIONS=0 leaves the solution out; BLOCKS2TOKENS_STRICT=1, for a test, all but the mark.
     """
-    if os.environ.get("BLOCKS2TOKENS_STRICT") == "1":
+    if is_strict():
         message = NOT_RIGHT if verdict.kind == "wrong" else verdict.message
         return replace(verdict, message=message, hints=(), solution=None)
     if os.environ.get("BLOCKS2TOKENS_SOLUTIONS") == "0":

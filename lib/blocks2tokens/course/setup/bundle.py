@@ -60,7 +60,7 @@ SYSTEMS = {  # name: (what pip calls it, what the markers of requirements ask)
     ),
 }
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-BUILDING = ("pip", "setuptools>=69,<90", "wheel")  # what an installation of this folder itself needs
+BUILDING = ("pip", "setuptools>=77,<90", "wheel")  # what an installation of this folder itself needs
 TESTS_ONLY = ("llguidance", "xllamacpp", "openai", "playwright", "ruff", "pytest-xdist", "mpi4py", "mpich")
 MODEL = Path("data/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 

@@ -34,17 +34,21 @@ def command(folder: Path, lesson: str, options: Sequence[str] = ()) -> list[str]
     ]
 
 
-def start(folder: Path, lesson: str, options: Sequence[str] = ()) -> None:
-    """Become JupyterLab; on Windows, wait for it. `python` in a lesson's shell commands is this one."""
+def environment() -> dict[str, str]:
+    """Return what JupyterLab is started with. `python` in a lesson's shell commands is this one."""
     own = {"PATH": str(Path(sys.executable).parent), "JUPYTER_CONFIG_PATH": str(SETTINGS)}
     found = {"PATH": os.defpath, **os.environ}
-    environment = found | {
+    return found | {
         name: os.pathsep.join([first, *filter(None, [found.get(name)])]) for name, first in own.items()
     }
+
+
+def start(folder: Path, lesson: str, options: Sequence[str] = ()) -> None:
+    """Become JupyterLab; on Windows, wait for it."""
     words = command(folder, lesson, options)
     if os.name == "posix":
-        os.execve(words[0], words, environment)
-    sys.exit(subprocess.call(words, env=environment))
+        os.execve(words[0], words, environment())
+    sys.exit(subprocess.call(words, env=environment()))
 
 
 if __name__ == "__main__":

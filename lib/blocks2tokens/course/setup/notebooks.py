@@ -24,8 +24,9 @@ from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
 from blocks2tokens import files
+from blocks2tokens.course import place
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = place.ROOT
 NOTEBOOKS = ROOT / "notebooks"
 
 CELL_TIMEOUT = 600  # seconds

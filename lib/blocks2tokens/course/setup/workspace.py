@@ -1,4 +1,4 @@
-"""The learner's copy of the course: notebooks/ (the course's) -> work/ (the learner's).
+"""The learner's copy of the course: notebooks/ (the course's) -> work/ (the learner's; see course.place).
 
     python -m blocks2tokens.course.setup.workspace [--target DIR]
 
@@ -38,11 +38,11 @@ from pathlib import Path
 
 from blocks2tokens import files
 from blocks2tokens.course import work
+from blocks2tokens.course.place import WORK, WORK_SHOWN
 from blocks2tokens.course.setup import notebooks, trust
 from blocks2tokens.course.setup.merge import merged
 from blocks2tokens.course.work import MANIFEST
 
-WORK = notebooks.ROOT / "work"
 GIVEN = ".given"
 
 
@@ -198,7 +198,7 @@ class _Copying:
 
 
 def learners(folder: Path | None = None) -> Path:
-    """Return the learner's folder: this one, else the one that the current directory lies in, else work/.
+    """Return the learner's folder: this one, else the one that the current directory lies in, else WORK.
 
     Raises FileNotFoundError for a folder that no lessons were copied to.
     """
@@ -226,7 +226,7 @@ def reset(source: Path, target: Path, name: str) -> str | None:
 
 def report(summary: Summary, target: Path = WORK) -> str:
     """Return a few lines for the learner."""
-    shown = "work" if target == WORK else str(target)
+    shown = WORK_SHOWN if target == WORK else str(target)
     lines = [
         f"Your copy of the lessons is in {shown}/: {len(summary.copied)} copied, "
         f"{len(summary.updated)} updated, {len(summary.merged)} updated around what you changed, "
@@ -246,11 +246,11 @@ def main(arguments: list[str] | None = None) -> int:
         description="Copy the lessons to your folder, or bring it up to date; what you changed stays.",
     )
     parser.add_argument(
-        "--target", metavar="DIR", type=Path, default=WORK, help="the folder (default: work/)"
+        "--target", metavar="DIR", type=Path, default=WORK, help=f"the folder (default: {WORK_SHOWN}/)"
     )
     target = parser.parse_args(arguments).target
     if not notebooks.NOTEBOOKS.is_dir():
-        print(f"No lessons in {notebooks.NOTEBOOKS}: install from a checkout of the course, pip install -e .")
+        print(f"No lessons in {notebooks.NOTEBOOKS}: install the course from its folder, pip install .")
         return 1
     try:
         print(report(sync(notebooks.NOTEBOOKS, target), target))

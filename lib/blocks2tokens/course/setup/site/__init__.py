@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 
 from blocks2tokens.course.classroom import pages
@@ -21,7 +22,12 @@ from blocks2tokens.course.setup import notebooks
 
 CONF = Path(__file__).parent
 ROOT = notebooks.ROOT
-OUTSIDE = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["'](?:https?:)?//""")
+OUTSIDE = re.compile(
+    r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["'](?:https?:)?//"""
+    r"""|(?:@import\s+|\burl\()["']?(?:https?:)?//"""
+)
+LINK = re.compile(r"""<(?:a|script|link|img|iframe|source)\b[^>]*\b(?:src|href)="([^"]+)\"""")
+TEMPLATES = "_static"  # the theme's: no pages
 NAMES = {  # what the page of public names shows, by heading
     "Models": ("load", "Model", "Sampler", "PromptLookup", "Draft", "load_session", "Session", "Batcher"),
     "Matrices and products": ("QuantizedMatrix", "matmul", "Kernel"),
@@ -95,20 +101,21 @@ def build(target: Path, lessons: Sequence[Path] | None = None) -> int:
 def from_outside(target: Path) -> list[str]:
     """Return what the pages of a site would load from elsewhere, a line each."""
     found = []
-    for path in sorted(target.rglob("*.html")):
+    for path in sorted([*target.rglob("*.html"), *target.rglob("*.css")]):
         for match in OUTSIDE.finditer(path.read_text(encoding="utf-8")):
             found.append(f"{path.relative_to(target)}: {match[0]}")
     return found
 
 
 def broken_links(target: Path) -> list[str]:
-    """Return the links between the pages of a site that lead nowhere, a line each."""
+    """Return the links of a site's pages, to each other and to files, that lead nowhere, a line each."""
     found, anchors = [], {}
-    for path in sorted(target.rglob("*.html")):
+    for path in _pages(target):
         anchors[path.resolve()] = set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8")))
-    for path in sorted(target.rglob("*.html")):
-        for link in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', path.read_text(encoding="utf-8")):
+    for path in _pages(target):
+        for link in LINK.findall(path.read_text(encoding="utf-8")):
             place, _, anchor = link.partition("#")
+            place = place.partition("?")[0]
             if re.match(r"[a-z]+:", link):
                 continue
             file = (path.parent / place).resolve() if place else path.resolve()
@@ -117,13 +124,48 @@ def broken_links(target: Path) -> list[str]:
     return found
 
 
+def hard_to_hear(target: Path) -> list[str]:
+    """Return what somebody misses who has the pages of a site read to them, a line each.
+
+    Figures without a text of their own, and headings that leave out a level.
+    """
+    found = []
+    for path in _pages(target):
+        page = _Read()
+        page.feed(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(target)}: {line}" for line in page.found]
+    return found
+
+
+def _pages(target):
+    return [path for path in sorted(target.rglob("*.html")) if path.relative_to(target).parts[0] != TEMPLATES]
+
+
+class _Read(HTMLParser):
+    """Reads a page and notes what is missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.level = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        if re.fullmatch("h[1-6]", tag):
+            if int(tag[1]) > self.level + 1:
+                self.found.append(f"line {self.getpos()[0]}: {tag} below h{self.level}")
+            self.level = int(tag[1])
+        elif tag == "img":
+            has = dict(attributes)
+            if has.get("alt", "").strip() in ("", has.get("src")):
+                self.found.append(f"a figure without a text: {has.get('src')}")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Build the site, check its links, and say where it is."""
+    """Build the site, check it, and say where it is."""
     parser = argparse.ArgumentParser(prog="python -m blocks2tokens.course.setup.site")
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site")
     target = parser.parse_args(arguments).folder
     if status := build(target):
         return status
-    bad = [*from_outside(target), *broken_links(target)]
+    bad = [*from_outside(target), *broken_links(target), *hard_to_hear(target)]
     print("\n".join(bad) if bad else f"the site is there: {target / 'index.html'}")
     return 1 if bad else 0
