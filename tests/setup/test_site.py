@@ -77,3 +77,12 @@ def test_two_lessons_as_a_site(tmp_path):
     lessons = {path.stem for path in notebooks.find(notebooks.NOTEBOOKS)} - {path.stem for path in LESSONS}
     broken = [link for link in site.broken_links(tmp_path) if not any(name in link for name in lessons)]
     assert broken == []
+
+
+def test_what_is_no_site_is_not_replaced(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("three years")
+    for place in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(SystemExit):
+            site.main([str(place)])
+        assert "is no site" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "three years"

@@ -88,14 +88,23 @@ def _api():
     return "\n".join(parts) + "\n"
 
 
+MARK = ".buildinfo"  # Sphinx leaves it in what it has built
+
+
 def build(target: Path, lessons: Sequence[Path] | None = None) -> int:
     """Build the site of all lessons, or of these, in `target`; return Sphinx's exit status."""
     lessons = list(lessons or notebooks.find(notebooks.NOTEBOOKS))
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".site-") as folder:
+        source, built = Path(folder) / "source", Path(folder) / "site"  # MyST-NB writes beside it, too
         collect(source, lessons)
         command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(CONF)]
-        return subprocess.call([*command, "-d", str(Path(folder) / "doctrees"), str(source), str(target)])
+        command += ["-d", str(Path(folder) / "doctrees"), str(source), str(built)]
+        if status := subprocess.call(command):
+            return status
+        shutil.rmtree(target, ignore_errors=True)
+        built.rename(target)
+    return 0
 
 
 def from_outside(target: Path) -> list[str]:
@@ -164,6 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blocks2tokens.course.setup.site")
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site")
     target = parser.parse_args(arguments).folder
+    if target.exists() and not (target.is_dir() and ((target / MARK).exists() or not any(target.iterdir()))):
+        parser.error(f"{target} is no site, and would be replaced by one")
     if status := build(target):
         return status
     bad = [*from_outside(target), *broken_links(target), *hard_to_hear(target)]
