@@ -46,15 +46,23 @@ def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[st
     at = {line.split(":")[0]: i for i, line in enumerate(lines) if _LABEL.match(line)}
     jumps = [(at.get(line.split()[-1], i), i) for i, line in enumerate(lines) if _JUMP.match(line)]
     loops = sorted(((start, end) for start, end in jumps if start < end), key=lambda loop: loop[0] - loop[1])
-    (start, end), inner = loops[0], loops[1:]
     inside = panels.turns(PACKED[name], ISAS[CPUS[cpu]]) if kind == "tile" else []
-    assert len(inner) == len(inside), f"{name}, {cpu}, {kind}: {len(inner)} loops in a block's"
-    times = [1] * len(lines)
-    for (first, last), count in zip(inner, inside, strict=True):
-        for i in range(first, last + 1):
-            times[i] *= count
-    here = [(lines[i], times[i]) for i in range(start, end + 1)]
-    return [line for line, n in here for _ in range(n) if line[0] not in ".#/" and not _LABEL.match(line)]
+    assert len(loops) == 1 + len(inside), f"{name}, {cpu}, {kind}: {len(loops) - 1} loops in a block's"
+    here = in_order(lines, loops, inside)
+    return [line for line in here if line[0] not in ".#/" and not _LABEL.match(line)]
+
+
+def in_order(lines: list[str], loops: list[tuple[int, int]], times: list[int]) -> list[str]:
+    """Return the lines of the outermost loop in the order in which they are run.
+
+    loops are first and last lines, each loop inside the one before; times says how often each but the first
+    goes round. The order is what llvm-mca takes its chains of dependent instructions from.
+    """
+    (start, end), *inner = loops
+    if not inner:
+        return lines[start : end + 1]
+    (first, last), body = inner[0], in_order(lines, inner, times[1:])
+    return [*lines[start:first], *body * times[0], *lines[last + 1 : end + 1]]
 
 
 def per_256(name: str, count: float) -> float:
