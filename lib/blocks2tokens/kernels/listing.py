@@ -20,7 +20,8 @@ CPUS = {  # LLVM's name: the instruction set that it would use
     "haswell": "avx2",
     "skylake": "avx2",
     "skylake-avx512": "avx2",
-    "alderlake": "avx2",
+    "alderlake": "avxvnni",
+    "sierraforest": "avxvnni",
     "znver1": "avx2",
     "znver2": "avx2",
     "znver3": "avx2",
@@ -30,10 +31,14 @@ CPUS = {  # LLVM's name: the instruction set that it would use
     "sapphirerapids": "avx512",
     "cortex-a76": "neon",
     "neoverse-n1": "neon",
-    "neoverse-v1": "neon",
     "apple-m1": "neon",
+    "neoverse-v1": "i8mm",
+    "neoverse-n2": "i8mm",
+    "apple-m2": "i8mm",
 }
-DOTS = {"avx512": "vpdpbusd", "avx2": "vpmaddubsw", "neon": "sdot"}
+DOTS = {"avx512": "vpdpbusd", "avxvnni": "vpdpbusd", "avx2": "vpmaddubsw", "i8mm": "sdot", "neon": "sdot"}
+TILE_DOTS = DOTS | {"i8mm": "smmla"}  # where rows of x meet what lies unpacked
+ARM_FEATURES = {"neon": "+dotprod", "i8mm": "+dotprod,+i8mm"}  # as `cpu` finds them there
 _JUMP, _LABEL = re.compile(r"(j[a-z]+|b\.\w+|b|cbn?z)\s"), re.compile(r"\.?\w+:")
 
 
@@ -83,6 +88,10 @@ def target_machine(cpu, isa):
     """Return LLVM's picture of a CPU, with the features that Numba would compile for there."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    triple = ARM if isa == "neon" else X86
-    features = "+dotprod" if isa == "neon" else ",".join(f"-{name}" for name in UNWANTED)
-    return llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
+    features = ARM_FEATURES.get(isa) or ",".join(f"-{name}" for name in UNWANTED)
+    return llvm.Target.from_triple(triple(cpu)).create_target_machine(cpu=cpu, features=features, opt=3)
+
+
+def triple(cpu: str) -> str:
+    """Return LLVM's name for the kind of machine that a CPU of CPUS is."""
+    return ARM if CPUS[cpu] in ARM_FEATURES else X86
