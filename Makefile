@@ -58,12 +58,13 @@ quality: install-test ## make the tables of lesson 26 again: needs `make peer`, 
 	@$(PY) -m blocks2tokens.course.lessons.quality_and_mixes.record
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
-# SIMD=avx2 a second one without AVX-512, beside the first.
+# SIMD=avx2 or SIMD=avxvnni another one without AVX-512, beside the first.
 PEER_FLAGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
 PEER_WHERE := -e ".[peer]"
-ifeq ($(SIMD),avx2)
+ifneq ($(filter avx2 avxvnni,$(SIMD)),)
 PEER_FLAGS := -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DLLAVA_BUILD=OFF
-PEER_WHERE := --no-deps --upgrade --target .venv/peer-avx2 "$$($(PY) -c 'import tomllib; \
+PEER_FLAGS += $(if $(filter avxvnni,$(SIMD)),-DGGML_AVX_VNNI=ON)
+PEER_WHERE := --no-deps --upgrade --target .venv/peer-$(SIMD) "$$($(PY) -c 'import tomllib; \
     print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peer"][0])')"
 endif
 ifeq ($(shell uname -m),x86_64)

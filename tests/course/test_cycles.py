@@ -36,6 +36,11 @@ def test_a_cpu_without_a_model_is_left_out(model, monkeypatch, capsys):
     assert "znver4" in out and "apple-m1" in out and "znver5" not in out
 
 
+def test_the_model_of_an_arm_cpu_has_the_instructions_of_its_set():
+    assert cycles.of("apple-m2")[-1] == "-mattr=+dotprod,+i8mm"
+    assert cycles.of("alderlake") == [f"-mtriple={listing.X86}", "-mcpu=alderlake"]
+
+
 def test_a_missing_tool_is_said(monkeypatch, capsys):
     monkeypatch.setattr(cycles, "tool", lambda: None)
     cycles.print_cycles()

@@ -535,7 +535,10 @@ def test_idle_blas_threads_rest_soon_unless_the_user_says_how_late():
     assert subprocess.run(command, capture_output=True, text=True, env=environ).stdout.startswith("16 ")
 
 
-@pytest.mark.skipif("avx2" not in cpu.available(), reason="this CPU has no AVX2")
-def test_avx2_at_the_start_compiles_nothing_for_avx_512():
-    done = run_python(AT_IMPORT, BLOCKS2TOKENS_SIMD="avx2")
-    assert done.stdout.split()[1:] == ["avx2", "plain", "0"]
+@pytest.mark.parametrize("name", ["avxvnni", "avx2"])
+def test_a_set_without_avx_512_at_the_start_compiles_nothing_for_it(name):
+    if name not in cpu.available():
+        pytest.skip(f"this CPU has no {name}")
+    done = run_python(AT_IMPORT, BLOCKS2TOKENS_SIMD=name)
+    sets = ["avxvnni", "avx2", "plain"]
+    assert done.stdout.split()[1:] == [*sets[sets.index(name) :], "0"]

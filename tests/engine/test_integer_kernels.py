@@ -64,12 +64,30 @@ def test_the_instruction_set_is_the_cpus_best_unless_it_is_named(monkeypatch):
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "Plain")
     assert cpu.chosen() == "plain"
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "mmx")
-    with pytest.raises(UnsupportedError, match="expected one of avx512, avx2, neon, plain, got 'mmx'"):
+    with pytest.raises(UnsupportedError, match=r"expected one of avx512, .*, neon, plain, got 'mmx'"):
         cpu.chosen()
     monkeypatch.setattr(cpu, "available", lambda: ["plain"])
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "avx2")
     with pytest.raises(UnsupportedError, match="this CPU has no avx2, only plain"):
         cpu.chosen()
+
+
+def test_features_are_those_that_the_user_states(monkeypatch):
+    monkeypatch.setattr(cpu.config, "CPU_FEATURES", "+dotprod,-i8mm")
+    assert cpu.all_features() == {"dotprod": True, "i8mm": False}
+    monkeypatch.setattr(cpu, "features", cpu.features.__wrapped__)
+    assert cpu.available.__wrapped__() == ("neon", "plain")
+
+
+@pytest.mark.parametrize(("i8mm", "best"), [(1, "i8mm"), (0, "neon")])
+def test_macos_is_asked_for_what_llvm_does_not_find_there(i8mm, best, monkeypatch):
+    told = {"hw.optional.arm.FEAT_DotProd": 1, "hw.optional.arm.FEAT_I8MM": i8mm}
+    monkeypatch.setattr(cpu.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(cpu.sys, "platform", "darwin")
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(cpu, "macos_tells", told.__getitem__)
+    monkeypatch.setattr(cpu, "features", cpu.features.__wrapped__)
+    assert cpu.available.__wrapped__()[0] == best
 
 
 # --- Activations ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from blocks2tokens.jit.lanes import ISAS, products_in_16_bits
 from blocks2tokens.kernels.ours import quantized_activations
 from blocks2tokens.kernels.ours.unpack import PACKED
 
-SETS = [name for name in ("avx512", "avx2", "neon") if name in (*cpu.available(), cpu.chosen())]
+SETS = [name for name in cpu.available() if name in ISAS]
 FAST = ("simd_dot", "simd_tiles", "integer_gemm")
 SHAPES = ((1, 16, 1), (2, 40, 2), (3, 17, 1), (9, 130, 3), (70, 33, 2))  # M, N, blocks of 256 along K
 

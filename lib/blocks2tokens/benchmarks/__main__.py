@@ -1,8 +1,8 @@
 """All tables: `make bench` or `python -m blocks2tokens.benchmarks`.
 
 Everything interleaved, medians; ratios are between figures of the same run. On a CPU with AVX-512 the tables
-of formats and models come once more with AVX2 alone, for both sides if llama.cpp was built for that, too:
-`make peer SIMD=avx2`.
+of formats and models come once more for AVX2 with VNNI and for AVX2 alone, for both sides if llama.cpp was
+built for that, too: `make peer SIMD=avxvnni`, `make peer SIMD=avx2`.
 """
 
 import os
@@ -14,7 +14,7 @@ from blocks2tokens.benchmarks import attention, batching, kernels, llama_cpp, mo
 from blocks2tokens.course import cycles, hardware
 from blocks2tokens.jit import cpu
 
-PEERS = Path(sys.prefix)  # peer-avx2/ in it: llama.cpp for that instruction set
+PEERS = Path(sys.prefix)  # peer-avx2/, peer-avxvnni/ in it: llama.cpp for those instruction sets
 ONE_SET = "one-set"  # argument: only the tables that depend on the instruction set
 
 

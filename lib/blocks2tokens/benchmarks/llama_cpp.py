@@ -20,7 +20,7 @@ from blocks2tokens.formats.format import checked
 from blocks2tokens.matrix import QuantizedMatrix
 
 F32 = 0  # ggml's number of the type
-FEATURES = ("avx2", "avx512", "avx512_vnni", "amx_int8")
+FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "amx_int8")
 
 
 QUIET = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)(lambda level, text, data: None)

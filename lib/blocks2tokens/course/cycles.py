@@ -30,9 +30,8 @@ def tool() -> str | None:
 
 def cycles(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> float:
     """Return the cycles for 256 weights of a row, and one row of x, on a CPU of `listing.CPUS`."""
-    triple = listing.ARM if listing.CPUS[cpu] == "neon" else listing.X86
     done = subprocess.run(
-        [tool(), f"-mtriple={triple}", f"-mcpu={cpu}", f"-iterations={TURNS}", "-instruction-info=0"],
+        [tool(), *of(cpu), f"-iterations={TURNS}", "-instruction-info=0"],
         input="\n".join(listing.loop_of(name, cpu, kind, n_rows)),
         capture_output=True,
         text=True,
@@ -40,6 +39,13 @@ def cycles(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> float:
     )
     total = int(re.search(r"Total Cycles:\s+(\d+)", done.stdout)[1])
     return listing.per_256(name, total / TURNS) / n_rows
+
+
+def of(cpu: str) -> list[str]:
+    """Return the options of llvm-mca that name a CPU."""
+    options = [f"-mtriple={listing.triple(cpu)}", f"-mcpu={cpu}"]
+    features = listing.ARM_FEATURES.get(listing.CPUS[cpu])
+    return [*options, f"-mattr={features}"] if features else options
 
 
 def speed(name: str, cycles_of_256: float) -> float:
@@ -66,6 +72,5 @@ def print_cycles() -> None:
 @cache
 def knows(cpu: str) -> bool:
     """Has this llvm-mca a model of the CPU?"""
-    triple = listing.ARM if listing.CPUS[cpu] == "neon" else listing.X86
-    run = [tool(), f"-mtriple={triple}", f"-mcpu={cpu}", "-iterations=1"]
+    run = [tool(), *of(cpu), "-iterations=1"]
     return subprocess.run(run, input="nop", capture_output=True, text=True).returncode == 0

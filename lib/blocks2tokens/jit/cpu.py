@@ -1,19 +1,25 @@
 """Which instructions this CPU has, and which of them the vector code uses.
 
     avx512   AVX-512 with VNNI   64 bytes   vpdpbusd: 4 products of bytes to each int32
+    avxvnni  AVX2 with VNNI      32 bytes   vpdpbusd, too
     avx2     AVX2                32 bytes   vpmaddubsw: 2 products of bytes to each int16
+    i8mm     ARM, int8 matrices  16 bytes   smmla: 8 products to each int32, in tiles of x; else sdot
     neon     ARM, dot product    16 bytes   sdot: 4 products of bytes to each int32
     plain    any CPU             loops without vector code
 
-Numba compiles for all features of the host but those in UNWANTED. SSE4A is one of them: its `extrq` and
-`insertq`, which LLVM likes for shuffles on AMD's CPUs before Zen 4, have no VEX form, and each of them
-after a 256-bit instruction costs about as much as 300 additions.
+The features are those that LLVM finds, or that macOS tells, where LLVM does not ask, or that the user states
+with NUMBA_CPU_FEATURES. Numba compiles for all of them but those in UNWANTED. SSE4A is one of these: its
+`extrq` and `insertq`, which LLVM likes for shuffles on AMD's CPUs before Zen 4, have no VEX form, and each of
+them after a 256-bit instruction costs about as much as 300 additions.
 
-BLOCKS2TOKENS_SIMD names the instruction set to use. Set to avx2 before Python starts it also makes Numba
-compile without AVX-512, so that all code is what a CPU without it would run.
+BLOCKS2TOKENS_SIMD names the instruction set to use. Set to avx2 or avxvnni before Python starts it also makes
+Numba compile without AVX-512, so that all code is what a CPU without it would run.
 """
 
+import ctypes
 import os
+import platform
+import sys
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -23,12 +29,16 @@ from blocks2tokens.errors import UnsupportedError
 
 NEEDS = {
     "avx512": ("avx512vnni", "avx512bw", "avx512vl"),
+    "avxvnni": ("avxvnni", "avx2", "fma", "f16c"),
     "avx2": ("avx2", "fma", "f16c"),
+    "i8mm": ("dotprod", "i8mm"),
     "neon": ("dotprod",),
     "plain": (),
 }
 UNWANTED = ("sse4a",)
-BEYOND_AVX2 = ("avx512", "avx10", "amx", "avxvnni", "evex512")  # features, by how their names begin
+BEYOND = ("avx512", "avx10", "amx", "evex512")  # features, by how their names begin
+LEFT_OUT = {"avxvnni": BEYOND, "avx2": (*BEYOND, "avxvnni")}  # by what BLOCKS2TOKENS_SIMD says at the start
+OF_MACOS = {"dotprod": "FEAT_DotProd", "i8mm": "FEAT_I8MM"}
 VARIABLE = "BLOCKS2TOKENS_SIMD"
 AT_START = os.environ.get(VARIABLE, "").lower()
 
@@ -42,9 +52,24 @@ def available() -> tuple[str, ...]:
 
 @cache
 def features() -> dict[str, bool]:
-    """Return which of LLVM's features of this CPU Numba may use."""
-    off = UNWANTED + (BEYOND_AVX2 if AT_START == "avx2" else ())
-    return {name: has and not name.startswith(off) for name, has in llvm.get_host_cpu_features().items()}
+    """Return which features of this CPU, by LLVM's names, Numba may use."""
+    off = UNWANTED + LEFT_OUT.get(AT_START, ())
+    return {name: has and not name.startswith(off) for name, has in all_features().items()}
+
+
+def all_features() -> dict[str, bool]:
+    if config.CPU_FEATURES is not None:
+        return {part[1:]: part[0] == "+" for part in config.CPU_FEATURES.split(",") if part}
+    if (sys.platform, platform.machine()) == ("darwin", "arm64"):
+        return {name: bool(macos_tells(f"hw.optional.arm.{asked}")) for name, asked in OF_MACOS.items()}
+    return dict(llvm.get_host_cpu_features())
+
+
+def macos_tells(name: str) -> int:
+    """Return a whole number that macOS knows by this name; 0 if it knows none."""
+    value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
+    ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
+    return value.value
 
 
 def chosen() -> str:
@@ -54,14 +79,9 @@ def chosen() -> str:
         return available()[0]
     if wanted not in NEEDS:
         raise UnsupportedError(f"{VARIABLE}: expected one of {', '.join(NEEDS)}, got {wanted!r}")
-    if wanted not in available() and not is_emulated_arm(wanted):
+    if wanted not in available():
         raise UnsupportedError(f"{VARIABLE}: this CPU has no {wanted}, only {', '.join(available())}")
     return wanted
-
-
-def is_emulated_arm(wanted: str) -> bool:
-    """An emulator runs ARM's dot instructions, but LLVM finds no features there: take the user's word."""
-    return wanted == "neon" and llvm.get_process_triple().startswith("aarch64")
 
 
 def leave_out_unwanted() -> None:

@@ -87,7 +87,14 @@ EXP_TERMS = (
     5.0000001201e-1,
 )
 
-INSTRUCTION_SETS = {"avx512": Avx512(512), "avx2": Avx2(256), "neon": None, "plain": None}
+INSTRUCTION_SETS = {
+    "avx512": Avx512(512),
+    "avxvnni": Avx2(256),
+    "avx2": Avx2(256),
+    "i8mm": None,
+    "neon": None,
+    "plain": None,
+}
 
 
 # --- Loads and constants ----------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ CPUS = {  # LLVM's name: the instruction set that it would use
     "haswell": "avx2",
     "skylake": "avx2",
     "skylake-avx512": "avx2",
-    "alderlake": "avx2",
+    "alderlake": "avxvnni",
+    "sierraforest": "avxvnni",
     "znver1": "avx2",
     "znver2": "avx2",
     "znver3": "avx2",
@@ -30,10 +31,14 @@ CPUS = {  # LLVM's name: the instruction set that it would use
     "sapphirerapids": "avx512",
     "cortex-a76": "neon",
     "neoverse-n1": "neon",
-    "neoverse-v1": "neon",
     "apple-m1": "neon",
+    "neoverse-v1": "i8mm",
+    "neoverse-n2": "i8mm",
+    "apple-m2": "i8mm",
 }
-DOTS = {"avx512": "vpdpbusd", "avx2": "vpmaddubsw", "neon": "sdot"}
+DOTS = {"avx512": "vpdpbusd", "avxvnni": "vpdpbusd", "avx2": "vpmaddubsw", "i8mm": "sdot", "neon": "sdot"}
+TILE_DOTS = DOTS | {"i8mm": "smmla"}  # where rows of x meet what lies unpacked
+ARM_FEATURES = {"neon": "+dotprod", "i8mm": "+dotprod,+i8mm"}  # as `cpu` finds them there
 _JUMP, _LABEL = re.compile(r"(j[a-z]+|b\.\w+|b|cbn?z)\s"), re.compile(r"\.?\w+:")
 
 
@@ -46,15 +51,23 @@ def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[st
     at = {line.split(":")[0]: i for i, line in enumerate(lines) if _LABEL.match(line)}
     jumps = [(at.get(line.split()[-1], i), i) for i, line in enumerate(lines) if _JUMP.match(line)]
     loops = sorted(((start, end) for start, end in jumps if start < end), key=lambda loop: loop[0] - loop[1])
-    (start, end), inner = loops[0], loops[1:]
     inside = panels.turns(PACKED[name], ISAS[CPUS[cpu]]) if kind == "tile" else []
-    assert len(inner) == len(inside), f"{name}, {cpu}, {kind}: {len(inner)} loops in a block's"
-    times = [1] * len(lines)
-    for (first, last), count in zip(inner, inside, strict=True):
-        for i in range(first, last + 1):
-            times[i] *= count
-    here = [(lines[i], times[i]) for i in range(start, end + 1)]
-    return [line for line, n in here for _ in range(n) if line[0] not in ".#/" and not _LABEL.match(line)]
+    assert len(loops) == 1 + len(inside), f"{name}, {cpu}, {kind}: {len(loops) - 1} loops in a block's"
+    here = in_order(lines, loops, inside)
+    return [line for line in here if line[0] not in ".#/" and not _LABEL.match(line)]
+
+
+def in_order(lines: list[str], loops: list[tuple[int, int]], times: list[int]) -> list[str]:
+    """Return the lines of the outermost loop in the order in which they are run.
+
+    loops are first and last lines, each loop inside the one before; times says how often each but the first
+    goes round. The order is what llvm-mca takes its chains of dependent instructions from.
+    """
+    (start, end), *inner = loops
+    if not inner:
+        return lines[start : end + 1]
+    (first, last), body = inner[0], in_order(lines, inner, times[1:])
+    return [*lines[start:first], *body * times[0], *lines[last + 1 : end + 1]]
 
 
 def per_256(name: str, count: float) -> float:
@@ -75,6 +88,10 @@ def target_machine(cpu, isa):
     """Return LLVM's picture of a CPU, with the features that Numba would compile for there."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    triple = ARM if isa == "neon" else X86
-    features = "+dotprod" if isa == "neon" else ",".join(f"-{name}" for name in UNWANTED)
-    return llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
+    features = ARM_FEATURES.get(isa) or ",".join(f"-{name}" for name in UNWANTED)
+    return llvm.Target.from_triple(triple(cpu)).create_target_machine(cpu=cpu, features=features, opt=3)
+
+
+def triple(cpu: str) -> str:
+    """Return LLVM's name for the kind of machine that a CPU of CPUS is."""
+    return ARM if CPUS[cpu] in ARM_FEATURES else X86

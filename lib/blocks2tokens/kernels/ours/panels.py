@@ -11,6 +11,7 @@
                 float32  [blocks, T]               blocks of 32:  d * (sum of the codes)
 
     a panel, for each block, vectors of 64 bytes: groups (codes ..., scale), then d, offset, pairs
+                             where rows of x share a sum, codes are mixed: see `lanes.I8mm`
 
 The functions exist once for each format, instruction set and T. They take addresses and check nothing.
 `module_of` makes them by themselves, for any CPU, so that its code can be looked at.
@@ -18,7 +19,7 @@ The functions exist once for each format, instruction set and T. They take addre
 
 from collections import namedtuple
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
@@ -43,6 +44,7 @@ from blocks2tokens.jit.lanes import (
     fma,
     load,
     pointer,
+    shuffle,
     splat,
 )
 from blocks2tokens.kernels.ours.unpack import PACKED, Packed
@@ -92,6 +94,16 @@ class Activations:
         """Return codes 4 i to 4 i + 3 of row m, 16 times; i is a number or an LLVM value."""
         four = load(self.builder, self.codes, self._offset(m * self.packed.weights, 4, i), I32)
         return self.builder.bitcast(splat(self.builder, four), ir.VectorType(I8, 64))
+
+    def mixed_codes(self, m, i, shares):
+        """Return codes 4 i and on of `shares` rows from m on, as `multiply_tile` wants them."""
+        if shares == 1:
+            return self.four_codes(m, i)
+        pair = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+        for k in range(2):
+            eight = load(self.builder, self.codes, self._offset((m + k) * self.packed.weights, 4, i), I64)
+            pair = self.builder.insert_element(pair, eight, I32(k))
+        return self.builder.bitcast(shuffle(self.builder, pair, pair, [0, 1] * 4), BYTES)
 
     def value(self, m, i):
         """Return number i of row m, a float32, 16 times."""
@@ -203,8 +215,11 @@ class Store:
         self.base = self.builder.add(self.panel, self.builder.mul(block, I64(self.layout.size)))
 
     def group(self, g, codes, scale):
+        codes = [code if isinstance(code, ir.Value) else code.value for code in codes]
+        if not self.packed.is_float:
+            codes = in_shares(self.isa.shares, codes, partial(self.isa.mix, self.builder))
         for i, code in enumerate(codes):
-            self._store(self.layout.code(g, i), code if isinstance(code, ir.Value) else code.value)
+            self._store(self.layout.code(g, i), code)
         if scale is not None:
             self._store(self.layout.scale(g), self.isa.scale(self.builder, *scale))
 
@@ -218,6 +233,11 @@ class Store:
 
     def _store(self, offset, value):
         self.builder.store(value, pointer(self.builder, self.base, offset, value.type), align=1)
+
+
+def in_shares(shares, vectors, change):
+    """Return what `change` makes of some vectors, `shares` of them at a time."""
+    return [made for i in range(0, len(vectors), shares) for made in change(vectors[i : i + shares])]
 
 
 class Layout:
@@ -324,40 +344,45 @@ def define_groups(builder, packed, isa, x, layout, base, totals):
         builder.store(kind, part)
     with loop(builder, packed.groups) as g:
         at = builder.add(base, builder.mul(g, I64(layout.step)))
-        scale = load(builder, at, layout.scale(0), layout.scale_type) if packed.is_super else None
+        scales = [load(builder, at, layout.scale(0), layout.scale_type) if packed.is_super else None]
+        scales = isa.mix(builder, scales * isa.shares) if packed.is_super else scales * isa.shares
         first = builder.mul(g, I64(layout.codes))
         at_once = power_of_two(min(layout.codes, isa.at_once(packed.largest)))
         size = max(at_once, isa.at_a_time)
         with loop(builder, layout.codes // size) as turn:
             start = builder.mul(turn, I64(size))
-            define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scale)
+            define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scales)
     d, offset = (load(builder, base, layout.ends + VECTOR * i, FLOATS) for i in range(2))
     pairs = [load(builder, base, layout.ends + (2 + i) * VECTOR, PAIRS) for i in range(layout.n_pairs)]
-    for m, part in enumerate(parts):
-        some = builder.load(part), d, offset if layout.has_offset else None, pairs or None
+    totals_of_rows = in_shares(isa.shares, list(map(builder.load, parts)), partial(isa.unmix, builder))
+    for m, part in enumerate(totals_of_rows):
+        some = part, d, offset if layout.has_offset else None, pairs or None
         add_block(builder, isa, packed, x, totals[m], m, *some)
 
 
-def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scale):
+def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scales):
     """Multiply `size` vectors of codes of a group, and add to parts whenever a sum has taken `at_once`."""
     sums = [cgutils.alloca_once(builder, isa.zero_sum().type) for _ in parts]
     for total in sums:
         builder.store(isa.zero_sum(), total)
 
     def flush():
-        for part, total in zip(parts, sums, strict=True):
-            builder.store(add_part(builder, isa, builder.load(part), builder.load(total), scale), part)
+        for m, (part, total) in enumerate(zip(parts, sums, strict=True)):
+            more = add_part(builder, isa, builder.load(part), builder.load(total), scales[m % isa.shares])
+            builder.store(more, part)
             builder.store(isa.zero_sum(), total)
 
     with loop(builder, size // isa.at_a_time) as turn:
-        for j in range(isa.at_a_time):
+        for j in range(0, isa.at_a_time, isa.shares):
             i = builder.add(start, builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j)))
-            code = load(builder, builder.add(at, builder.mul(i, I64(VECTOR))), 0, BYTES)
-            for m, total in enumerate(sums):
-                four = x.four_codes(m, builder.add(first, i))
-                more = isa.multiply_add(builder, builder.load(total), code, four, packed.largest)
-                builder.store(more, total)
-            if (j + 1) % at_once == 0:
+            place = builder.add(at, builder.mul(i, I64(VECTOR)))
+            codes = [load(builder, place, VECTOR * k, BYTES) for k in range(isa.shares)]
+            for m in range(0, x.n_rows, isa.shares):
+                four = x.mixed_codes(m, builder.add(first, i), isa.shares)
+                for code, total in zip(codes, sums[m:], strict=False):
+                    more = isa.multiply_tile(builder, builder.load(total), code, four, packed.largest)
+                    builder.store(more, total)
+            if (j + isa.shares) % at_once == 0:
                 flush()
     if at_once > isa.at_a_time:
         flush()

@@ -145,7 +145,8 @@ def draw_cpus(name: str = "Q4_K") -> Axes:
 
     Beside them, where llvm-mca is installed, the cycles that LLVM's model of the CPU gives.
     """
-    colours = {"avx512": plot.BLUE, "avx2": plot.SKY, "neon": plot.GREEN}
+    shades = plot.BLUE, plot.SKY, plot.YELLOW, plot.ORANGE, plot.GREEN
+    colours = dict(zip(listing.DOTS, shades, strict=True))
     counts = {cpu: listing.per_256(name, len(listing.loop_of(name, cpu))) for cpu in listing.CPUS}
     axes = plt.subplots(figsize=(9.5, 0.34 * len(counts) + 0.9))[1]
     for isa, colour in colours.items():
