@@ -1,12 +1,14 @@
 """`make quality`, second part: SmolLM2 under three budgets, in recorded_smollm2.json beside this file.
 
     search    {"matrices", "tokens", "cpu_seconds"}     one search, which serves all budgets
-    rows      [{"name", "bytes", "texts": {text: {"kl", "kl_error"}}}]
+    rows      [{"name", "bytes", "texts": {text: {"kl", "kl_error", "run", "run_error"}}}]
               ours also: "perplexity", "llama_cpp", the same as llama.cpp finds it, "theirs", see `theirs_at`
 
-The reference is the model's own file, Q4_1: what is copied from it has no error. bytes are those of the whole
-file. llama.cpp's files are llama-quantize's, all with our importance; since rows of 576 do not fill blocks of
-256, it takes other formats there, and a name says little of the size.
+The reference is the model's own file, Q4_1: what is copied from it has no error. kl is that of the weights:
+activations stay float32, see `kernels.unrounded`. run is what is found where both round them: whatever
+changes is another draw of that lottery, .004 for any file at all. bytes are those of the whole file.
+llama.cpp's files are llama-quantize's, all with our importance; since rows of 576 do not fill blocks of 256,
+it takes other formats there, and a name says little of the size.
 
 Texts: Austen, and Python's language reference as `pydoc` has it. What judges was not learned from: chapters
 held out, and every other page.
@@ -26,10 +28,12 @@ import blocks2tokens as b2t
 from blocks2tokens import files, mix
 from blocks2tokens.course import models
 from blocks2tokens.course.lessons.quality_and_mixes import record
+from blocks2tokens.kernels import unrounded
 from blocks2tokens.quality import Reference
 
 PATH = Path(__file__).parent / "recorded_smollm2.json"
 TRAINING, PIECE, HELD_OUT = 6144, 256, 641  # ids to learn from, in pieces of either text; to judge with
+LONGER = 2049  # ids for perplexity: of fewer, what activations are rounded to moves it by half a per cent
 WINDOW = 512  # ids that llama.cpp reads together
 MEGABYTES = (90, 80, 70)
 # What llama-quantize is told: a file type, and a format for the embedding, which is the output matrix too.
@@ -58,10 +62,10 @@ def training_ids(model: b2t.Model) -> np.ndarray:
     return np.stack(pieces, axis=1).reshape(-1)
 
 
-def held_out_ids(model: b2t.Model) -> dict[str, np.ndarray]:
-    """Return {text: ids} to judge with."""
+def held_out_ids(model: b2t.Model, n: int = HELD_OUT) -> dict[str, np.ndarray]:
+    """Return {text: n ids} to judge with."""
     texts = {"Austen": models.heldout_text(), "Python": python_text(1)}
-    return {name: np.array(model.tokenizer.encode(t[: 8 * HELD_OUT])[:HELD_OUT]) for name, t in texts.items()}
+    return {name: np.array(model.tokenizer.encode(text[: 8 * n])[:n]) for name, text in texts.items()}
 
 
 def python_text(first: int) -> str:
@@ -84,13 +88,24 @@ def llama_cpp_perplexity(path: Path, ids: np.ndarray) -> float:
     return exp(np.concatenate(nats).mean())
 
 
-def row(name: str, path: Path, references: Mapping[str, Reference]) -> dict:
+def references(model: b2t.Model) -> dict[str, tuple[Reference, Reference]]:
+    """Return {text: (the model with activations in float32, the model as the engine runs it)}."""
+    texts = held_out_ids(model)
+    with unrounded():
+        exact = {text: Reference(model, ids) for text, ids in texts.items()}
+    return {text: (exact[text], Reference(model, ids)) for text, ids in texts.items()}
+
+
+def row(name: str, path: Path, judges: Mapping[str, tuple[Reference, Reference]]) -> dict:
     """Measure a file on each text; one of ours in llama.cpp too."""
     model, texts = b2t.load(path), {}
-    for text, reference in references.items():
-        found, ids = reference.measure(model), reference.ids[: 2 * WINDOW + 1]
-        texts[text] = {"kl": found.kl.value, "kl_error": found.kl.error}
+    for text, (exact, as_run) in judges.items():
+        with unrounded():
+            kl = exact.measure(model).kl
+        run = as_run.measure(model).kl
+        texts[text] = {"kl": kl.value, "kl_error": kl.error, "run": run.value, "run_error": run.error}
         if name.startswith("ours"):
+            ids = held_out_ids(model, LONGER)[text]
             texts[text]["perplexity"] = b2t.perplexity(model, ids, WINDOW).perplexity
             texts[text]["llama_cpp"] = llama_cpp_perplexity(path, ids)
     return {"name": name, "bytes": path.stat().st_size, "texts": texts}
@@ -99,16 +114,15 @@ def row(name: str, path: Path, references: Mapping[str, Reference]) -> dict:
 def rows(folder: Path, search: mix.Search) -> Iterator[dict]:
     """Yield the rows of the table, one file after the other."""
     model, path = search.model, folder / "new.gguf"
-    src = model.file.path
-    references = {text: Reference(model, ids) for text, ids in held_out_ids(model).items()}
+    src, judges = model.file.path, references(model)
     for name, embedding in THEIRS:
         record.llama_quantize(src, path, name, search.importance, embedding)
-        yield row(f"llama.cpp {name}, embedding {embedding or 'as it says'}", path, references)
+        yield row(f"llama.cpp {name}, embedding {embedding or 'as it says'}", path, judges)
     for megabytes in MEGABYTES:
         search.save(mix.state_of(path))  # so that `convert` finds all of it measured
         bits = bits_for(model.file, 1_000_000 * megabytes)
         b2t.convert(src, path, bits=bits, importance=search.importance, effort="best")
-        yield row(f"ours, {megabytes} MB", path, references)
+        yield row(f"ours, {megabytes} MB", path, judges)
 
 
 def bits_for(file: b2t.GGUFFile, n_bytes: int) -> float:
