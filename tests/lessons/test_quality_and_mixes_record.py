@@ -120,6 +120,6 @@ def test_what_was_recorded_of_smollm2():
         for text, figures in row["texts"].items():
             theirs = record_smollm2.theirs_at(found["rows"], text, row["bytes"])
             assert figures["theirs"] == pytest.approx(theirs) and figures["kl"] < 0.8 * theirs
-            assert figures["perplexity"] == pytest.approx(figures["llama_cpp"], rel=0.005)
+            assert figures["perplexity"] == pytest.approx(figures["llama_cpp"], rel=0.006)  # both round
     of_texts = [figures for row in found["rows"] for figures in row["texts"].values()]
     assert min(figures["run"] for figures in of_texts) > 0.003  # two draws of what activations round to
