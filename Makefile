@@ -54,8 +54,9 @@ lock: install-test ## write constraints.txt anew: the newest versions within pyp
 	@{ sed -n '/^#/p' constraints.txt; $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	    --extra test --no-header --no-annotate pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
-quality: install-test ## make the tables of lesson 26 again: needs `make peer`, takes some minutes
+quality: install-test ## make the tables of lesson 26 again: needs `make peer`, takes half an hour
 	@$(PY) -m blocks2tokens.course.lessons.quality_and_mixes.record
+	@$(PY) -m blocks2tokens.course.lessons.quality_and_mixes.record_smollm2
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
 # SIMD=avx2 or SIMD=avxvnni another one without AVX-512, beside the first.

@@ -7,7 +7,8 @@
     given        "best"    sum of mean(x ** 2) * error ** 2     `formats.best`
     with text    "best"    error of the outputs, over the text  `formats.feedback`
 
-One hessian at a time is worked with; they come in the order of the tensors in the file.
+The error of a tied embedding is that of its rows too, see `tied`. One hessian at a time is worked with; they
+come in the order of the tensors in the file.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,8 @@ import numpy as np
 from blocks2tokens.formats import FORMATS, feedback
 from blocks2tokens.generate import Model
 from blocks2tokens.gguf_file import GGUFFile
-from blocks2tokens.importance import Importance, affordable, hessians
+from blocks2tokens.importance import Importance, affordable
+from blocks2tokens.tied import hessians
 
 EFFORTS = ("ggml", "best")
 
@@ -39,7 +41,7 @@ class Encoder:
         """
         self.file, self.formats, self.importance, self.effort = file, formats, importance, effort
         self._hessians: Iterator = iter(())
-        self._now: tuple[str | None, int, np.ndarray | None] = None, 0, None
+        self._now: tuple = None, 0, None, None
         self.fed = self._with_feedback()
         if self.fed:
             self._hessians = hessians(model(), importance.ids, self.fed)
@@ -61,18 +63,19 @@ class Encoder:
     def __call__(self, name: str, matrix: int, weights: np.ndarray) -> np.ndarray:
         """Encode weights, float32 [rows, K], of a tensor, in a mixture of expert `matrix`."""
         fmt = FORMATS[self.formats[name]]
+        if name in self.fed:
+            return feedback.encode(fmt, weights, *self._factor(name, matrix), self.effort)
         important = None
         if self.importance is not None and name in self.importance:
             important = self.importance.mean(name)[matrix]
-        if name not in self.fed:
-            return fmt.quantize(weights, importance=important, effort=self.effort)
-        return feedback.encode(fmt, weights, self._factor(name, matrix), important, self.effort)
+        return fmt.quantize(weights, importance=important, effort=self.effort)
 
-    def _factor(self, name: str, matrix: int) -> np.ndarray:
-        """Return the factor of a matrix's hessian, made once for all its rows."""
+    def _factor(self, name: str, matrix: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the factor of a matrix's hessian, and its diagonal, made once for all its rows."""
         if self._hessian is None or self._hessian[0] != name:
             self._hessian = next(self._hessians)
             assert self._hessian[0] == name, "tensors come in the order of the file"
         if self._now[:2] != (name, matrix):
-            self._now = name, matrix, feedback.factor(self._hessian[1][matrix])
-        return self._now[2]
+            hessian = self._hessian[1][matrix]
+            self._now = name, matrix, feedback.factor(hessian), np.diagonal(hessian).copy()
+        return self._now[2:]

@@ -1,8 +1,11 @@
 """A mix under a budget: which format for which matrix, so that the file is small and the KL is too.
 
     error[m][f]      trace(E @ hessian @ E.T) of matrix m in format f, from a sample of its rows
-    probe[m]         KL when this matrix alone is in its smallest format, all others as they were: measured
+    probe[m]         KL when this matrix alone is in its smallest format, all others as they were: measured,
+                     with activations in float32: rounded ones add the same to each, see `kernels.unrounded`
     loss[m][f]       probe[m] * error[m][f] / error of the probe: the KL that m in f is expected to add
+
+The hessian is `tied.hessians`': an embedding that is the output matrix too has two kinds of errors.
 
 Small errors add up in KL, each with the square of its size: so one measurement for each matrix is enough, and
 errors, which cost no forward pass, scale it. Then it is a knapsack: spend bytes where a byte saves most.
@@ -29,18 +32,20 @@ from blocks2tokens import files
 from blocks2tokens.formats import FORMATS, Format, feedback
 from blocks2tokens.generate import Model
 from blocks2tokens.gguf_file import GGUFFile
-from blocks2tokens.importance import Importance, affordable, hessians
+from blocks2tokens.importance import Importance, affordable
 from blocks2tokens.importance import importance as importance_of
+from blocks2tokens.kernels import unrounded
 from blocks2tokens.model import Transformer
 from blocks2tokens.quality import Reference
 from blocks2tokens.sampler import Sampler
+from blocks2tokens.tied import hessians
 
 LADDER = ("Q2_K", "Q3_K", "MXFP4", "IQ4_XS", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0")
 SAMPLE = 64  # rows of a matrix whose errors stand for all
-TOKENS = 512  # of the text that each probe is measured on; of a large vocabulary as few as 256,
-LOGITS = 2**23  # where so many stand behind them: errors of a few per cent in a probe move few bytes
+TOKENS = 512  # of the text that each probe is measured on; of a large vocabulary as few as 128,
+LOGITS = 2**22  # where so many stand behind them: errors of a few per cent in a probe move few bytes
 OWN_TEXT = 2048  # tokens that the model writes itself where it is given no text
-VERSION = 1  # of the state file
+VERSION = 2  # of the state file
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,8 @@ class Search(Measured):
         """Measure what is not known yet, with a line of progress; an interrupt keeps what was measured."""
         try:
             self._measure_errors()
-            self._measure_probes()
+            with unrounded():
+                self._measure_probes()
         finally:
             self._save()
         return self
@@ -268,7 +274,7 @@ class Search(Measured):
 
     def _n_tokens(self) -> int:
         """Return how many tokens the probes are measured on."""
-        return max(TOKENS // 2, min(TOKENS, LOGITS // self.model.config.vocab_size))
+        return max(TOKENS // 4, min(TOKENS, LOGITS // self.model.config.vocab_size))
 
     # The state: what was measured, and of what.
 

@@ -29,8 +29,10 @@ LAYERS = {
 LAYERS |= {"generate": set(LAYERS)}
 LAYERS |= {"serving": {"jit", "model", "sampler", "stops", "tokenizer", "generate", "grammar", "session"}}
 LAYERS |= {"quality": {"generate", "perplexity"}}
-LAYERS |= {"encoder": {"formats", "gguf_file", "generate", "importance"}}
+LAYERS |= {"tied": {"formats", "generate", "importance", "kernels", "matrix", "model", "quality"}}
+LAYERS |= {"encoder": {"formats", "gguf_file", "generate", "importance", "tied"}}
 LAYERS |= {"mix": {"files", "formats", "gguf_file", "generate", "importance", "model", "quality", "sampler"}}
+LAYERS["mix"] |= {"kernels", "tied"}
 LAYERS |= {
     "convert": {"errors", "files", "formats", "gguf_file", "gguf_writer", "generate"}
     | {"encoder", "importance", "mix"}

@@ -7,7 +7,7 @@ import pytest
 
 import blocks2tokens as b2t
 from blocks2tokens import mix
-from blocks2tokens.course.lessons.quality_and_mixes import record
+from blocks2tokens.course.lessons.quality_and_mixes import record, record_smollm2
 from blocks2tokens.importance import hessians
 from blocks2tokens.quality import Reference
 
@@ -79,3 +79,47 @@ def test_a_layer_in_float32(recorded, austen):
     weights = sum(prod(austen.file.tensors[name].shape) for name in kept)
     assert n_bytes == 4 * weights + sum(sizes[name]["Q4_K"] for name in sizes if name not in kept)
     assert kl == pytest.approx(sum(losses[name]["Q4_K"] for name in sizes if name not in kept))
+
+
+# --- SmolLM2 ----------------------------------------------------------------------------------------------
+
+
+def a_row(n_bytes, kl, name="llama.cpp Q4_0"):
+    return {"name": name, "bytes": n_bytes, "texts": {"Austen": {"kl": kl}}}
+
+
+def test_between_two_files_log_kl_is_on_a_line():
+    """(3, 9.0) is larger and farther than (2, 1.0): nobody would take it."""
+    rows = [a_row(4, 0.01), a_row(3, 9.0), a_row(2, 1.0), a_row(3, 1e-9, "ours, 70 MB")]
+    found = [record_smollm2.theirs_at(rows, "Austen", n_bytes) for n_bytes in (1, 2, 3, 4, 5)]
+    assert found == pytest.approx([1.0, 1.0, 0.1, 0.01, 0.01])
+
+
+def test_smollm2s_texts_take_turns_and_what_judges_was_not_learned_from(smollm2_path):
+    model = b2t.load(smollm2_path)
+    ids = record_smollm2.training_ids(model)
+    assert len(ids) == record_smollm2.TRAINING
+    pieces = ids.reshape(-1, record_smollm2.PIECE)
+    python = model.tokenizer.encode(record_smollm2.python_text(0)[:5000])[: record_smollm2.PIECE]
+    assert pieces[1].tolist() == python and pieces[0].tolist() != python
+    judges = record_smollm2.held_out_ids(model)
+    for text in judges.values():
+        assert len(text) == record_smollm2.HELD_OUT
+        start = model.tokenizer.decode(text[40:60].tolist())
+        assert start not in model.tokenizer.decode(ids.tolist())
+
+
+def test_what_was_recorded_of_smollm2():
+    found = record_smollm2.recorded()
+    assert found["search"]["cpu_seconds"] / 2 < 600 and found["search"]["matrices"] == 211
+    ours = {row["name"]: row for row in found["rows"] if row["name"].startswith("ours")}
+    assert len(ours) == len(record_smollm2.MEGABYTES)
+    for megabytes in record_smollm2.MEGABYTES:
+        row = ours[f"ours, {megabytes} MB"]
+        assert 0.97e6 * megabytes < row["bytes"] <= 1e6 * megabytes
+        for text, figures in row["texts"].items():
+            theirs = record_smollm2.theirs_at(found["rows"], text, row["bytes"])
+            assert figures["theirs"] == pytest.approx(theirs) and figures["kl"] < 0.8 * theirs
+            assert figures["perplexity"] == pytest.approx(figures["llama_cpp"], rel=0.006)  # both round
+    of_texts = [figures for row in found["rows"] for figures in row["texts"].values()]
+    assert min(figures["run"] for figures in of_texts) > 0.003  # two draws of what activations round to

@@ -31,6 +31,8 @@ from blocks2tokens.kernels.report import (
     phase3a_block_cache,
     phase3b_column_major,
 )
+from blocks2tokens.kernels.unrounded import UNROUNDED, unrounded
+from blocks2tokens.kernels.unrounded import product as unrounded_product
 from blocks2tokens.kernels.watch import WATCHER, watching
 from blocks2tokens.matrix import QuantizedMatrix
 
@@ -68,19 +70,21 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     Takes the kernel that was fastest on this machine for this format and a like number of rows; the first
     product with a format measures that, in a second or two, and keeps it in the user's cache folder.
     With explain=True returns (product, Choice): which kernel it was, and why.
-    For quantized formats the kernels may round x to 8 bits, as llama.cpp does.
+    For quantized formats the kernels may round x to 8 bits, as llama.cpp does; not within `unrounded`.
     Raises ValueError for another dtype, shape or layout.
     """
     x = check_operands(x, w, "gguf")
     if see := WATCHER.get():
         see(x, w)
+    if UNROUNDED.get() and not explain:
+        return unrounded_product(x, w)
     choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
     product = KERNELS[choice.kernel].product(x, w)
     return (product, choice) if explain else product
 
 
 def matmul_into(x: np.ndarray, w: QuantizedMatrix, out: np.ndarray, scratch: np.ndarray) -> None:
-    """Fill out, float32 [M, N], with what `matmul` returns; no array is allocated.
+    """Fill out, float32 [M, N], with what `matmul` returns; no array is allocated, but within `unrounded()`.
 
     scratch, uint8, has the `scratch_bytes` of w and M. Raises ValueError for another dtype, shape or layout,
     and for less scratch.
@@ -91,6 +95,9 @@ def matmul_into(x: np.ndarray, w: QuantizedMatrix, out: np.ndarray, scratch: np.
         raise ValueError(f"out: expected shape {expected}, got {out.shape}")
     if see := WATCHER.get():
         see(x, w)
+    if UNROUNDED.get():
+        unrounded_product(x, w, out)
+        return
     choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
     KERNELS[choice.kernel].product_into(x, w, out, scratch)
 
@@ -108,4 +115,14 @@ def scratch_bytes(w: QuantizedMatrix, M: int) -> int:
     return max(found, default=0)
 
 
-__all__ = ["KERNELS", "Choice", "Cost", "Kernel", "matmul", "matmul_into", "scratch_bytes", "watching"]
+__all__ = [
+    "KERNELS",
+    "Choice",
+    "Cost",
+    "Kernel",
+    "matmul",
+    "matmul_into",
+    "scratch_bytes",
+    "unrounded",
+    "watching",
+]

@@ -1,6 +1,7 @@
 """The pictures of lesson 26.
 
 draw_trade          KL against bytes: llama.cpp's files and ours
+draw_budgets        the same of SmolLM2, on two texts
 draw_paired         the surprise of each token in two models
 draw_sensitivity    what each matrix alone adds to KL, by layer
 draw_predictions    expected KL against measured
@@ -36,6 +37,25 @@ def draw_trade(rows: Sequence[Mapping]) -> None:
     title = f"At the bytes of Q4_K_M, {share:.0%} of its divergence"
     axes.set(yscale="log", xlabel="megabytes of tensors", ylabel="KL, nats per token", title=title)
     axes.legend()
+
+
+def draw_budgets(rows: Sequence[Mapping]) -> None:
+    """Draw recorded files of SmolLM2: megabytes, and KL with its standard error, a panel for each text."""
+    texts = list(rows[0]["texts"])
+    panels = plt.subplots(1, len(texts), figsize=(10, 3.8), sharey=True)[1]
+    kinds = {"llama.cpp": ("s", plot.ORANGE, "none"), "ours": ("o", plot.BLUE, "-")}
+    for axes, text in zip(panels, texts, strict=True):
+        for kind, (marker, colour, line) in kinds.items():
+            of_kind = sorted((r for r in rows if r["name"].startswith(kind)), key=lambda r: r["bytes"])
+            found = [r["texts"][text] for r in of_kind]
+            x = [r["bytes"] / 1e6 for r in of_kind]
+            y, errors = [f["kl"] for f in found], [f["kl_error"] for f in found]
+            axes.errorbar(x, y, errors, fmt=marker, ls=line, color=colour, ms=7, mec="0.2", label=kind)
+        shares = [f["kl"] / f["theirs"] for f in (r["texts"][text] for r in rows) if "theirs" in f]
+        title = f"{text}: {min(shares):.2f} to {max(shares):.2f} of llama.cpp's KL"
+        axes.set(yscale="log", xlabel="megabytes of the file", title=title)
+    panels[0].set_ylabel("KL, nats per token")
+    panels[0].legend()
 
 
 def ratio(rows: Sequence[Mapping], ours: str, theirs: str) -> float:

@@ -26,7 +26,19 @@ from blocks2tokens.quality import Reference
 PATH = Path(__file__).parent / "recorded.json"
 TRAINING, HELD_OUT = 8192, 6145  # ids to learn from, and to judge with
 BITS = (3.0, 3.5, 4.0, 4.5, 5.5)  # more budgets, for the curve
-FILE_TYPES = {"Q3_K_M": 12, "Q4_K_M": 15}  # llama_ftype
+FILE_TYPES = {  # llama_ftype
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q2_K": 10,
+    "Q3_K_S": 11,
+    "Q3_K_M": 12,
+    "Q4_K_S": 14,
+    "Q4_K_M": 15,
+    "IQ2_XXS": 19,
+    "IQ4_NL": 25,
+    "IQ4_XS": 30,
+}
+AUSTENS = ("Q3_K_M", "Q4_K_M")  # the ones of its table
 
 
 def recorded() -> dict:
@@ -60,12 +72,23 @@ def bits_for(file: b2t.GGUFFile, n_bytes: int) -> float:
     return 8 * n_bytes / sum(prod(info.shape) for info in file.tensors.values())
 
 
-def llama_quantize(src: Path, dst: Path, name: str, importance: b2t.Importance | None = None) -> None:
-    """Quantize a file with llama.cpp's own code, with or without an importance matrix."""
+def llama_quantize(
+    src: Path,
+    dst: Path,
+    name: str,
+    importance: b2t.Importance | None = None,
+    embedding: str | None = None,
+) -> None:
+    """Quantize a file with llama.cpp's own code, with or without an importance matrix.
+
+    `embedding` is the format of that matrix, where it is not what the file type says.
+    """
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = FILE_TYPES[name], True, 1
+    if embedding is not None:
+        params.token_embedding_type = params.output_tensor_type = b2t.FORMATS[embedding].ggml_type
     if importance is not None:
         means = {key: np.ascontiguousarray(importance.mean(key).reshape(-1)) for key in importance.sums}
         entries = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
@@ -97,7 +120,7 @@ def rows(folder: Path, search: mix.Search, importance: b2t.Importance) -> Iterat
     src = model.file.path
     reference = Reference(model, model.tokenizer.encode(models.heldout_text())[:HELD_OUT])
     sizes = {}
-    for name in FILE_TYPES:
+    for name in AUSTENS:
         llama_quantize(src, path, name)
         sizes[name] = tensor_bytes(path)
         yield row(f"llama.cpp {name}", path, reference)
