@@ -84,9 +84,36 @@ def run(monkeypatch, capsys):
         except SystemExit as end:
             code = end.code
         out, err = capsys.readouterr()
-        return code, out, re.sub(r"[^\n]*\r", "", err)  # as a terminal shows it: progress is written over
+        return code, out, as_a_terminal_shows(err)
 
     return run
+
+
+def as_a_terminal_shows(text):
+    """Return what is left to be read: lines of progress are written over, also those in the line below."""
+    if "\r" not in text:
+        return text
+    lines, row, column = [[]], 0, 0
+    for part in re.findall(r"\x1b\[A|.|\n", text):
+        if part == "\n":
+            row, column = row + 1, 0
+            lines += [[] for _ in range(row == len(lines))]
+        elif part == "\r":
+            column = 0
+        elif part == "\x1b[A":
+            row -= 1
+        else:
+            lines[row] += " " * (column - len(lines[row]))
+            lines[row][column : column + 1] = part
+            column += 1
+    shown = "\n".join("".join(line).rstrip() for line in lines)
+    return re.sub(r"\n+\Z", "\n", shown) if shown.strip() else ""
+
+
+def test_a_terminal_shows_no_progress_that_is_over():
+    inner = "\n\rcompiling 1/2 [2 t/s]\x1b[A\n\r                      \r\x1b[A"
+    assert as_a_terminal_shows("\rprompt 1/2" + inner + "\r          \r") == ""
+    assert as_a_terminal_shows("hint: so\n\rprompt 1/2\r          \rerror: no\n") == "hint: so\nerror: no\n"
 
 
 def continued(model, prompt, max_tokens, **sampling):
