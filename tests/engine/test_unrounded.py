@@ -23,9 +23,10 @@ def test_no_input_is_rounded(name, M):
     exact = x.astype(np.float64) @ w.dequantize().T
     out, scratch = np.empty((M, 64), np.float32), np.empty(kernels.scratch_bytes(w, M), np.uint8)
     with unrounded():
-        product = b2t.matmul(x, w)
+        product, choice = b2t.matmul(x, w, explain=True)
         kernels.matmul_into(x, w, out, scratch)
     assert np.allclose(product, exact, atol=1e-4) and np.array_equal(out, product)
+    assert str(choice) == "dequantize_then_blas: activations stay float32 within unrounded()"
 
 
 def test_nothing_is_left_when_a_block_ends():

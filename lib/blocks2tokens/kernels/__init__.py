@@ -32,7 +32,6 @@ from blocks2tokens.kernels.report import (
     phase3b_column_major,
 )
 from blocks2tokens.kernels.unrounded import UNROUNDED, unrounded
-from blocks2tokens.kernels.unrounded import product as unrounded_product
 from blocks2tokens.kernels.watch import WATCHER, watching
 from blocks2tokens.matrix import QuantizedMatrix
 
@@ -76,9 +75,7 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     x = check_operands(x, w, "gguf")
     if see := WATCHER.get():
         see(x, w)
-    if UNROUNDED.get() and not explain:
-        return unrounded_product(x, w)
-    choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
+    choice = _choice(x, w)
     product = KERNELS[choice.kernel].product(x, w)
     return (product, choice) if explain else product
 
@@ -95,11 +92,17 @@ def matmul_into(x: np.ndarray, w: QuantizedMatrix, out: np.ndarray, scratch: np.
         raise ValueError(f"out: expected shape {expected}, got {out.shape}")
     if see := WATCHER.get():
         see(x, w)
+    kernel = KERNELS[_choice(x, w).kernel]
+    if UNROUNDED.get():  # scratch is for the kernels that may be chosen usually
+        out[:] = kernel.product(x, w)
+    else:
+        kernel.product_into(x, w, out, scratch)
+
+
+def _choice(x, w) -> Choice:
     if UNROUNDED.get():
-        unrounded_product(x, w, out)
-        return
-    choice = autotune.choose(w.format, x.shape[0], candidates(w.format))
-    KERNELS[choice.kernel].product_into(x, w, out, scratch)
+        return Choice("dequantize_then_blas", "activations stay float32 within unrounded()")
+    return autotune.choose(w.format, x.shape[0], candidates(w.format))
 
 
 def scratch_bytes(w: QuantizedMatrix, M: int) -> int:

@@ -4,16 +4,12 @@
                                             the next layer has more such numbers: two passes, two draws
     x -> product                            with unrounded(): what differs are the weights alone
 
-Each matrix is decoded whole and left to BLAS.
+The kernel is then `dequantize_then_blas`: each matrix is decoded whole and left to BLAS.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-
-import numpy as np
-
-from blocks2tokens.matrix import QuantizedMatrix
 
 UNROUNDED: ContextVar[bool] = ContextVar("unrounded", default=False)
 
@@ -26,8 +22,3 @@ def unrounded() -> Iterator[None]:
         yield
     finally:
         UNROUNDED.reset(before)
-
-
-def product(x: np.ndarray, w: QuantizedMatrix, out: np.ndarray | None = None) -> np.ndarray:
-    """Return x @ W.T, float32 [M, N], for x float32 [M, K] and w [N, K]; in `out`, where one is given."""
-    return np.matmul(x, w.dequantize().T, out=out)
