@@ -1,6 +1,7 @@
 """The ways in: equal pins, the commands, the model's download and the learner's copy of the lessons."""
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
@@ -89,6 +91,42 @@ def test_the_engine_brings_what_it_imports_and_no_more():
     names = {CAME_WITH.get(name, name) for name in foreign}
     of_parts = bounds_by_name(chain(*map(required, PARTS))).keys() - bounds_by_name(required()).keys()
     assert names - of_parts == bounds_by_name(required()).keys()
+
+
+def brought(requirements):
+    """Return the names of all distributions that pip installs for requirements."""
+    found, left = set(), [Requirement(requirement) for requirement in requirements]
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        key = (name, *sorted(requirement.extras))
+        if key in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(key)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            for inner in map(Requirement, metadata.requires(name) or []):
+                extras = requirement.extras | {""}
+                if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
+                    inner.marker = None
+                    left.append(inner)
+    return {name for name, *_ in found}
+
+
+@pytest.mark.parametrize("folder", ["lib", "tests"])
+def test_every_module_loads_with_what_the_tests_bring(folder):
+    """pytest loads all of lib for its doctests, in an environment that has the extra "test" and no other."""
+    installed = brought(required("test"))
+    homes = metadata.packages_distributions()
+    ours = {"blocks2tokens"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    missing = []
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} & homes.keys() - ours:
+                if not installed & set(map(canonicalize_name, homes[name])):
+                    missing.append((str(path.relative_to(ROOT)), name))
+    assert missing == []
 
 
 def test_the_lock_fits_what_is_asked_for():

@@ -4,8 +4,6 @@ import base64
 import hashlib
 from pathlib import Path
 
-from docutils import nodes
-
 from blocks2tokens.course.setup import notebooks
 
 project = "Blocks to Tokens"
@@ -42,6 +40,6 @@ def give_figures_their_texts(app, doctree):
             if png := output.get("data", {}).get("image/png"):
                 name = hashlib.sha256(base64.b64decode(png)).hexdigest()
                 texts[name] = output.metadata.get("image/png", {}).get("alt", "")
-    for image in doctree.findall(nodes.image):
+    for image in doctree.findall(lambda node: node.tagname == "image"):
         if text := texts.get(Path(image["uri"]).stem):
             image["alt"] = text
