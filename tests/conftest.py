@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config) -> None:
-    """Keep what the tests measure of this machine apart from what its user's programs do."""
+    """Keep what is measured of this machine apart from what its user's programs do; let Ctrl-C interrupt."""
     os.environ.setdefault("BLOCKS2TOKENS_CACHE", str(config.cache.mkdir("kernels")))
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what a shell starts in the background ignores it
 
 
 def absent(what: str, remedy: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from blocks2tokens import speculate as speculation
 from blocks2tokens.errors import GGUFError
 from blocks2tokens.gguf_file import GGUFFile
-from blocks2tokens.model import ModelConfig, Transformer
+from blocks2tokens.model import ModelConfig, Transformer, key_frame
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.session import Session
 from blocks2tokens.tokenizer import Tokenizer
@@ -26,13 +26,14 @@ class Model:
         self.file = file = GGUFFile(path)
         self._opened = os.path.abspath(path), cache, threads
         self.config = ModelConfig.from_gguf(file)
-        self.transformer = Transformer(file, self.config, cache, threads)
         self.tokenizer = Tokenizer(file)
         if len(self.tokenizer) != self.config.vocab_size:
             raise GGUFError(
                 f"{file.path}: tokenizer.ggml.tokens: expected {self.config.vocab_size} tokens, one for each "
                 f"row of token_embd.weight, got {len(self.tokenizer)}"
             )
+        text = self.tokenizer.encode(key_frame.TEXT) if cache == "q4_0" else None
+        self.transformer = Transformer(file, self.config, cache, threads, text)
 
     def __reduce__(self):
         """Pickle as the path: another process, `multiprocessing`'s for instance, opens the file itself."""

@@ -11,12 +11,12 @@ from small_model import small_model
 
 import blocks2tokens as b2t
 from blocks2tokens.course import bench
-from blocks2tokens.model import KVCache, cache_rows, key_frame
+from blocks2tokens.model import KVCache, cache_rows, key_frame, rope
 from blocks2tokens.model.batch_attention import attend_batch, attend_rows, new_rooms
 from blocks2tokens.model.cache_rows import (
     BACK,
+    FEEDBACK,
     FIRST,
-    FRAME,
     MEAN,
     PAGE,
     SCALE,
@@ -132,10 +132,21 @@ def test_a_cache_gives_what_was_put_as_near_as_its_type_comes(kind, head_dim):
 # --- Frames of keys ---------------------------------------------------------------------------------------
 
 
+def moments(x):
+    """Return the moments of x, float32 [n, heads, head_dim], where it is."""
+    x = x.astype(float)
+    return key_frame.Moments(x.mean(axis=0), np.einsum("thi,thj->hij", x, x) / len(x))
+
+
+def frame_of(q, k):
+    """Return the frames of a layer for queries and keys, float32 [n, heads, head_dim]."""
+    return key_frame.framed(k[0], moments(q), moments(k[4:]))
+
+
 def frames_of(keys, seed=9):
     """Return frames for keys, float32 [n_layers, n, n_kv_heads, head_dim], and queries from a seed."""
     q = random_floats(keys.shape[1], 2 * N_KV_HEADS, keys.shape[3], seed=seed)
-    return np.array([key_frame.framed(q, layer) for layer in keys])
+    return np.array([frame_of(q, layer) for layer in keys])
 
 
 def like_a_model_s(n, head_dim=64, seed=0):
@@ -147,15 +158,27 @@ def like_a_model_s(n, head_dim=64, seed=0):
     return keys
 
 
+@pytest.mark.parametrize("pairs", ["adjacent", "halves"])
+def test_moments_are_those_of_all_positions(pairs):
+    n, span, f = 9, 50, rope.frequencies(32, 10000.0)
+    x = 1 + random_floats(n, 2, 32)
+    seen = rope.ROTATE[pairs](x, *rope.angles(np.arange(n), f))
+    found = key_frame.moments(seen, f, pairs, span)
+    places = [rope.ROTATE[pairs](x[4:], *rope.angles(np.full(n - 4, p), f)) for p in range(span)]
+    expected = moments(np.concatenate(places))
+    assert np.allclose(found.mean, expected.mean, atol=1e-5)
+    assert np.allclose(found.products, expected.products, atol=1e-4)
+
+
 def test_a_frame_is_what_keys_have_in_common():
     keys, n = like_a_model_s(40), 40
     q = random_floats(n, 2 * N_KV_HEADS, 64, seed=5)
-    frame = key_frame.framed(q, keys[0])
+    frame = frame_of(q, keys[0])
     rest = keys[0, 4:].astype(float)
     assert np.array_equal(frame[:, FIRST], keys[0, 0])
     assert np.allclose(frame[:, MEAN], rest.mean(axis=0), atol=1e-4)
     asked = np.square(q.reshape(n, N_KV_HEADS, 2, 64).astype(float)).mean(axis=(0, 2))
-    expected = (asked / rest.var(axis=0)) ** 0.25
+    expected = asked**0.1 / rest.var(axis=0) ** 0.4
     ratio = frame[:, SCALE] / expected
     assert np.allclose(ratio, ratio[:, :1], rtol=1e-3) and np.allclose(
         np.log(frame[:, SCALE]).mean(1), 0, atol=1e-5
@@ -164,33 +187,60 @@ def test_a_frame_is_what_keys_have_in_common():
     assert np.allclose(frame[:, BACK], back @ hadamard(64), atol=1e-3)
 
 
+def test_feedback_makes_up_for_an_error_as_well_as_the_numbers_behind_it_can():
+    q = random_floats(500, 64) @ random_floats(64, 64, seed=1) * np.exp(random_floats(64, seed=2))
+    turned = q @ hadamard(64)
+    found = key_frame.feedback((q.T @ q / 500).astype(float), 64)
+    assert np.array_equal(found, np.triu(found, 1))
+    for i in (0, 17, 62):  # least squares: the numbers behind i that cancel an error of 1 there
+        expected = np.linalg.lstsq(turned[:, i + 1 :], turned[:, i], rcond=None)[0]
+        left = [
+            np.square(turned[:, i] - turned[:, i + 1 :] @ x).mean() for x in (found[i, i + 1 :], expected)
+        ]
+        assert left[1] <= left[0] < 1.3 * left[1] + 0.02 * np.square(turned).mean()
+
+
 def test_channels_that_nobody_asks_for_have_a_frame():
     q, k = np.zeros((6, 2, 32), np.float32), np.zeros((6, 1, 32), np.float32)
     k[:, :, 3] = 7
-    frame = key_frame.framed(q, k)
+    frame = frame_of(q, k)
     assert np.isfinite(frame).all() and (frame[:, SCALE] > 0).all() and np.all(frame[:, MEAN, 3] == 7)
+
+
+def errors_of_scores(keys, q, frames):
+    """Return the root of the mean squared error of scores, for each token of layer 1."""
+    n = keys.shape[1]
+    cache = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0", frames=frames)
+    cache.put(1, keys[1], keys[1])
+    wrong = (cache.get(1, n)[0] - keys[1].swapaxes(0, 1)) @ q.T
+    return np.sqrt(np.square(wrong).mean(axis=(0, 2)))
 
 
 def test_a_frame_makes_the_errors_of_scores_smaller():
     keys = like_a_model_s(3 * PAGE)
     q = random_floats(50, 64, seed=4)
-    errors = {}
-    for name, frames in {"none": None, "own": frames_of(keys)}.items():
-        cache = KVCache(N_LAYERS, N_KV_HEADS, 64, 3 * PAGE, "q4_0", frames=frames)
-        cache.put(1, keys[1], keys[1])
-        wrong = (cache.get(1, 3 * PAGE)[0] - keys[1].swapaxes(0, 1)) @ q.T
-        errors[name] = np.sqrt(np.square(wrong).mean(axis=(0, 2)))  # of each token
-    assert np.mean(errors["own"][1:]) < np.mean(errors["none"][1:]) / 2
-    assert errors["own"][0] < errors["none"][0] / 10
+    none, own = errors_of_scores(keys, q, None), errors_of_scores(keys, q, frames_of(keys))
+    assert np.mean(own[1:]) < np.mean(none[1:]) / 2 and own[0] < none[0] / 10
+
+
+def test_feedback_makes_the_errors_of_scores_smaller_where_queries_are_alike():
+    keys, few = like_a_model_s(3 * PAGE), random_floats(4, 64, seed=6)
+    q = random_floats(400, N_KV_HEADS, 4) @ (8 * few) + random_floats(400, N_KV_HEADS, 64, seed=7)
+    frames = np.array([frame_of(q, layer) for layer in keys])
+    without = frames.copy()
+    without[:, :, FEEDBACK:] = 0
+    asked = q[:, 0]
+    fed, plain = (errors_of_scores(keys, asked, one)[1:] for one in (frames, without))
+    assert np.mean(fed) < 0.7 * np.mean(plain)
 
 
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (np.ones((1, 1, FRAME, 64)), "frames: expected float32 .*got float64"),
-        (np.ones((1, 2, FRAME, 64), np.float32), r"expected float32 \(1, 1, 4, 64\), got float32 \(1, 2"),
-        (np.zeros((1, 1, FRAME, 64), np.float32), "scales above zero"),
-        (np.full((1, 1, FRAME, 64), np.nan, np.float32), "finite numbers"),
+        (np.ones((1, 1, 68, 64)), "frames: expected float32 .*got float64"),
+        (np.ones((1, 2, 68, 64), np.float32), r"expected float32 \(1, 1, 68, 64\), got float32 \(1, 2"),
+        (np.zeros((1, 1, 68, 64), np.float32), "scales above zero"),
+        (np.full((1, 1, 68, 64), np.nan, np.float32), "finite numbers"),
     ],
 )
 def test_frames_that_make_no_sense(frames, message):

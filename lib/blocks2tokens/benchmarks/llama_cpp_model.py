@@ -97,16 +97,18 @@ class LlamaCppModel:
         count, found = len(last), [[] for _ in last]
         batch = self.llama.llama_batch_init(count, 0, 1)
         batch.n_tokens = count
-        for position in range(n):
-            for row in range(count):
-                batch.token[row], batch.pos[row], batch.logits[row] = last[row], position, 1
-                batch.n_seq_id[row], batch.seq_id[row][0] = 1, row
-            if self.llama.llama_decode(self.context, batch) != 0:
-                raise RuntimeError(f"llama.cpp could not run a token of {count} texts")
-            last = [int(self.logits(row).argmax()) for row in range(count)]
-            for ids, token in zip(found, last, strict=True):
-                ids.append(token)
-        self.llama.llama_batch_free(batch)
+        try:
+            for position in range(n):
+                for row in range(count):
+                    batch.token[row], batch.pos[row], batch.logits[row] = last[row], position, 1
+                    batch.n_seq_id[row], batch.seq_id[row][0] = 1, row
+                if self.llama.llama_decode(self.context, batch) != 0:
+                    raise RuntimeError(f"llama.cpp could not run a token of {count} texts")
+                last = [int(self.logits(row).argmax()) for row in range(count)]
+                for ids, token in zip(found, last, strict=True):
+                    ids.append(token)
+        finally:
+            self.llama.llama_batch_free(batch)
         return found
 
 

@@ -24,19 +24,22 @@ so that their products with keys stay the same, and what is found, a sum of turn
 
 Before they are turned, keys are put into a frame, where there is one (`key_frame`):
 
-    FRAME, for each head   MEAN      what its keys have in common; it is taken away, and never added again:
+    for each head          MEAN      what its keys have in common; it is taken away, and never added again:
                                      q . (k - m) is q . k less a number that is the same for all keys, and
                                      softmax does not see it
                            FIRST     the same for the text's first token, whose key is like no other
                            SCALE     of each channel, for keys; queries are divided by it
                            BACK      (FIRST - MEAN) * SCALE, turned: added to the first token's row when it is
                                      read, so that it has the same number less as all others
+                           FEEDBACK  [head_dim, head_dim]: how much of the error of number i of a turned row
+                                     is given to each number behind it, so that q . k hardly sees the two
 
 The scale of a block is not ggml's, the largest number over 8, but the best of some around it: where it is
 smaller the largest number loses, and the others win.
 
 Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024 (turned rows); Zhang et al.,
-"SageAttention", 2024 (the mean); Xiao et al., "SmoothQuant", 2023 (scales of channels).
+"SageAttention", 2024 (the mean); Xiao et al., "SmoothQuant", 2023 (scales of channels); Frantar et al.,
+"GPTQ", 2022 (feedback).
 """
 
 from typing import NamedTuple
@@ -68,7 +71,7 @@ TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
-MEAN, FIRST, SCALE, BACK, FRAME = range(5)  # rows of a head's frame, float32 [FRAME, head_dim]
+MEAN, FIRST, SCALE, BACK, FEEDBACK = range(5)  # rows of a head's frame; FEEDBACK is the first of head_dim
 TRIED = 8  # scales of a block of q4_0: the largest number over 8, times
 FROM, STEP = np.float32(1.15), np.float32(0.05)  # this, and so much less each
 
@@ -83,7 +86,7 @@ class LayerRows(NamedTuple):
     row_bytes: int
     head_bytes: int  # from one head to the next
     values_at: int  # from a head's keys to its values
-    frame: int = 0  # address of the layer's frames, float32 [n_kv_heads, FRAME, head_dim]; 0: none
+    frame: int = 0  # address of the layer's frames, float32 [n_kv_heads, frame_rows, head_dim]; 0: none
 
 
 def row_bytes(kind: str, head_dim: int) -> int:
@@ -137,15 +140,22 @@ def turn(x, n):
 
 
 @njit(cache=True)
+def frame_rows(head_dim):
+    """Return how many rows of head_dim numbers a head's frame has."""
+    return FEEDBACK + head_dim
+
+
+@njit(cache=True)
 def frame_at(first, layer, n_kv_heads, head_dim):
     """Return the address of a layer's frames, where that of the first layer's is `first`; 0: none."""
-    return first + 4 * layer * n_kv_heads * FRAME * head_dim if first else 0
+    return first + 4 * layer * n_kv_heads * frame_rows(head_dim) * head_dim if first else 0
 
 
 @njit(cache=True)
 def frame_of(rows, head, head_dim):
-    """Return the frame of a head's keys, float32 [FRAME, head_dim]."""
-    return floats_at(rows.frame + 4 * head * FRAME * head_dim, (FRAME, head_dim))
+    """Return the frame of a head's keys, float32 [frame_rows, head_dim]."""
+    n = frame_rows(head_dim)
+    return floats_at(rows.frame + 4 * head * n * head_dim, (n, head_dim))
 
 
 @njit(cache=True)
@@ -172,11 +182,23 @@ def fit_key(rows, head, token, key):
 @njit(cache=True)
 def keep(rows, part, head, token, x):
     """Store the key or value of a token, float32 [head_dim], as the cache has it; x is overwritten."""
-    if part == KEYS:
+    address, in_frame = row_address(rows, part, head, token), part == KEYS and rows.frame != 0
+    if in_frame:
         fit_key(rows, head, token, x)
     if rows.turned:
         turn(x, rows.turned)
-    store_row(rows.kind, x, row_address(rows, part, head, token))
+    if in_frame:
+        store_q4_0_row(x, address, frame_of(rows, head, x.size)[FEEDBACK:])
+    else:
+        store_row(rows.kind, x, address)
+
+
+@njit(cache=True)
+def keep_all(rows, part, first, x):
+    """Store x, float32 [T, heads, head_dim], as keys or values of tokens `first` and on; x is overwritten."""
+    for t in range(x.shape[0]):
+        for head in range(x.shape[1]):
+            keep(rows, part, head, first + t, x[t, head])
 
 
 @njit(cache=True)
@@ -219,16 +241,26 @@ def best_scale(x):
 
 
 @njit(cache=True)
-def store_q4_0_row(x, raw):
-    """Store a row, float32 [head_dim], as blocks of q4_0, uint8 [18 for each 32]."""
-    for block in range(x.size // WEIGHTS):
-        own = x[WEIGHTS * block : WEIGHTS * (block + 1)]
-        d, at = best_scale(own), Q4_0_BYTES * block
+def store_q4_0_row(x, address, feedback):
+    """Store a row, float32 [head_dim], as blocks of q4_0; x is overwritten where errors are fed back.
+
+    feedback float32 [head_dim, head_dim]: of the error of number i, row i says what each one behind it gets;
+    [0, head_dim]: nothing.
+    """
+    for start in range(0, x.size, WEIGHTS):
+        raw = bytes_at(address + start // WEIGHTS * Q4_0_BYTES, Q4_0_BYTES)
+        d = best_scale(x[start : start + WEIGHTS])
         inverse = np.float32(1) / d if d != 0 else np.float32(0)
-        write_half(raw, at, d)
-        for j in range(WEIGHTS // 2):
-            low, high = code(own[j] * inverse), code(own[j + WEIGHTS // 2] * inverse)
-            raw[at + 2 + j] = np.uint8(low | high << 4)
+        write_half(raw, 0, d)
+        raw[2:] = 0
+        for j in range(WEIGHTS):
+            i = start + j
+            q = code(x[i] * inverse)
+            raw[2 + j % 16] |= np.uint8(q << 4 * (j // 16))
+            if feedback.shape[0]:
+                error = x[i] - d * np.float32(q - 8)
+                for behind in range(i + 1, x.size):
+                    x[behind] += error * feedback[i, behind]
 
 
 @njit(cache=True)
@@ -243,20 +275,7 @@ def store_row(kind, x, address):
     elif kind == Q8_0:
         q8_0.encode_row(x, bytes_at(address, x.size // WEIGHTS * Q8_0_BYTES))
     else:
-        store_q4_0_row(x, bytes_at(address, x.size // WEIGHTS * Q4_0_BYTES))
-
-
-def store_rows(kind: int, x: np.ndarray, n_bytes: int) -> np.ndarray:
-    """Return rows, uint8 [..., n_bytes], of numbers, float32 [..., head_dim], as `store_row` makes them."""
-    out = np.empty((*x.shape[:-1], n_bytes), np.uint8)
-    _store_rows(kind, x.reshape(-1, x.shape[-1]), out.ctypes.data, n_bytes)
-    return out
-
-
-@njit(cache=True)
-def _store_rows(kind, x, address, n_bytes):
-    for row in range(x.shape[0]):
-        store_row(kind, x[row], address + row * n_bytes)
+        store_q4_0_row(x, address, floats_at(address, (0, x.size)))
 
 
 @njit(cache=True)

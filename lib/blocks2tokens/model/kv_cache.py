@@ -12,7 +12,7 @@ same ids can share as well.
 
 A row of float16 keeps 11 bits of each number; q8_0 about 8, q4_0 about 4, with a scale for each 32.
 
-    frames     of the keys in q4_0, float32 [n_layers, n_kv_heads, FRAME, head_dim], or None: see `key_frame`
+    frames     of keys in q4_0, float32 [n_layers, n_kv_heads, frame_rows, head_dim], or None: see `key_frame`
 """
 
 import weakref
@@ -25,7 +25,6 @@ from blocks2tokens.formats import FORMATS
 from blocks2tokens.model.cache_rows import (
     BLOCKS,
     FIRST,
-    FRAME,
     KEYS,
     MEAN,
     PAGE,
@@ -35,8 +34,9 @@ from blocks2tokens.model.cache_rows import (
     WEIGHTS,
     LayerRows,
     frame_at,
+    frame_rows,
+    keep_all,
     row_bytes,
-    store_rows,
     turn,
     turned,
 )
@@ -77,7 +77,7 @@ class KVCache:
         shape or type; UnsupportedError for heads that are not made of whole blocks of it.
         """
         check_type(kind, head_dim)
-        self.frames = _checked_frames(frames, kind, (n_layers, n_kv_heads, FRAME, head_dim))
+        self.frames = _checked_frames(frames, kind, (n_layers, n_kv_heads, frame_rows(head_dim), head_dim))
         self.shape = n_layers, n_kv_heads, head_dim
         self.kind, self.capacity, self.length = kind, capacity, 0
         self.pool = pool or PagePool(page_bytes(*self.shape, kind))
@@ -184,12 +184,15 @@ class KVCache:
         """Store keys and values, float32 [T, n_kv_heads, head_dim], behind the tokens of this layer.
 
         For passes written in NumPy; the engine's own write by way of `rows`.
-        Raises ValueError for more than there is room for.
+        Raises ValueError for more than there is room for, and for another shape.
         """
+        expected = len(keys), *self.shape[1:]
+        for name, given in {"keys": keys, "values": values}.items():
+            if np.shape(given) != expected:
+                raise ValueError(f"{name}: expected {expected}, got {np.shape(given)}")
         self.prepare(len(keys))
-        encoded = self._encoded(self._framed(layer, keys)), self._encoded(values)
-        for part, page, own, there in self._pieces(self.length, self.length + len(keys)):
-            self._view(page)[layer, part, :, own] = encoded[part][there].swapaxes(0, 1)
+        for part, given in enumerate((keys, values)):
+            keep_all(self.rows(layer), part, self.length, np.array(given, np.float32, order="C"))
 
     def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and values of the first tokens, [n_kv_heads, n_tokens, head_dim].
@@ -268,26 +271,10 @@ class KVCache:
             out[part][:, :, there] = self._view(page)[layers, part, :, own]
         return out
 
-    def _encoded(self, x):
-        """Return numbers, float32 [..., head_dim], as rows."""
-        if self.kind not in BLOCKS:
-            return x
-        return store_rows(TYPES[self.kind], self._turned(x), self.row.shape[0])
-
     def _decoded(self, rows):
         if self.kind not in BLOCKS:
             return rows
         return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows))
-
-    def _framed(self, layer, keys):
-        """Return keys, float32 [T, n_kv_heads, head_dim], of the tokens that come next, in their frames."""
-        if self.frames is None:
-            return keys
-        frames, out = self.frames[layer].swapaxes(0, 1), np.array(keys, np.float32)
-        first = 1 if self.length == 0 else 0
-        out[:first] -= frames[FIRST]
-        out[first:] -= frames[MEAN]
-        return out * frames[SCALE]
 
     def _unframed(self, layer, keys):
         """Return keys, float32 [n_kv_heads, n_tokens, head_dim], as they were before."""

@@ -64,18 +64,21 @@ class Transformer:
         config: ModelConfig,
         cache: str = "float32",
         threads: int | None = None,
+        text: Sequence[int] | None = None,
     ):
         """Find and check every tensor; GGUFError and UnsupportedError as in `Weights`.
 
         `cache` is the type of new caches: "float32", "float16", "q8_0" or "q4_0"; ValueError for another,
         UnsupportedError for heads that are not made of its blocks. Every pass runs on `threads` threads,
-        None: on Numba's; ValueError for a number that `cores.checked` refuses.
+        None: on Numba's; ValueError for a number that `cores.checked` refuses. `text` are ids of some text:
+        on them it is found what keys have in common, see `key_frame`.
         """
         check_type(cache, config.head_dim)
         self.config, self.cache_type = config, cache
         self.pool = PagePool(page_bytes(config.n_layers, config.n_kv_heads, config.head_dim, cache))
         self.threads = cores.checked(threads)
         self._key_frames: np.ndarray | None = None
+        self._text = text
         self._lock = threading.Lock()
         self.weights = Weights(file, config)
 
@@ -106,7 +109,7 @@ class Transformer:
         with self._lock:
             if self._key_frames is None:
                 with interrupts_wait() as let_through, cores.one_blas_thread(), cores.using(self.threads):
-                    self._key_frames = key_frame.measured(self.weights, self.config, let_through)
+                    self._key_frames = key_frame.measured(self.weights, self.config, self._text, let_through)
         return self._key_frames
 
     def hidden(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:

@@ -6,12 +6,13 @@
      "rows":      {name: {"bytes": a token's, "more": of perplexity, "more_error", "kl", "kl_error"}},
      "llama.cpp": {name: perplexity}}             the same tokens and windows; where llama_cpp is installed
 
-A minute and more for each row on two cores. A row is written as soon as it is there; those that are there
-already, from as many tokens, are not made again.
+Products are those of float32 numbers, `kernels.unrounded`: else the rounding of activations adds differences
+of its own, as large as those of q8_0. A minute and more for each row on two cores. A row is written as soon
+as it is there; those that are there already, from as many tokens, are not made again.
 
     q4_0, turned         rows turned, and the scales of blocks searched for: no frames of keys
     q4_0, less the mean  and what all keys of a head share taken away, see `key_frame`
-    q4_0                 and channels scaled: what the engine does
+    q4_0                 and channels scaled, and errors fed back: what the engine does
 """
 
 import importlib.util
@@ -25,11 +26,12 @@ import numpy as np
 import blocks2tokens as b2t
 from blocks2tokens import files
 from blocks2tokens.course import models
-from blocks2tokens.model.cache_rows import BACK, FIRST, MEAN, SCALE, turn, turned
+from blocks2tokens.kernels.unrounded import unrounded
+from blocks2tokens.model.cache_rows import BACK, FEEDBACK, FIRST, MEAN, SCALE, turn, turned
 from blocks2tokens.quality import Reference, log_softmax, mean
 
 RECORDED = Path(__file__).with_name("smollm2.json")
-TOKENS, WINDOW = 4096, 2048
+TOKENS, WINDOW = 8192, 2048
 CHARACTERS = 10  # more than a token has on average
 KINDS = {
     "float16": "float16",
@@ -52,11 +54,11 @@ def heldout(model, n: int) -> list[int]:
 
 
 def frames_for(name: str, frames: np.ndarray) -> np.ndarray:
-    """Return a model's frames as a row wants them: none of it, without scales, or all of it."""
+    """Return a model's frames as a row wants them: none of it, only what is common, or all of it."""
     if name == "q4_0":
         return frames
     out = frames.copy()
-    out[:, :, SCALE] = 1
+    out[:, :, SCALE], out[:, :, FEEDBACK:] = 1, 0
     if name == "q4_0, turned":
         out[:, :, [MEAN, FIRST, BACK]] = 0
         return out
@@ -69,12 +71,14 @@ def frames_for(name: str, frames: np.ndarray) -> np.ndarray:
 def rows(path: Path, names: Iterable[str], n_tokens: int, window: int) -> Iterator[tuple[float, str, dict]]:
     """Yield (perplexity with a float32 cache, name, row) for each way to keep keys and values."""
     exact = b2t.load(path)
-    reference = Reference(exact, heldout(exact, n_tokens), window)
+    with unrounded():
+        reference = Reference(exact, heldout(exact, n_tokens), window)
     for name in names:
         model = b2t.load(path, cache=KINDS[name])
         if KINDS[name] == "q4_0":
             model.transformer._key_frames = frames_for(name, model.transformer.key_frames)
-        quality = reference.measure(model)
+        with unrounded():
+            quality = reference.measure(model)
         more = mean(quality.tokens["nats"] - quality.tokens["reference_nats"])
         row = {"bytes": model.transformer.new_cache(1).bytes_per_token, "more": exp(more.value) - 1}
         row |= {"more_error": more.error, "kl": quality.kl.value, "kl_error": quality.kl.error}
