@@ -21,6 +21,7 @@ from blocks2tokens.model.cache_rows import (
     PAGE,
     SCALE,
     TYPES,
+    VALUE,
     LayerRows,
     row_bytes,
     rows_of,
@@ -139,8 +140,10 @@ def moments(x):
 
 
 def frame_of(q, k):
-    """Return the frames of a layer for queries and keys, float32 [n, heads, head_dim]."""
-    return key_frame.framed(k[0], moments(q), moments(k[4:]))
+    """Return the frames of a layer for queries and keys, float32 [n, heads, head_dim]; a random VALUE."""
+    frame = key_frame.framed(k[0], moments(q), moments(k[4:]))
+    frame[:, VALUE] = 3 * random_floats(*k.shape[1:], seed=11)
+    return frame
 
 
 def frames_of(keys, seed=9):
@@ -223,6 +226,16 @@ def test_a_frame_makes_the_errors_of_scores_smaller():
     assert np.mean(own[1:]) < np.mean(none[1:]) / 2 and own[0] < none[0] / 10
 
 
+def test_the_first_value_is_exact_where_it_is_the_frame_s():
+    keys = like_a_model_s(PAGE)
+    frames, values = frames_of(keys), random_floats(PAGE, N_KV_HEADS, 64, seed=8)
+    values[0] = frames[1, :, VALUE] @ hadamard(64)
+    cache = KVCache(N_LAYERS, N_KV_HEADS, 64, PAGE, "q4_0", frames=frames)
+    cache.put(1, keys[1], values)
+    wrong = np.abs(cache.get(1, PAGE)[1].swapaxes(0, 1) - values).max(axis=(1, 2))
+    assert wrong[0] < 1e-4 and wrong[1:].min() > 0.02
+
+
 def test_feedback_makes_the_errors_of_scores_smaller_where_queries_are_alike():
     keys, few = like_a_model_s(3 * PAGE), random_floats(4, 64, seed=6)
     q = random_floats(400, N_KV_HEADS, 4) @ (8 * few) + random_floats(400, N_KV_HEADS, 64, seed=7)
@@ -237,10 +250,10 @@ def test_feedback_makes_the_errors_of_scores_smaller_where_queries_are_alike():
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (np.ones((1, 1, 68, 64)), "frames: expected float32 .*got float64"),
-        (np.ones((1, 2, 68, 64), np.float32), r"expected float32 \(1, 1, 68, 64\), got float32 \(1, 2"),
-        (np.zeros((1, 1, 68, 64), np.float32), "scales above zero"),
-        (np.full((1, 1, 68, 64), np.nan, np.float32), "finite numbers"),
+        (np.ones((1, 1, 69, 64)), "frames: expected float32 .*got float64"),
+        (np.ones((1, 2, 69, 64), np.float32), r"expected float32 \(1, 1, 69, 64\), got float32 \(1, 2"),
+        (np.zeros((1, 1, 69, 64), np.float32), "scales above zero"),
+        (np.full((1, 1, 69, 64), np.nan, np.float32), "finite numbers"),
     ],
 )
 def test_frames_that_make_no_sense(frames, message):

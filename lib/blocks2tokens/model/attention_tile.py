@@ -38,7 +38,7 @@ from blocks2tokens.jit.vectors import (
     transpose_words,
     zero_floats,
 )
-from blocks2tokens.model.cache_rows import FLOAT32, KEYS, PAGE, add_back, load_rows, row_address
+from blocks2tokens.model.cache_rows import FLOAT32, PAGE, add_back, load_rows, row_address
 from blocks2tokens.model.compiled_layers import INFINITE, soften
 
 TILE = 64  # keys
@@ -121,8 +121,8 @@ def load_tile(rows, part, head, first, n, head_dim, tile):
         address = row_address(rows, part, head, token)
         load_rows(rows, address, few, head_dim, address_of(tile) + done * stride, stride)
         done += few
-    if part == KEYS and first == 0:
-        add_back(rows, head, tile[0, :head_dim])
+    if first == 0:
+        add_back(rows, part, head, tile[0, :head_dim])
 
 
 @njit(cache=True)

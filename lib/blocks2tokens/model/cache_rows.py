@@ -31,6 +31,8 @@ Before they are turned, keys are put into a frame, where there is one (`key_fram
                            SCALE     of each channel, for keys; queries are divided by it
                            BACK      (FIRST - MEAN) * SCALE, turned: added to the first token's row when it is
                                      read, so that it has the same number less as all others
+                           VALUE     the value of the text's first token, turned: most heads rest there, and
+                                     it is nearly the same whatever the token; taken away and added alike
                            FEEDBACK  [head_dim, head_dim]: how much of the error of number i of a turned row
                                      is given to each number behind it, so that q . k hardly sees the two
 
@@ -71,7 +73,9 @@ TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
-MEAN, FIRST, SCALE, BACK, FEEDBACK = range(5)  # rows of a head's frame; FEEDBACK is the first of head_dim
+MEAN, FIRST, SCALE, BACK, VALUE, FEEDBACK = range(
+    6
+)  # rows of a head's frame; FEEDBACK is the first of head_dim
 TRIED = 8  # scales of a block of q4_0: the largest number over 8, times
 FROM, STEP = np.float32(1.15), np.float32(0.05)  # this, and so much less each
 
@@ -182,12 +186,14 @@ def fit_key(rows, head, token, key):
 @njit(cache=True)
 def keep(rows, part, head, token, x):
     """Store the key or value of a token, float32 [head_dim], as the cache has it; x is overwritten."""
-    address, in_frame = row_address(rows, part, head, token), part == KEYS and rows.frame != 0
-    if in_frame:
+    address = row_address(rows, part, head, token)
+    if part == KEYS:
         fit_key(rows, head, token, x)
     if rows.turned:
         turn(x, rows.turned)
-    if in_frame:
+    if part == VALUES and token == 0 and rows.frame:
+        x -= frame_of(rows, head, x.size)[VALUE]
+    if part == KEYS and rows.frame:
         store_q4_0_row(x, address, frame_of(rows, head, x.size)[FEEDBACK:])
     else:
         store_row(rows.kind, x, address)
@@ -202,12 +208,10 @@ def keep_all(rows, part, first, x):
 
 
 @njit(cache=True)
-def add_back(rows, head, row):
-    """Add to the first token's key as it was read, float32 [head_dim], in what its frame differs."""
+def add_back(rows, part, head, row):
+    """Add to the first token's key or value as it was read, float32 [head_dim], what its frame took away."""
     if rows.frame:
-        back = frame_of(rows, head, row.size)[BACK]
-        for i in range(row.size):
-            row[i] += back[i]
+        row += frame_of(rows, head, row.size)[BACK if part == KEYS else VALUE]
 
 
 @njit(cache=True)

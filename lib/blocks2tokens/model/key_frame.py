@@ -8,6 +8,7 @@
         SCALE     of channel i, (mean of q_i^2) ^ 0.1 / (mean of k_i^2) ^ 0.4,  k without MEAN; of geometric
                   mean 1
         BACK      (FIRST - MEAN) * SCALE, turned
+        VALUE     the first token's value, turned
         FEEDBACK  -U_ij / U_ii for j > i, where the upper triangle U has U' U = the inverse of the mean of
                   q q', of queries scaled and turned
 
@@ -32,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blocks2tokens.formats.feedback import triangle
-from blocks2tokens.model.cache_rows import BACK, FEEDBACK, FIRST, MEAN, SCALE, frame_rows, turn, turned
+from blocks2tokens.model.cache_rows import BACK, FEEDBACK, FIRST, MEAN, SCALE, VALUE, frame_rows, turn, turned
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.kv_cache import KVCache
 from blocks2tokens.model.prefill import run_batch
@@ -93,6 +94,10 @@ def measured(
     cache = KVCache(c.n_layers, c.n_kv_heads, c.head_dim, len(ids), "float16")
     cache.prepare(len(ids))
     run_batch(weights, c, ids, cache, between_layers, watch)
+    for layer in range(c.n_layers):
+        frames[layer, :, VALUE] = cache.get(layer, 1)[1][:, 0]
+        for head in range(c.n_kv_heads):
+            turn(frames[layer, head, VALUE], turned("q4_0", c.head_dim))
     return frames
 
 
@@ -131,10 +136,10 @@ def framed(first: np.ndarray, queries: Moments, keys: Moments) -> np.ndarray:
     """Return the frames of a layer, float32 [n_kv_heads, frame_rows, head_dim].
 
     `first` are the keys of a text's first token, float32 [n_kv_heads, head_dim]; queries have as many heads,
-    or a multiple.
+    or a multiple. VALUE is 0, nothing is known of values here.
     """
     n_kv_heads, head_dim = first.shape
-    out = np.empty((n_kv_heads, frame_rows(head_dim), head_dim), np.float32)
+    out = np.zeros((n_kv_heads, frame_rows(head_dim), head_dim), np.float32)
     asked = queries.products.reshape(n_kv_heads, -1, head_dim, head_dim).mean(axis=1)
     held = np.diagonal(keys.products, axis1=1, axis2=2) - np.square(keys.mean)
     squares = np.diagonal(asked, axis1=1, axis2=2)

@@ -30,6 +30,7 @@ from blocks2tokens.model.cache_rows import (
     PAGE,
     SCALE,
     TYPES,
+    VALUE,
     VALUES,
     WEIGHTS,
     LayerRows,
@@ -200,7 +201,7 @@ class KVCache:
         float16 as it is, the others as float32: blocks decoded and turned back.
         """
         keys, values = (part[0] for part in self._gathered(slice(layer, layer + 1), n_tokens))
-        return self._unframed(layer, self._decoded(keys)), self._decoded(values)
+        return self._unframed(layer, self._decoded(keys), self._decoded(values))
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what it holds: keys and values, [n_layers, n_kv_heads, length, a row], as they are stored.
@@ -276,15 +277,16 @@ class KVCache:
             return rows
         return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows))
 
-    def _unframed(self, layer, keys):
-        """Return keys, float32 [n_kv_heads, n_tokens, head_dim], as they were before."""
+    def _unframed(self, layer, keys, values):
+        """Return keys and values, float32 [n_kv_heads, n_tokens, head_dim], as they were before."""
         if self.frames is None:
-            return keys
+            return keys, values
         frames = self.frames[layer][:, :, None]
-        out = keys / frames[:, SCALE]
-        out[:, :1] += frames[:, FIRST]
-        out[:, 1:] += frames[:, MEAN]
-        return out
+        keys = keys / frames[:, SCALE]
+        keys[:, :1] += frames[:, FIRST]
+        keys[:, 1:] += frames[:, MEAN]
+        values[:, :1] += self._turned(frames[:, VALUE])
+        return keys, values
 
     def _turned(self, x):
         """Return rows turned, or turned back: the same transform."""

@@ -27,7 +27,7 @@ import blocks2tokens as b2t
 from blocks2tokens import files
 from blocks2tokens.course import models
 from blocks2tokens.kernels.unrounded import unrounded
-from blocks2tokens.model.cache_rows import BACK, FEEDBACK, FIRST, MEAN, SCALE, turn, turned
+from blocks2tokens.model.cache_rows import BACK, FEEDBACK, FIRST, MEAN, SCALE, VALUE, turn, turned
 from blocks2tokens.quality import Reference, log_softmax, mean
 
 RECORDED = Path(__file__).with_name("smollm2.json")
@@ -60,7 +60,7 @@ def frames_for(name: str, frames: np.ndarray) -> np.ndarray:
     out = frames.copy()
     out[:, :, SCALE], out[:, :, FEEDBACK:] = 1, 0
     if name == "q4_0, turned":
-        out[:, :, [MEAN, FIRST, BACK]] = 0
+        out[:, :, [MEAN, FIRST, BACK, VALUE]] = 0
         return out
     out[:, :, BACK] = out[:, :, FIRST] - out[:, :, MEAN]
     for head in np.ndindex(out.shape[:2]):
