@@ -846,7 +846,12 @@ CLAIMS = {
     ),
     "S9.4": Claim("Identifying actual bottlenecks (not matmul)", "22", "See S7.1.", same_as="S7.1"),
     "S9.5": Claim("Reducing tensor allocations", "24", "See S8.6.", same_as="S8.6"),
-    "S9.6": Claim("Optimizing attention mechanisms", "23", "See S8.5.", same_as="S8.5"),
+    "S9.6": Claim(
+        "Optimizing attention mechanisms",
+        "22",
+        "A real gain for a token is at most attention's share: see S7.2. For a long prompt: S8.5.",
+        same_as="S7.2",
+    ),
     "S9.7": Claim(
         "Better memory access patterns",
         "13",
