@@ -10,6 +10,7 @@ JSON. Who means harm gets out of it: judge strangers' files on a machine that yo
 """
 
 import contextlib
+import errno
 import json
 import multiprocessing.util
 import os
@@ -35,10 +36,12 @@ SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it 
 START, FAREWELL = 60.0, 1.0  # seconds that a process may take to begin, and to end
 OF_A_CORE = 128_000_000  # bytes of addresses that threads reserve, and do not use
 MOST_PRINTED = 1_000_000  # bytes
+PRINTED = f"it printed more than {MOST_PRINTED:,} bytes"
 MOST_NAMED = 6  # pieces in a line
 LOOK = 0.1  # seconds between two looks
 LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
 RULES, RUNS = "rules", "it runs"
+OUT_OF_MEMORY = ("failed to map segment", "Cannot allocate memory")  # how libraries say it
 FINDING = {"said", "figures", "problem"}  # what is sent, and whose the pieces are with the first
 NEEDS = {name: ("Q4_K",) for name in ("allocations", "bytes read", "memory", "speed")}
 NEEDS |= {"weights": (questions.SEEDED,), "tokens": ("F16",), "text": ("F16",), "logits": questions.READ}
@@ -234,7 +237,7 @@ class _Process:
     def _too_much(self):
         with contextlib.suppress(OSError):
             if self.printed.stat().st_size > MOST_PRINTED:
-                return f"it printed more than {MOST_PRINTED:,} bytes"
+                return PRINTED
         with contextlib.suppress(psutil.Error):
             own = psutil.Process(self.process.pid)
             memory = sum(one.memory_info().rss for one in [own, *own.children(recursive=True)])
@@ -318,6 +321,8 @@ def _messages(job, folder, refused):
 
 def _sum_of(whose):
     lent = [piece for piece, of in whose.items() if of == pieces.LENT]
+    if not whose:
+        return "it has a load(path), and no function of the starter's"
     if not lent:
         return "every piece is yours"
     named = f": {', '.join(lent)}" if len(lent) <= MOST_NAMED else ""
@@ -330,11 +335,16 @@ def _guarded(function, path):
         return function()
     except pieces.NoEngineError as reason:
         problem = str(reason)
-    except MemoryError:
-        problem = "it asked for more memory than there is for it"
     except BaseException as error:  # exit() and what is refused, too
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"line {lines[-1]}: " if lines else ""
-        what = "it calls exit()" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-        problem = f"{where}{what}"
+        problem = f"{where}{_what(error)}"
     return {"said": "", "figures": {}, "problem": problem}
+
+
+def _what(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return "it asked for more memory than there is for it"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:  # files are refused: this is what it prints
+        return PRINTED
+    return "it calls exit()" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
