@@ -835,7 +835,7 @@ CLAIMS = {
     "S8.13": Claim(
         "Model pruning: Remove less important weights",
         "27",
-        "Half of Austen's layers against Q8_0, as many bytes; it counts up to 1.",
+        "Alone: half of Austen's layers against Q8_0, as many bytes; up to 1. With fewer bits: lesson 27.",
         at_1=at_most("perplexity of a pruned model over one of fewer bits, at equal bytes", 1),
         inference=True,
     ),
