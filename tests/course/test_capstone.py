@@ -274,6 +274,13 @@ def test_a_file_that_breaks_off_is_a_row_with_a_reason(tmp_path, text, words):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_waits_is_not_waited_for_as_long_as_one_that_computes(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "IDLE", 5.0)
+    path = written(tmp_path, "import threading\n\n\ndef load(path):\n    threading.Event().wait()\n")
+    row = judging.judge(path, criteria=["text"]).rows[-1]
+    assert not row.met and "computed nothing for 5 s: does it wait" in row.said
+
+
 def test_the_criteria_behind_one_that_breaks_off_are_judged(tmp_path):
     text = STARTER.replace(
         "def load(path):", "def load(path):\n    if 'Q4_K' in path:\n        raise SystemExit"

@@ -34,6 +34,7 @@ from blocks2tokens.jit import cores
 
 SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it compiles; bytes
 START, FAREWELL = 60.0, 1.0  # seconds that a process may take to begin, and to end
+IDLE, STIR = 90.0, 0.2  # seconds by the clock without so many of the CPUs: what waits for ever
 OF_A_CORE = 128_000_000  # bytes of addresses that threads reserve, and do not use
 MOST_PRINTED = 1_000_000  # bytes
 PRINTED = f"it printed more than {MOST_PRINTED:,} bytes"
@@ -212,19 +213,30 @@ class _Process:
     def message(self, seconds: float) -> dict | str:
         """Return what comes next, or why nothing will; `seconds` are of the CPUs, by the clock four times."""
         start, cpu = time.monotonic(), self._cpu()
+        moved, at_work = start, cpu
         while not self.connection.poll(LOOK):
             if reason := self._too_much():
                 return reason
             if self._cpu() - cpu > seconds:
                 return f"it took more than {seconds:.0f} s of computing: does every loop in it end?"
+            if self._cpu() > at_work + STIR:
+                moved, at_work = time.monotonic(), self._cpu()
+            if time.monotonic() - moved > IDLE:
+                return f"it has computed nothing for {IDLE:.0f} s: {self._waits()}"
             if time.monotonic() - start > 4 * seconds + START:
-                return f"it took more than {4 * seconds + START:.0f} s: does it wait for something?"
+                return f"it took more than {4 * seconds + START:.0f} s: {self._waits()}"
         try:
             found = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE))
             return found if set(found) >= FINDING else "it sent something that is no finding"
         except (EOFError, OSError, ValueError, TypeError):
             self.process.join(2)
             return self._too_much() or f"Python ended{self._how()}: does it write past an array?"
+
+    def _waits(self):
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.process.pid).memory_info().rss > self.memory / 2:
+                return "did it run out of memory?"
+        return "does it wait for something?"
 
     def _cpu(self):
         """Return the seconds of CPUs that the process has taken."""
