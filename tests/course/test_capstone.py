@@ -15,6 +15,7 @@ from blocks2tokens.course.capstone import __main__ as command
 from blocks2tokens.course.capstone import board, criteria, judging, pieces, questions, rules
 from blocks2tokens.course.capstone.criteria import Failed, Subject
 from blocks2tokens.course.lessons.capstone import exercises
+from blocks2tokens.model.layers import softmax
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = Path(exercises.__file__).with_name("finished_engine.py")
@@ -134,7 +135,7 @@ def test_what_was_collected_is_found(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("def load(path:", "no Python"),
+        ("def load(path:", "no Python: line 1: '(' was never closed"),
         ("x = 1\nimport nowhere_at_all", "line 2: ModuleNotFoundError"),
         ("x = 1", "no function load(path)"),
     ],
@@ -213,15 +214,17 @@ def wasteful(generate):
 WRONG = [
     ("weights", "tensor", last_bit, "1 of "),
     ("weights", "tensor", lambda f: lambda name: f(name).T.copy(), "expected shape"),
-    ("weights", "tensor", lambda f: lambda name: None, "got NoneType"),
+    ("weights", "tensor", lambda f: lambda name: None, "got None: is there no `return`?"),
     ("tokens", "tokenize", lambda f: lambda text: [*f(text)[:-1], 5], "another than llama.cpp's"),
     ("tokens", "tokenize", lambda f: lambda text: f(text)[:-1], "another than llama.cpp's"),
     ("logits", "logits", lambda f: lambda ids: f(ids)[:, ::-1].copy(), "nats from llama.cpp"),
     ("logits", "logits", lambda f: lambda ids: f(ids)[-1:], "expected shape"),
+    ("logits", "logits", lambda f: lambda ids: softmax(f(ids)), "leave out the softmax"),
     ("logits", "logits", lambda f: lambda ids: f(ids) * np.float32(np.nan), "not finite"),
     ("logits", "logits", lambda f: lambda ids: f(ids).astype(np.int32), "an array of int32"),
     ("text", "generate", lambda f: lambda ids, n: [7, *f(ids, n - 1)], "not the most likely"),
     ("text", "generate", lambda f: lambda ids, n: [*f(ids, n), 1, 2], "ids"),
+    ("text", "generate", lambda f: lambda ids, n: [*ids, *f(ids, n)], "the prompt's first"),
     ("allocations", "generate", wasteful, "decodes the model again"),
 ]  # fmt: skip
 
@@ -256,7 +259,7 @@ BREAKING = {
     "starts": ("os.system('true')", "it starts a process"),
     "catches it": (TRIES, "it writes a file"),
     "raises": ("return 1 // 0", "line 6: ZeroDivisionError"),
-    "is no model": ("return 7", "AttributeError"),
+    "is no model": ("return 7", "an object of int, which has no tensor, tokenize"),
     "recurses": ("return load(path)", "RecursionError"),
 }
 
@@ -269,6 +272,13 @@ def test_a_file_that_breaks_off_is_a_row_with_a_reason(tmp_path, text, words):
     said = [row for row in report.rows if not row.met and row.criterion != judging.RULES]
     assert len(said) == 1 and words in said[0].said, report
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_waits_is_not_waited_for_as_long_as_one_that_computes(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "IDLE", 5.0)
+    path = written(tmp_path, "import threading\n\n\ndef load(path):\n    threading.Event().wait()\n")
+    row = judging.judge(path, criteria=["text"]).rows[-1]
+    assert not row.met and "computed nothing for 5 s: does it wait" in row.said
 
 
 def test_the_criteria_behind_one_that_breaks_off_are_judged(tmp_path):

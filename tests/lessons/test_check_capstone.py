@@ -141,6 +141,14 @@ def woven(found):
     return np.dstack(found).reshape(len(found[0]), -1)
 
 
+def unrotated_kept(h, w, c, keys, values, position):
+    """The right answer, and keys in the cache that the next token cannot use."""
+    found = attends()(h, w, c, keys, values, position)
+    k = (h @ w["attn_k"].T).reshape(len(h), -1, c.head_dim)
+    keys[:, position : position + len(h)] = k.swapaxes(0, 1)
+    return found
+
+
 def unit(x):
     return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
 
@@ -209,6 +217,7 @@ WRONG = [
     ("decode_rows", all_then(lambda x, shape, rows: x.reshape(shape)[rows]), "you decode or copy it all"),
     ("self_attention", attends(at=lambda position: 0), "your positions begin at 0"),
     ("self_attention", attends(turned=""), "nothing is rotated"),
+    ("self_attention", unrotated_kept, "what you write into keys is not what"),
     ("self_attention", attends(turned="q"), "the keys are not rotated"),
     ("self_attention", attends(turned="qkv"), "values are not rotated"),
     ("self_attention", attends(own=lambda head, group, n: head % n), "head h has keys h // group"),
@@ -241,6 +250,29 @@ RIGHT = {
     "forward_pass": [passes()],
     "speak": [tells()],
 }
+
+
+def test_a_wrong_header_is_shown_where_it_is_wrong():
+    """Not two dictionaries side by side: the tensor, and which of its four values."""
+
+    def counts(buffer):
+        keys, tensors = reads()(buffer)
+        return keys, {name: (*given, behind - first) for name, (*given, first, behind) in tensors.items()}
+
+    def last_byte(buffer):
+        keys, tensors = reads()(buffer)
+        return keys, {name: (*given, behind - 1) for name, (*given, behind) in tensors.items()}
+
+    assert "expected 4 values" in lesson.READ_HEADER.judge(counts).message
+    message = lesson.READ_HEADER.judge(last_byte).message
+    assert "tensors, 'token_embd.weight', the fourth of the 4 values: the value is 499" in message
+    message = lesson.READ_HEADER.judge(lambda buffer: ({}, reads()(buffer)[1])).message
+    assert "keys: 'general.architecture', 'llama.block_count' are missing" in message
+
+
+def test_tuples_do_for_the_lists_of_a_header():
+    keep = lambda value: tuple(map(keep, value)) if isinstance(value, list) else value  # noqa: E731
+    assert lesson.READ_HEADER.judge(reads(keep=keep)).kind == "right"
 
 
 # The pieces are the engine's, put together otherwise

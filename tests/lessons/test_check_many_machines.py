@@ -48,6 +48,18 @@ def share(cost=lambda k, v: (k + 1) / v, full=lambda k, r: k >= r, better=lambda
     return share_layers
 
 
+def times_added_up(n_layers, speeds, room):
+    """Rounds otherwise than a product does."""
+    through, mine = [0.0] * len(speeds), [0] * len(speeds)
+    for _ in range(n_layers):
+        best = min(
+            (i for i in range(len(speeds)) if mine[i] < room[i]), key=lambda i: through[i] + 1 / speeds[i]
+        )
+        through[best] += 1 / speeds[best]
+        mine[best] += 1
+    return mine
+
+
 def proportions(to_whole):
     def share_layers(n_layers, speeds, room):
         total = sum(speeds)
@@ -56,7 +68,9 @@ def proportions(to_whole):
     return share_layers
 
 
-def token(parts=1, back=8, sums=2, wait=1, bits=1, rounds=math.log2, number=4, divides=True):
+def token(
+    parts=1, back=8, sums=2, wait=1, bits=1, rounds=math.log2, number=4, divides=True, least=2, at_once=True
+):  # fmt: skip
     """A learner's sum of messages."""
 
     def token_seconds(way, alone, n, n_layers, dim, latency, rate):
@@ -67,8 +81,10 @@ def token(parts=1, back=8, sums=2, wait=1, bits=1, rounds=math.log2, number=4, d
             total = alone / n if parts > 1 else alone
             for _ in range(n - 1):
                 total += message(number * dim)
-            return total + (message(back) if back and n > 1 else 0)
-        return (alone / n if divides else alone) + sums * n_layers * rounds(n) * message(number * dim)
+            size = 4 * dim if back == "residual" else back
+            return total + (message(size) if size is not None and n >= least else 0)
+        one_round = message(number * dim) * (1 if at_once else n)
+        return (alone / n if divides else alone) + sums * n_layers * rounds(n) * one_round
 
     return token_seconds
 
@@ -86,16 +102,20 @@ def turns(hops=0, rule=None):
     return texts_per_second
 
 
-def failing(half=2, n_times=True, restarts=1, saves=1, again=True, first=False):
+def hop_is_work(stages, hop, n_texts):
+    return min(n_texts / sum(t + hop for t in stages), 1 / (max(stages) + hop))
+
+
+def failing(half=2, n_times=True, restarts=1, saves=1, again=True, first=False, ends=1, in_saving=0):
     """A learner's equation, iterated."""
 
     def with_failures(work, interval, saving, restart, mtbf, n):
         once = work + saves * saving * work / interval
-        each = restarts * restart + (interval / half if half else 0)
+        each = restarts * restart + ((interval + in_saving * saving) / half if half else 0)
         share = each * (n if n_times else 1) / mtbf
         if not again:
             return once + share * (work if first else once)
-        return once / (1 - share) if share < 1 else math.inf
+        return once / (1 - share) if share < ends else math.inf
 
     return with_failures
 
@@ -105,6 +125,7 @@ WRONG = [
     ("bytes_sent", wire(hops=lambda n: n), "one hop too many"),
     ("bytes_sent", wire(sums=1), "one all-reduce a layer"),
     ("bytes_sent", wire(senders=lambda n: 1), "what one machine sends"),
+    ("bytes_sent", wire(senders=lambda n: 2 * n), "another receives"),
     ("bytes_sent", everybody, "everybody sends to everybody"),
     ("bytes_sent", wire(rounds=1), "one round"),
     ("bytes_sent", wire(layers=lambda x: 1), "the sums of one layer"),
@@ -116,7 +137,13 @@ WRONG = [
     ("share_layers", proportions(round), "rounded proportions need not add up"),
     ("share_layers", proportions(math.floor), "rounded down leave layers over"),
     ("token_seconds", token(parts=2), "a pipeline does not divide"),
-    ("token_seconds", token(back=0), "the id has to go back"),
+    ("token_seconds", token(back=None), "the id has to go back"),
+    ("token_seconds", token(back="residual"), "an id of 8 bytes, not a residual"),
+    ("token_seconds", token(back=4), "the id that goes back has 8 bytes"),
+    ("token_seconds", token(back=0), "they take 8 / rate"),
+    ("token_seconds", token(least=1), "nobody to send an id to"),
+    ("token_seconds", token(at_once=False), "all n send at the same time"),
+    ("token_seconds", token(sums=4), "twice too long"),
     ("token_seconds", token(sums=1), "two all-reduces a layer"),
     ("token_seconds", token(wait=0), "latency is missing"),
     ("token_seconds", token(bits=8), "eight times too many"),
@@ -128,6 +155,10 @@ WRONG = [
     ("texts_per_second", turns(rule=lambda way, busy, n, s: n / busy), "with few texts"),
     ("texts_per_second", turns(rule=lambda way, busy, n, s: n / way), "with many texts"),
     ("texts_per_second", turns(rule=lambda way, busy, n, s: 1 / way), "one text at a time"),
+    ("texts_per_second", lambda s, hop, n: turns()(s, 0, n), "messages take time, too"),
+    ("texts_per_second", hop_is_work, "a hop keeps no stage busy"),
+    ("texts_per_second", turns(rule=lambda way, busy, n, s: max(way, busy) / n), "seconds for a token"),
+    ("texts_per_second", turns(rule=lambda way, busy, n, s: 1 / max(way, busy)), "the tokens of one text"),
     (
         "texts_per_second",
         turns(rule=lambda way, busy, n, s: n / (max(s) * (len(s) - 1 + n))),
@@ -143,6 +174,8 @@ WRONG = [
     ("with_failures", failing(half=1), "not the whole interval"),
     ("with_failures", failing(half=0), "half an interval"),
     ("with_failures", failing(restarts=0), "costs the restart as well"),
+    ("with_failures", failing(ends=1e9), "never ends"),
+    ("with_failures", failing(in_saving=1), "saving is left out"),
     ("with_failures", failing(saves=0), "saving takes time"),
     ("with_failures", failing(again=False), "failures come in what is done again"),
     ("with_failures", failing(again=False, first=True), "while it saves and starts again"),
@@ -151,7 +184,7 @@ WRONG = [
 
 RIGHT = {
     "bytes_sent": [wire()],
-    "share_layers": [share()],
+    "share_layers": [share(), times_added_up],
     "token_seconds": [token()],
     "texts_per_second": [turns()],
     "with_failures": [failing()],

@@ -47,7 +47,9 @@ def without(name):
     return wrong
 
 
-def pairs(costs, right, most, tokens="geometric", cost=True, of_one=False, few=False, ties=1):
+def pairs(
+    costs, right, most, tokens="geometric", cost=True, of_one=False, few=False, ties=1, terms=0, own=1
+):  # fmt: skip
     n, table = len(costs), []
     for m in range(1, most + 1):
         for k in range(n):
@@ -55,7 +57,7 @@ def pairs(costs, right, most, tokens="geometric", cost=True, of_one=False, few=F
             if rows > n:
                 continue
             if tokens == "geometric":
-                gain = (1 - right ** (k + 1)) / (1 - right) if right < 1 else k + 1
+                gain = sum(right**i for i in range(k + 1 + terms)) + own - 1
             else:
                 gain = 1 + k if tokens == "all" else 1 + right * k
             gain *= 1 if of_one else m
@@ -93,6 +95,7 @@ def changed(function, **arguments):
 WRONG = [
     ("together", lambda shares, factors: float(np.prod(factors)), "you multiply the factors"),
     ("together", mean_factor, "you take the mean of the factors"),
+    ("together", lambda shares, factors: float(np.dot(shares, factors)), "you multiply shares and factors"),
     ("together", changed(whole, inverse=True), "upside down"),
     ("together", changed(whole, as_one=True), "you take the time before as 1"),
     ("together", changed(whole, largest=True), "you give every part the largest factor"),
@@ -105,12 +108,16 @@ WRONG = [
     ("bits_allowed", lambda *given: bits(*given) / 8, "those are bytes"),
     ("bits_allowed", lambda t, w, *rest: bits(t, w, *rest) * w, "the bits of all weights"),
     ("bits_allowed", without("tokens"), "you read the weights once for each token"),
+    ("bits_allowed", lambda t, w, b, n, c: bits(t, w, b, 1, c), "you leave `tokens` out"),
     ("bits_allowed", without("cost"), "you leave the cost out"),
     ("bits_allowed", lambda t, w, b, n, c: bits(t, w, b, n, 1 / c), "your cost is upside down"),
     ("bits_allowed", lambda t, w, b, n, c: bits(t, w, b, 1 / n, c), "your tokens are upside down"),
     ("bits_allowed", lambda *given: 1 / bits(*given), "your fraction is upside down"),
     ("best_use", changed(pairs, tokens="all"), "you count every guess as right"),
     ("best_use", changed(pairs, tokens="each"), "you count each guess by itself"),
+    ("best_use", changed(pairs, terms=-1), "one term too few"),
+    ("best_use", changed(pairs, own=0), "own token is missing"),
+    ("best_use", changed(pairs, own=2), "own token twice"),
     ("best_use", lambda costs, right, most: (most, len(costs) // most - 1), "you fill the pass"),
     ("best_use", lambda costs, right, most: (most, 0), "you serve all and guess nothing"),
     ("best_use", changed(pairs, cost=False), "you leave the cost out"),
@@ -121,6 +128,8 @@ WRONG = [
     ("best_use", for_one, "you count the tokens of one stream"),
     ("judged", changed(verdict, n=0), "you look at the figure alone"),
     ("judged", changed(verdict, n=1), "one error is too few"),
+    ("judged", lambda v, e, x: "holds" if v - 2 * e >= x else "does not hold", "nobody knows"),
+    ("judged", lambda v, e, x: "holds" if v + 2 * e >= x else "does not hold", "it holds only where"),
     ("judged", changed(verdict, fails=False), "nothing of yours ever fails"),
     ("judged", changed(verdict, strict=True), "at the limit it holds"),
     ("judged", changed(verdict, closed=True), "is open"),

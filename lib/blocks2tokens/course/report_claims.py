@@ -835,7 +835,7 @@ CLAIMS = {
     "S8.13": Claim(
         "Model pruning: Remove less important weights",
         "27",
-        "Half of Austen's layers against Q8_0, as many bytes; it counts up to 1.",
+        "Alone: half of Austen's layers against Q8_0, as many bytes; up to 1. With fewer bits: lesson 27.",
         at_1=at_most("perplexity of a pruned model over one of fewer bits, at equal bytes", 1),
         inference=True,
     ),
@@ -846,7 +846,12 @@ CLAIMS = {
     ),
     "S9.4": Claim("Identifying actual bottlenecks (not matmul)", "22", "See S7.1.", same_as="S7.1"),
     "S9.5": Claim("Reducing tensor allocations", "24", "See S8.6.", same_as="S8.6"),
-    "S9.6": Claim("Optimizing attention mechanisms", "23", "See S8.5.", same_as="S8.5"),
+    "S9.6": Claim(
+        "Optimizing attention mechanisms",
+        "22",
+        "A real gain for a token is at most attention's share: see S7.2. For a long prompt: S8.5.",
+        same_as="S7.2",
+    ),
     "S9.7": Claim(
         "Better memory access patterns",
         "13",

@@ -33,6 +33,7 @@ ROUNDED = (0.9, 0.1)  # where weights are blocks llama.cpp rounds activations, a
 MOST_ALLOCATED = 16_000_000  # bytes a token: decoding all of Austen for each takes twice that
 CLEAR_REFS, SMAPS = Path("/proc/self/clear_refs"), Path("/proc/self/smaps_rollup")
 REFERENCED = re.compile(r"^Referenced:\s+(\d+) kB", re.MULTILINE)
+METHODS = ("tensor", "tokenize", "logits", "generate")  # of what load(path) returns
 TIE = 0.02  # logits this near may come out in either order
 
 
@@ -61,8 +62,15 @@ class Subject:
         if self._open[0] != name:
             self._open = "", None
             gc.collect()
-            self._open = name, self.module.load(str(self.files[name]))
+            self._open = name, self._loaded(name)
         return self._open[1]
+
+    def _loaded(self, name):
+        found = self.module.load(str(self.files[name]))
+        if missing := [method for method in METHODS if not callable(getattr(found, method, None))]:
+            kind = "None" if found is None else f"an object of {type(found).__name__}"
+            raise Failed(f"load(path) returned {kind}, which has no {', '.join(missing)}")
+        return found
 
     def logits(self, name: str, ids: np.ndarray) -> np.ndarray:
         """Return the model's logits, checked; Failed for anything but so many finite numbers."""
@@ -75,6 +83,7 @@ def checked(answer, shape: tuple[int, ...], what: str) -> np.ndarray:
     """Return an answer as float32; Failed unless it is an array of this shape, of finite numbers."""
     if not isinstance(answer, np.ndarray) or answer.dtype.kind != "f":
         kind = f"an array of {answer.dtype}" if isinstance(answer, np.ndarray) else type(answer).__name__
+        kind = "None: is there no `return`?" if answer is None else kind
         raise Failed(f"{what}: expected float32 {list(shape)}, got {kind}")
     if answer.shape != shape:
         raise Failed(f"{what}: expected shape {shape}, got {answer.shape}")
@@ -136,6 +145,8 @@ def logits(subject: Subject) -> Finding:
 def _agreement(subject, name, ids, top_ids, theirs, limits):
     """Return the mean difference over llama.cpp's likeliest tokens, and a line if it is too much."""
     found = subject.logits(name, ids).astype(np.float64)
+    if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-3):
+        raise Failed(f"logits of {name}: these are probabilities, they add up to 1: leave out the softmax")
     shifted = found - found.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     off = float(np.abs(np.take_along_axis(log_p, top_ids, axis=1) - theirs).mean())
@@ -143,8 +154,9 @@ def _agreement(subject, name, ids, top_ids, theirs, limits):
     least, most = limits
     if same >= least and off <= most:
         return off, []
-    told = f"{name}: {off:.3g} nats from llama.cpp, at most {most:g}; top token the same {same:.0%}"
-    return off, [f"{told}, at least {least:.0%}"]
+    told = [f"{off:.3g} nats from llama.cpp, at most {most:g}"] if off > most else []
+    told += [f"top token the same {same:.0%}, at least {least:.0%}"] if same < least else []
+    return off, [f"{name}: {' and '.join(told)}"]
 
 
 def text(subject: Subject, n: int = 24) -> Finding:
@@ -152,7 +164,8 @@ def text(subject: Subject, n: int = 24) -> Finding:
     model, ids = subject.model("F16"), questions.prompt()
     found = [int(i) for i in model.generate(list(ids), n)]
     if not 0 < len(found) <= n:
-        raise Failed(f"generate(ids, {n}) gave {len(found)} ids")
+        begins = ", the prompt's first: new ones alone" if found[: len(ids)] == list(ids) else ""
+        raise Failed(f"generate(ids, {n}) gave {len(found)} ids{begins}")
     rows = subject.logits("F16", [*ids, *found])[len(ids) - 1 :]
     for t, i in enumerate(found):
         if rows[t, i] < rows[t].max() - TIE:

@@ -10,6 +10,7 @@ JSON. Who means harm gets out of it: judge strangers' files on a machine that yo
 """
 
 import contextlib
+import errno
 import json
 import multiprocessing.util
 import os
@@ -33,12 +34,15 @@ from blocks2tokens.jit import cores
 
 SECONDS, MEMORY = 120.0, 3_000_000_000  # of CPUs, for a criterion with what it compiles; bytes
 START, FAREWELL = 60.0, 1.0  # seconds that a process may take to begin, and to end
+IDLE, STIR = 90.0, 0.2  # seconds by the clock without so many of the CPUs: what waits for ever
 OF_A_CORE = 128_000_000  # bytes of addresses that threads reserve, and do not use
 MOST_PRINTED = 1_000_000  # bytes
+PRINTED = f"it printed more than {MOST_PRINTED:,} bytes"
 MOST_NAMED = 6  # pieces in a line
 LOOK = 0.1  # seconds between two looks
 LONGEST_MESSAGE, LONGEST_REASON = 100_000, 300
 RULES, RUNS = "rules", "it runs"
+OUT_OF_MEMORY = ("failed to map segment", "Cannot allocate memory")  # how libraries say it
 FINDING = {"said", "figures", "problem"}  # what is sent, and whose the pieces are with the first
 NEEDS = {name: ("Q4_K",) for name in ("allocations", "bytes read", "memory", "speed")}
 NEEDS |= {"weights": (questions.SEEDED,), "tokens": ("F16",), "text": ("F16",), "logits": questions.READ}
@@ -209,13 +213,18 @@ class _Process:
     def message(self, seconds: float) -> dict | str:
         """Return what comes next, or why nothing will; `seconds` are of the CPUs, by the clock four times."""
         start, cpu = time.monotonic(), self._cpu()
+        moved, at_work = start, cpu
         while not self.connection.poll(LOOK):
             if reason := self._too_much():
                 return reason
             if self._cpu() - cpu > seconds:
                 return f"it took more than {seconds:.0f} s of computing: does every loop in it end?"
+            if self._cpu() > at_work + STIR:
+                moved, at_work = time.monotonic(), self._cpu()
+            if time.monotonic() - moved > IDLE:
+                return f"it has computed nothing for {IDLE:.0f} s: {self._waits()}"
             if time.monotonic() - start > 4 * seconds + START:
-                return f"it took more than {4 * seconds + START:.0f} s: does it wait for something?"
+                return f"it took more than {4 * seconds + START:.0f} s: {self._waits()}"
         try:
             found = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE))
             if reason := self._too_much():  # whatever it says: its last prints failed
@@ -224,6 +233,12 @@ class _Process:
         except (EOFError, OSError, ValueError, TypeError):
             self.process.join(2)
             return self._too_much() or f"Python ended{self._how()}: does it write past an array?"
+
+    def _waits(self):
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.process.pid).memory_info().rss > self.memory / 2:
+                return "did it run out of memory?"
+        return "does it wait for something?"
 
     def _cpu(self):
         """Return the seconds of CPUs that the process has taken."""
@@ -236,7 +251,7 @@ class _Process:
     def _too_much(self):
         with contextlib.suppress(OSError):
             if self.printed.stat().st_size > MOST_PRINTED:
-                return f"it printed more than {MOST_PRINTED:,} bytes"
+                return PRINTED
         with contextlib.suppress(psutil.Error):
             own = psutil.Process(self.process.pid)
             memory = sum(one.memory_info().rss for one in [own, *own.children(recursive=True)])
@@ -320,6 +335,8 @@ def _messages(job, folder, refused):
 
 def _sum_of(whose):
     lent = [piece for piece, of in whose.items() if of == pieces.LENT]
+    if not whose:
+        return "it has a load(path), and no function of the starter's"
     if not lent:
         return "every piece is yours"
     named = f": {', '.join(lent)}" if len(lent) <= MOST_NAMED else ""
@@ -332,11 +349,16 @@ def _guarded(function, path):
         return function()
     except pieces.NoEngineError as reason:
         problem = str(reason)
-    except MemoryError:
-        problem = "it asked for more memory than there is for it"
     except BaseException as error:  # exit() and what is refused, too
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"line {lines[-1]}: " if lines else ""
-        what = "it calls exit()" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-        problem = f"{where}{what}"
+        problem = f"{where}{_what(error)}"
     return {"said": "", "figures": {}, "problem": problem}
+
+
+def _what(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return "it asked for more memory than there is for it"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:  # files are refused: this is what it prints
+        return PRINTED
+    return "it calls exit()" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"

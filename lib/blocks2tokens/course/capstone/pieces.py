@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 
 from blocks2tokens.course import check, collected
+from blocks2tokens.course.capstone import rules
 from blocks2tokens.course.collected.sources import plain
 
 STARTER = Path(__file__).with_name("starter.py")
@@ -101,7 +102,7 @@ def build(path: Path, passed: Callable[[str], Callable | None] = mine) -> Built:
     try:
         body, empty = ast.parse(text).body, stubs(text)
     except (SyntaxError, ValueError) as error:
-        raise NoEngineError(f"it is no Python: {error}") from None
+        raise NoEngineError(f"it is no Python: {rules.said(error)}") from None
     module, lent = ModuleType(path.stem), {}
     module.__file__ = str(path)
     linecache.cache[str(path)] = len(text), None, text.splitlines(keepends=True), str(path)

@@ -15,6 +15,7 @@ from pathlib import Path
 MOST_LINES = 300
 ALLOWED = {"numpy", "numba", "llvmlite", "tokenizers"}
 REFUSED = {"asyncio", "ctypes", "http", "importlib", "multiprocessing", "os", "runpy", "shutil", "signal"}
+REFUSED |= {"builtins", "gc", "pkgutil"}  # by which a module is had without an import
 REFUSED |= {"smtplib", "socket", "socketserver", "subprocess", "sys", "urllib", "xmlrpc"}
 BY_NAME = {"__import__", "compile", "eval", "exec"}
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
@@ -56,15 +57,25 @@ def broken(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8")
         lines, names = code_lines(text), imports(text)
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-        return [f"it is no Python: {error}"]
+        return [f"it is no Python: {said(error)}"]
     problems = [f"{lines} lines of code, at most {MOST_LINES}"] if lines > MOST_LINES else []
     refused = [name for name in names if not _is_allowed(name)]
     if refused:
         problems.append(
             f"it may not use {', '.join(refused)}: NumPy, Numba, tokenizers and the standard library, "
-            "without what starts processes"
+            "without what starts processes or hides an import"
         )
     return problems
+
+
+def said(error: Exception) -> str:
+    """Return what is wrong with a text that is no Python, with its line where that is known.
+
+    >>> said(SyntaxError("'(' was never closed", ("", 3, 1, "")))
+    "line 3: '(' was never closed"
+    """
+    lineno = getattr(error, "lineno", None)
+    return f"line {lineno}: {error.msg}" if lineno else str(error)
 
 
 def _is_allowed(name):

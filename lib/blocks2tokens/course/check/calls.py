@@ -16,7 +16,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,12 +35,14 @@ class Outcome:
     written  {number of an argument: what of it has changed, such as "2 of its 32 numbers"}
     warned   what NumPy warned of, such as "invalid value encountered in cast"
     is_view  does the answer lie in the memory of an argument?
+    left     {number of an argument: the array as it is afterwards}, of those that were written into
     """
 
     answer: object
     written: dict[int, str]
     warned: tuple[str, ...]
     is_view: bool
+    left: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def observe(function: Callable, arguments: tuple) -> Outcome:
@@ -52,7 +54,8 @@ def observe(function: Callable, arguments: tuple) -> Outcome:
     changes = {i: changed(a, b) for i, (a, b) in enumerate(zip(arguments, copies, strict=True))}
     warned = {str(w.message): None for w in caught if w.category is RuntimeWarning}  # each once, in order
     written = {i: change for i, change in changes.items() if change}
-    return Outcome(answer, written, tuple(warned), lies_in(answer, copies))
+    left = {i: copies[i].copy() for i in written if isinstance(copies[i], np.ndarray)}
+    return Outcome(answer, written, tuple(warned), lies_in(answer, copies), left)
 
 
 def bytes_made(function: Callable, arguments: tuple) -> int:

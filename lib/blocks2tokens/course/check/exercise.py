@@ -254,6 +254,25 @@ class Exercise:
                     f"{name} is as it was: you return an array of your own. Write into the one that came in, "
                     f"{name}[...] = ...: whoever calls your function goes on with it"
                 )
+            if problem := self._filled_otherwise(function, cases[label], outcome, right[label]):
+                return f"{label}: {problem}"
+        return None
+
+    def _filled_otherwise(self, function, arguments, outcome, right):
+        """Say where an argument that is written into holds something else afterwards than the engine's."""
+        for i in right.left:
+            got, want = outcome.left.get(i), right.left[i]
+            if got is None or not _are_numbers(got, want):
+                continue
+            got, want = got.astype(np.float64), want.astype(np.float64)
+            apart = max(self.tolerance, CLEARLY_WRONG) * np.abs(want).max(initial=0)
+            unequal = np.argwhere(~np.isclose(got, want, rtol=0, atol=apart, equal_nan=True))
+            if len(unequal):
+                place, name = tuple(map(int, unequal[0])), self._names(function, len(arguments))[i]
+                return (
+                    f"what you write into {name} is not what whoever calls your function goes on with. Its "
+                    f"element {list(place)} is {_number(got[place])}, expected {_number(want[place])}"
+                )
         return None
 
     def _compile(self, function, cases, right):
@@ -442,12 +461,20 @@ def names_in_return(function: Callable) -> tuple[str, ...]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(_plain(function))))
     except (OSError, TypeError, SyntaxError):
         return ()
-    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    returned = [node.value for node in _own_nodes(tree.body[0]) if isinstance(node, ast.Return)]
     tuples = [value.elts for value in returned if isinstance(value, ast.Tuple)]
     named = [
         tuple(e.id for e in elements) for elements in tuples if all(isinstance(e, ast.Name) for e in elements)
     ]
     return named[-1] if named else ()
+
+
+def _own_nodes(tree):
+    """Yield the nodes of a function, without those of functions within it."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            yield node
+            yield from _own_nodes(node)
 
 
 def _part(label, i, parts, count):
@@ -475,10 +502,9 @@ def _find_difference(answer, expected, tolerance, label, parts=()):
     if isinstance(expected, list) and isinstance(answer, set | frozenset):
         answer = sorted(answer)
     if isinstance(expected, dict) and isinstance(answer, dict):
-        differs = answer.keys() != expected.keys() or any(
-            _find_difference(answer[key], value, tolerance, label) for key, value in expected.items()
-        )
-        return (f"{label}: expected {expected!r}, got {_describe(dict(answer))}", ()) if differs else None
+        return _difference_of_dicts(answer, expected, tolerance, label)
+    if isinstance(expected, list) and isinstance(answer, tuple):
+        answer = list(answer)
     if isinstance(expected, list) and (apart := _members_apart(answer, expected)):
         return f"{label}: {apart}", ()
     try:
@@ -504,11 +530,34 @@ def _find_difference(answer, expected, tolerance, label, parts=()):
     return f"{label}: {place} is {are}, expected {wanted}{count}", where
 
 
+def _difference_of_dicts(answer, expected, tolerance, label):
+    """Return (what differs, ()) of two dicts, at the first key where they do, or None."""
+    if answer.keys() != expected.keys():
+        said = [(expected, answer, "missing"), (answer, expected, "there, and should not be")]
+        lines = [_keys([key for key in a if key not in b], what) for a, b, what in said]
+        return f"{label}: {'; '.join(filter(None, lines))}", ()
+    found = (
+        _find_difference(answer[key], value, tolerance, f"{label}, {key!r}")
+        for key, value in expected.items()
+    )
+    return next(((f[0], ()) for f in found if f), None)
+
+
+def _keys(keys, what):
+    named = ", ".join(repr(key) for key in keys[:3]) + ", ..." * (len(keys) > 3)
+    return f"{named} {'is' if len(keys) == 1 else 'are'} {what}" if keys else ""
+
+
 def _members_apart(answer, expected):
-    """Say which numbers of two lists are in one of them only, where they are not equally long."""
+    """Say which numbers of two lists are in one of them only, where they are not equally long.
+
+    A list in which one stands twice is of values, not of members.
+    """
     if not isinstance(answer, list | tuple | np.ndarray) or len(answer) == len(expected):
         return None
     try:
+        if len(set(expected)) < len(expected):
+            return None
         missing, added = sorted(set(expected) - set(answer)), sorted(set(answer) - set(expected))
     except TypeError:  # not hashable, or not to be sorted
         return None
@@ -519,6 +568,11 @@ def _members_apart(answer, expected):
         if which
     ]
     return "; ".join(lines) or None
+
+
+def _are_numbers(*arrays):
+    """Are these arrays of numbers, all of one shape?"""
+    return len({a.shape for a in arrays}) == 1 and all(a.dtype.kind in "biuf" for a in arrays)
 
 
 def _close(a, b, tolerance):

@@ -136,6 +136,7 @@ READ_HEADER = Exercise(
     name="read_header",
     engine=read_header,
     cases=header_cases,
+    parts=("keys", "tensors"),
     mistakes=(
         Mistake(
             partial(header_with, shape=tuple),

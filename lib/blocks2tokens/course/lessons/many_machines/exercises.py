@@ -82,6 +82,10 @@ BYTES = Exercise(
             partial(bytes_with, messages=lambda n: n * (n > 1)), "one round is enough for two machines only"
         ),
         Mistake(
+            partial(bytes_with, sums=4),
+            "twice too many: what one machine sends another receives, and it is counted once",
+        ),
+        Mistake(
             partial(bytes_with, each_layer=False),
             "the sums of one layer: each layer needs the whole residual of the one before",
         ),
@@ -114,10 +118,11 @@ def share_layers(n_layers, speeds, room):
 
 
 def machine_cases():
+    """Speeds whose layer times add up exactly wherever two are equal: who adds times finds the same."""
     return {
         "three alike": (30, [20.0, 20.0, 20.0], [30, 30, 30]),
-        "one twice as fast": (30, [20.0, 10.0, 10.0], [30, 30, 30]),
-        "fast, with little memory": (48, [40.0, 10.0, 5.0], [12, 48, 48]),
+        "one twice as fast": (30, [16.0, 8.0, 8.0], [30, 30, 30]),
+        "fast, with little memory": (48, [32.0, 8.0, 4.0], [12, 48, 48]),
         "shares that are no whole numbers": (10, [3.0, 2.0, 2.0], [10, 10, 10]),
         "a slow one that gets nothing": (4, [10.0, 9.0, 1.0], [4, 4, 4]),
         "hardly room": (7, [1.0, 8.0], [4, 3]),
@@ -221,13 +226,17 @@ def token_with(
     rounds=log2,
     number=4,
     whole=False,
+    id_bytes=8,
+    returns=lambda n: n > 1,
+    senders=lambda n: 1,
 ):
     """Return the right answer with a place for each mistake."""
     late = latency if waits else 0
     hop = late + bits * number * dim / rate
     if way == "tensor":
-        return (alone if whole else alone / n) + sums * n_layers * rounds(n) * hop
-    returned = late + bits * 8 / rate if n > 1 and back else 0
+        return (alone if whole else alone / n) + sums * n_layers * rounds(n) * senders(n) * hop
+    size = 4 * dim if id_bytes is None else id_bytes
+    returned = late + bits * size / rate if returns(n) and back else 0
     return (alone / n if split else alone) + (n - 1) * hop + returned
 
 
@@ -244,7 +253,28 @@ TOKEN = Exercise(
             partial(token_with, back=False),
             "the id has to go back: the first stage cannot begin the next token without it",
         ),
+        Mistake(
+            partial(token_with, id_bytes=None),
+            "what goes back to the first stage is an id of 8 bytes, not a residual",
+        ),
+        Mistake(partial(token_with, id_bytes=4), "the id that goes back has 8 bytes"),
+        Mistake(
+            partial(token_with, id_bytes=0),
+            "the id has 8 bytes: beside the latency of its message they take 8 / rate",
+        ),
+        Mistake(
+            partial(token_with, returns=lambda n: True),
+            "one machine has nobody to send an id to: for n = 1 there is no message",
+        ),
         Mistake(partial(token_with, sums=1), "two all-reduces a layer, not one"),
+        Mistake(
+            partial(token_with, senders=lambda n: n),
+            "all n send at the same time: a round takes as long as one message",
+        ),
+        Mistake(
+            partial(token_with, sums=4),
+            "twice too long: two that exchange send to each other at the same time",
+        ),
         Mistake(
             partial(token_with, waits=False),
             "latency is missing: small messages are nearly all latency",
@@ -273,7 +303,7 @@ TOKEN = Exercise(
         "In a pipeline nothing is computed at the same time for one text. With rows all machines compute, "
         "and then wait 2 * n_layers times for log2(n) rounds.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -340,6 +370,24 @@ RATE = Exercise(
             "the mean stage does not set the pace, the slowest does",
         ),
         Mistake(
+            partial(rate_with, hops=lambda stages: 0),
+            "messages take time, too: a `hop` behind each stage",
+        ),
+        Mistake(
+            lambda stages, hop, n_texts: (
+                n_texts / max(sum(stages) + len(stages) * hop, n_texts * (max(stages) + hop))
+            ),
+            "while a message is on its way, its stage computes the next text: a hop keeps no stage busy",
+        ),
+        Mistake(
+            lambda stages, hop, n_texts: 1 / rate_with(stages, hop, n_texts),
+            "those are seconds for a token: wanted are tokens a second, all texts together",
+        ),
+        Mistake(
+            lambda stages, hop, n_texts: rate_with(stages, hop, n_texts) / n_texts,
+            "those are the tokens of one text: count those of all n_texts",
+        ),
+        Mistake(
             partial(rate_with, around=lambda once, busy: once + busy),
             "the two times run at once: the longer of them counts, not their sum",
         ),
@@ -348,7 +396,7 @@ RATE = Exercise(
         "Follow one text once around. Then look at one stage: how long is it busy with all texts?",
         "A round takes at least the way of one text, and at least n_texts times the slowest stage.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -385,10 +433,10 @@ def failure_cases():
 def failures_with(work, interval, saving, restart, mtbf, n, half=0.5, machines=True, again=True, **other):
     """Return the right answer with a place for each mistake."""
     paid = work * (1 + (saving / interval if other.get("saves", True) else 0))
-    each = restart * other.get("restarts", True) + half * interval
+    each = restart * other.get("restarts", True) + half * (interval + saving * other.get("in_saving", False))
     lost = each * (n if machines else 1) / mtbf
     if again:
-        return paid / (1 - lost) if lost < 1 else inf
+        return paid / (1 - lost) if lost < 1 or other.get("negative") else inf
     return paid + (work if other.get("first") else paid) * lost
 
 
@@ -410,6 +458,16 @@ FAILURES = Exercise(
         ),
         Mistake(partial(failures_with, restarts=False), "each failure costs the restart as well"),
         Mistake(
+            partial(failures_with, negative=True),
+            "a job that loses more than it does never ends: where the lost share is 1 or more, return "
+            'float("inf"), not a time below 0',
+        ),
+        Mistake(
+            partial(failures_with, in_saving=True),
+            "half an interval of work is what a failure costs here, whenever it comes; what it costs while "
+            "saving is left out",
+        ),
+        Mistake(
             partial(failures_with, saves=False),
             "saving takes time, work / interval times, whether anything fails or not",
         ),
@@ -428,7 +486,7 @@ FAILURES = Exercise(
         "T = work and saving + T * n / mtbf * (what one failure costs). Solve for T; if the factor of T is 1 "
         "or more, it never ends.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 EXERCISES = [BYTES, SHARES, TOKEN, RATE, FAILURES]

@@ -93,7 +93,10 @@ def turns(stages, hop, n_texts, n_tokens) -> list[tuple[int, int, float, float]]
 
 
 def draw_networks(predicted: Mapping[str, Mapping[str, float]], measured: Mapping) -> None:
-    """Draw {way: {network: seconds a token}}, predicted and measured."""
+    """Draw {way: {network: seconds a token}}, predicted and measured.
+
+    The title compares the slowest network with one rank: all rows there, and the stages without a message.
+    """
     figure, row = plt.subplots(1, 2, figsize=(10, 3.3))
     for axes, way in zip(row, predicted, strict=True):
         places = np.arange(len(predicted[way]))
@@ -106,9 +109,10 @@ def draw_networks(predicted: Mapping[str, Mapping[str, float]], measured: Mappin
         axes.grid(axis="x", visible=False)
         axes.set_title(way, size="medium")
     row[0].legend(loc="upper left", ncols=2)
-    fast, *_, slow = predicted["tensor"]
-    by_rows, by_layers = (measured[way][slow] / measured[way][fast] for way in ("tensor", "pipeline"))
-    title = f"{slow}, against {fast}: rows take {by_rows:.2g}, layers {by_layers:.2g} times as long"
+    *_, slow = predicted["tensor"]
+    by_rows = measured["tensor"][slow] / measured["rows_alone"]
+    by_layers = measured["pipeline"][slow] / sum(measured["stages"])
+    title = f"{slow}, against one rank: rows take {by_rows:.2g}, layers {by_layers:.2g} times as long"
     figure.suptitle(title, weight="bold")
 
 
@@ -140,7 +144,7 @@ def draw_thousand(
     axes, found = plt.subplots(figsize=(8, 3.4))[1], {}
     for jitter, mark in zip(jitters, MARKS, strict=False):
         found[jitter] = [busy(stage, n, link, dim, jitter) for n in counts]
-        axes.plot(counts, found[jitter], mark, label=f"times differ by {jitter:.0%}")
+        axes.plot(counts, found[jitter], mark, label=f"times vary by {jitter:.0%}")
     axes.set(xscale="log", xlabel="machines, a stage each", ylabel="share of time at work", ylim=(0, 1.05))
     axes.set_xticks(counts, [f"{n:,}" for n in counts])
     axes.minorticks_off()

@@ -58,6 +58,10 @@ TOGETHER = Exercise(
             "afterwards",
         ),
         Mistake(
+            lambda shares, factors: weighted(shares, factors) * sum(shares),
+            "you multiply shares and factors: a part that becomes faster takes less time, share / factor",
+        ),
+        Mistake(
             lambda shares, factors: 1 / targets.together(shares, factors),
             "your fraction is upside down: the time before over the time after",
         ),
@@ -79,7 +83,7 @@ TOGETHER = Exercise(
         "sum(shares) over the sum of share / factor.",
     ),
     solution=together,
-    tolerance=1e-12,
+    tolerance=1e-6,
 )
 
 # interplay: alone, both -> ratio
@@ -133,7 +137,7 @@ INTERPLAY = Exercise(
         "Their product. Divide what was found by it.",
     ),
     solution=interplay,
-    tolerance=1e-12,
+    tolerance=1e-6,
 )
 
 # bits_allowed: target, weights, bandwidth, tokens, cost -> bits
@@ -182,6 +186,12 @@ BITS = Exercise(
         ),
         Mistake(
             lambda target, weights, bandwidth, tokens, cost: targets.bits_allowed(
+                target, weights, bandwidth, 1, cost
+            ),
+            "you leave `tokens` out: a pass gives so many, so fewer passes are needed",
+        ),
+        Mistake(
+            lambda target, weights, bandwidth, tokens, cost: targets.bits_allowed(
                 target, weights, bandwidth, tokens, 1
             ),
             "you leave the cost out: a pass of several rows takes `cost` times as long as one of one row",
@@ -211,7 +221,7 @@ BITS = Exercise(
         "time of one row are bandwidth / (passes * cost) bytes, for all weights.",
     ),
     solution=bits_allowed,
-    tolerance=1e-12,
+    tolerance=1e-6,
 )
 
 # best_use: costs, right, most streams -> (streams, guesses)
@@ -283,6 +293,22 @@ BEST = Exercise(
         Mistake(
             using(lambda streams, guesses, cost, right: streams * (1 + right * guesses) / cost),
             "you count each guess by itself: one behind a wrong one is worth nothing, so 1 + a + a² + ...",
+        ),
+        Mistake(
+            using(lambda streams, guesses, cost, right: mean_tokens(streams, guesses - 1, cost, right)),
+            "one term too few: k guesses give 1 + a + ... + a^k, k + 1 terms",
+        ),
+        Mistake(
+            using(
+                lambda streams, guesses, cost, right: streams * (expected_tokens(right, guesses) - 1) / cost
+            ),
+            "a stream's own token is missing: 1 + a + ... + a^k, with the 1",
+        ),
+        Mistake(
+            using(
+                lambda streams, guesses, cost, right: streams * (expected_tokens(right, guesses) + 1) / cost
+            ),
+            "you count a stream's own token twice: a^0 is it, so a + ... + a^k beside the 1",
         ),
         Mistake(
             using(lambda streams, guesses, cost, right: streams * expected_tokens(right, guesses)),
@@ -367,6 +393,14 @@ JUDGED = Exercise(
     mistakes=(
         Mistake(judging(0.0), "you look at the figure alone: its error says how sure it is"),
         Mistake(judging(1.0), "one error is too few: chance goes beyond it in one case of three. Take two"),
+        Mistake(
+            lambda value, error, limit: HOLDS if value - 2 * error >= limit else FAILS,
+            "you never say open: between value - 2 errors and value + 2 errors nobody knows",
+        ),
+        Mistake(
+            lambda value, error, limit: HOLDS if value + 2 * error >= limit else FAILS,
+            "you never say open: it holds only where value - 2 errors, too, reaches the limit",
+        ),
         Mistake(
             judging(below=lambda high, limit: False),
             "nothing of yours ever fails: it does not hold where value + 2 errors is below the limit",

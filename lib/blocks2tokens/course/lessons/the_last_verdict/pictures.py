@@ -63,7 +63,8 @@ def what_it_takes(weights: float, target: float, tokens: float, cost: float) -> 
     """Draw the bits that a weight may have, over the bandwidth, for so many tokens of a pass."""
     bandwidth = np.linspace(10, 400, 60)
     axes = plt.subplots()[1]
-    for n, c, style, label in ((1.0, 1.0, "--", "one token a pass"), (tokens, cost, "-", "as chosen")):
+    chosen = f"{tokens:g} tokens a pass that takes {cost:g} times as long"
+    for n, c, style, label in ((1.0, 1.0, "--", "one token a pass"), (tokens, cost, "-", chosen)):
         bits = [bits_allowed(target, 1e9 * weights, 1e9 * b, n, c) for b in bandwidth]
         axes.plot(bandwidth, bits, style, color=plot.BLUE, label=label)
     for bits, name in ((4.85, "Q4_K_M"), (8.5, "Q8_0"), (16, "F16")):
