@@ -42,6 +42,27 @@ def turned(seconds, streams):
     return np.transpose(timetable(seconds, streams))
 
 
+def whole(seconds, streams):
+    table = np.zeros((len(seconds) + 1, streams + 1), dtype=np.int64)
+    for s, takes in enumerate(seconds, start=1):
+        for m in range(1, streams + 1):
+            table[s, m] = max(table[s - 1, m], table[s, m - 1]) + takes
+    return table[1:, 1:]
+
+
+def in_a_row(seconds, streams):
+    now, rows = 0.0, [[] for _ in seconds]
+    for _ in range(streams):
+        for row, takes in zip(rows, seconds, strict=True):
+            now += takes
+            row.append(now)
+    return rows
+
+
+def padded(seconds, streams):
+    return [[0.0] * (streams + 1), *([0.0, *row] for row in timetable(seconds, streams))]
+
+
 # busy_share, in a learner's way: marked on a fine grid of time, or by formula
 
 
@@ -54,6 +75,24 @@ def idle_first(seconds, streams):
 
 def idle(seconds, streams):
     return 1 - idle_first(seconds, streams)
+
+
+def idle_of_each(seconds, streams):
+    end = timetable(seconds, streams)[-1][-1]
+    return np.array([(end - takes * streams) / end for takes in seconds])
+
+
+def until_its_last(seconds, streams):
+    return sum(seconds) * streams / sum(row[-1] for row in timetable(seconds, streams))
+
+
+def first_to_last(seconds, streams):
+    rows = zip(timetable(seconds, streams), seconds, strict=True)
+    return sum(seconds) * streams / sum(row[-1] - row[0] + takes for row, takes in rows)
+
+
+def over_all_times(seconds, streams):
+    return sum(seconds) * streams / np.sum(timetable(seconds, streams))
 
 
 def busy_cores(seconds, streams):
@@ -117,6 +156,39 @@ def until_full(layers, cores):
     return max(filled)
 
 
+def joined(layers, cores):
+    parts = np.array(layers)
+    while len(parts) > cores:
+        i = (parts[1:] + parts[:-1]).argmin()
+        parts = np.concatenate([parts[:i], [parts[i] + parts[i + 1]], parts[i + 2 :]])
+    return parts.max()
+
+
+def by_limit(
+    least=max,
+    count=lambda parts: parts,
+    first_of=lambda size: size,
+    fits=lambda filled, limit: filled <= limit,
+):
+    """A learner's search, one limit after the other."""
+
+    def largest_part(layers, cores):
+        limit = least(layers)
+        while limit < sum(layers):
+            parts, filled = 1, 0
+            for size in layers:
+                if fits(filled + size, limit):
+                    filled += size
+                else:
+                    parts, filled = parts + 1, first_of(size)
+            if count(parts) <= cores:
+                break
+            limit += 1
+        return limit
+
+    return largest_part
+
+
 # speed_up and tokens_at_most
 
 
@@ -132,6 +204,17 @@ def amdahl(alone, shared, waits, wait, cores, wait_alone=False, all_shared=False
 
 def no_waits(alone, shared, waits, wait, cores):
     return amdahl(alone, shared, 0, wait, cores)
+
+
+def waits_above_too(alone, shared, waits, wait, cores):
+    return (alone + shared + waits * wait) / (alone + shared / cores + waits * wait)
+
+
+def waits_by_cores(less):
+    def speed_up(alone, shared, waits, wait, cores):
+        return amdahl(alone, shared, waits * (cores - less), wait, cores)
+
+    return speed_up
 
 
 def slow_down(*arguments):
@@ -161,6 +244,14 @@ WRONG = [
     ("stage_ends", in_lockstep, "in step with the slowest"),
     ("stage_ends", turned, "rows and columns are exchanged"),
     ("stage_ends", at_one_pace, "keeps the pace of the slowest"),
+    ("stage_ends", whole, "your array has integers"),
+    ("stage_ends", in_a_row, "has left the last stage"),
+    ("stage_ends", padded, "the row and the column of zeros"),
+    ("stage_ends", lambda *given: timetable(*given)[-1], "the last stage alone"),
+    ("busy_share", lambda *given: 1 - idle_of_each(*given), "the share of each stage"),
+    ("busy_share", until_its_last, "leaves when its last stream is through"),
+    ("busy_share", first_to_last, "comes with its first stream"),
+    ("busy_share", over_all_times, "you add up times of day"),
     ("busy_share", lambda *given: 100 * idle_first(*given), "that is per cent"),
     ("busy_share", busy_cores, "that is how many stages are busy"),
     ("busy_share", idle, "this is the share of bubbles"),
@@ -168,6 +259,11 @@ WRONG = [
     ("busy_share", formula, "that is right where all stages take as long"),
     ("busy_share", slowest_everywhere, "as busy as the slowest"),
     ("busy_share", time_over_work, "upside down"),
+    ("largest_part", joined, "you join the smallest neighbours"),
+    ("largest_part", by_limit(lambda layers: 0), "goes below the largest layer"),
+    ("largest_part", by_limit(count=lambda parts: parts - 1), "one core too few"),
+    ("largest_part", by_limit(first_of=lambda size: 0), "a layer is lost"),
+    ("largest_part", by_limit(fits=lambda filled, limit: filled < limit), "as the limit"),
     ("largest_part", equal_counts, "the same number of layers"),
     ("largest_part", mean, "that is the mean"),
     ("largest_part", lambda layers, cores: np.sum(layers) / cores, "that is the mean"),
@@ -189,18 +285,26 @@ WRONG = [
     ("speed_up", changed(amdahl, once=True), "you wait once"),
     ("speed_up", lambda f, g, waits, wait, n: 1 / (f + (1 - f) / n), "Amdahl's law for shares"),
     ("speed_up", lambda f, g, *rest: (f + g) / amdahl(f, g, *rest), "that is the time of so many cores"),
+    ("speed_up", waits_above_too, "your one core waits as all do"),
+    ("speed_up", waits_by_cores(0), "you multiply the waiting"),
+    ("speed_up", waits_by_cores(1), "you multiply the waiting"),
+    ("speed_up", lambda f, g, *rest: g * amdahl(f, g, *rest) / (f + g), "its time is alone + shared"),
+    ("speed_up", lambda *given: max(amdahl(*given), 1.0), "slower than one core"),
     ("tokens_at_most", lambda b, one, every, n: min(one, every) / b, "you count one core"),
     ("tokens_at_most", lambda b, *rest: b * rate(b, *rest), "that is bytes a second"),
     ("tokens_at_most", lambda b, one, every, n: n * one / b, "your cores read more than memory gives"),
     ("tokens_at_most", lambda b, one, every, n: every / b, "one core alone cannot read as fast"),
     ("tokens_at_most", lambda b, one, every, n: n * min(one, every) / b, "your cores read more"),
     ("tokens_at_most", lambda b, one, every, n: max(n * one, every) / b, "you take the larger of the two"),
+    ("tokens_at_most", lambda *arguments: int(rate(*arguments)), "what stands behind the point"),
+    ("tokens_at_most", lambda b, one, every, n: [every, one][n == 1] / b, "need not read as fast as all"),
+    ("tokens_at_most", lambda b, one, every, n: rate(b, one, every, n) / n, "what each core reads"),
     ("tokens_at_most", lambda *arguments: 1 / rate(*arguments), "that is seconds for a token"),
 ]
 RIGHT = {
     "stage_ends": [timetable, timetable_as_array],
     "busy_share": [idle_first],
-    "largest_part": [every_cut],
+    "largest_part": [every_cut, by_limit()],
     "speed_up": [amdahl],
     "tokens_at_most": [rate],
 }

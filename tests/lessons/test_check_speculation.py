@@ -66,24 +66,54 @@ def all_or_nothing(rate, k):
     return (k + 1) * rate**k + 1 - rate**k
 
 
+def by_first_wrong(rate, k):
+    """n right guesses and then a wrong one; where all are right, too."""
+    return sum((n + 1) * rate**n * (1 - rate) for n in range(k + 1))
+
+
+def by_number_of_right_ones(rate, k):
+    return sum((n + 1) * rate**n * (1 - rate) for n in range(k)) + (k + 1) * rate**k
+
+
 def closed_form(rate, k):
     return float(k + 1) if rate == 1 else (1 - rate ** (k + 1)) / (1 - rate)
 
 
-def find(direction=-1, last=1, returned=0, limit=True, equal=lambda a, b: a == b, overlap=True):
+def find(
+    direction=-1,
+    last=1,
+    returned=0,
+    limit=True,
+    equal=lambda a, b: a == b,
+    overlap=True,
+    first=0,
+    late=0,
+    length=lambda start, tokens: start + tokens,
+):
     """A learner's search through the places behind n tokens."""
 
     def find_guess(history, n, tokens):
-        ends = range(n, len(history) + 1 - last)[::direction]
+        ends = range(n + first, len(history) + 1 - last)[::direction]
         for end in ends:
             if not overlap and end > len(history) - n:
                 continue
             if equal(history[end - n : end], history[len(history) - n :]):
-                start = end - returned * n
-                return history[start : start + tokens] if limit else history[start:]
+                start = end - returned * n + late
+                return history[start : length(start, tokens)] if limit else history[start:]
         return []
 
     return find_guess
+
+
+def three_then_two(history, n, tokens):
+    guess = find()(history, n, tokens)
+    return guess if guess or n == 1 else three_then_two(history, n - 1, tokens)
+
+
+def by_dictionary(history, n, tokens):
+    behind = {tuple(history[end - n : end]): end for end in range(n, len(history))}
+    end = behind.get(tuple(history[-n:]), len(history))
+    return tuple(history[end : end + tokens])
 
 
 def by_the_last(a, b):
@@ -101,21 +131,33 @@ def draw(chance=lambda p, q: min(p / q, 1), left=lambda p, q, here: max(p - q, 0
     return keep_or_redraw
 
 
+def for_every_token(p, q, guess):
+    with np.errstate(divide="ignore"):
+        return np.where(p < q, p / q, 1), draw()(p, q, guess)[1]
+
+
+def p_if_it_stays(p, q, guess):
+    return (1, p) if p[guess] >= q[guess] else draw()(p, q, guess)
+
+
 def mean(rate, k):
     return sum(rate**i for i in range(k + 1))
 
 
-def choose(tokens=mean, rows=0, start=0, guesses=lambda k, g: k * g, cost=lambda c: c, minus=False):
+def choose(tokens=mean, rows=0, start=0, guesses=lambda k, g: k * g, cost=lambda c: c, minus=False, **ways):
     """A learner's search for the largest quotient."""
+    last, stops, answer = (ways.get(name) for name in ("last", "stops", "answer"))
 
     def best_k(rate, costs, guess_cost):
         best, found = -1e9, 0
         for k in range(start, len(costs)):
             time = cost(costs[max(0, k - rows)]) + guesses(k, guess_cost)
             pace = tokens(rate, k) - time if minus else tokens(rate, k) / time
-            if pace > best:
+            if pace > best or (last and pace == best):
                 best, found = pace, k
-        return found
+            elif stops:
+                break
+        return answer(best, found) if answer else found
 
     return best_k
 
@@ -127,18 +169,27 @@ WRONG = [
     ("accept_guesses", accept(stops=False), "you go on behind a wrong guess"),
     ("accept_guesses", accept(shift=1), "off by one"),
     ("accept_guesses", lambda guesses, choices: list(choices), "you return all choices"),
+    ("accept_guesses", accept(nothing, stops=False), "you keep every guess that is right"),
+    ("accept_guesses", lambda guesses, choices: len(accept()(guesses, choices)), "return the tokens"),
     ("expected_tokens", chain(step=True), "a right guess behind a wrong one is thrown away"),
     ("expected_tokens", chain(0.0, step=True), "the model's own token is missing"),
     ("expected_tokens", chain(0.0), "the right guesses alone"),
     ("expected_tokens", chain(last=-1), "one power too few"),
     ("expected_tokens", lambda rate, k: np.sum(rate ** np.arange(k)), "one power too few"),
     ("expected_tokens", all_or_nothing, "all or nothing"),
+    ("expected_tokens", chain(last=1), "one power too many"),
+    ("expected_tokens", lambda rate, k: k + 1 if rate == 1 else 1 / (1 - rate), "without an end"),
+    ("expected_tokens", by_first_wrong, "no wrong one follows"),
     ("find_guess", find(1), "the first time they came"),
     ("find_guess", find(last=0), "the end of the text itself"),
     ("find_guess", find(returned=1), "what followed them"),
     ("find_guess", find(overlap=False), "may overlap"),
     ("find_guess", find(equal=by_the_last), "you compare one token"),
     ("find_guess", find(limit=False), "more than `tokens`"),
+    ("find_guess", find(first=1), "you never look at place 0"),
+    ("find_guess", find(late=1), "right behind the place"),
+    ("find_guess", find(length=lambda start, tokens: tokens), "where it ends, not how long"),
+    ("find_guess", three_then_two, "you look for fewer"),
     ("keep_or_redraw", draw(lambda p, q: p / q), "a chance above 1"),
     ("keep_or_redraw", draw(lambda p, q: min(1, q / p) if p else 1), "must fall with q"),
     ("keep_or_redraw", draw(lambda p, q: p), "p[guess] alone"),
@@ -149,6 +200,10 @@ WRONG = [
     ("keep_or_redraw", draw(left=lambda p, q, here: p - q, scale=False), "is no distribution"),
     ("keep_or_redraw", draw(left=lambda p, q, here: max(q - p, 0)), "q - p is what the draft says too"),
     ("keep_or_redraw", draw(scale=False), "does not sum to 1"),
+    ("keep_or_redraw", draw(lambda p, q: 1 - min(p / q, 1)), "the chance that the guess goes"),
+    ("keep_or_redraw", for_every_token, "a chance for every token"),
+    ("keep_or_redraw", p_if_it_stays, "where the guess stays for certain"),
+    ("keep_or_redraw", draw(left=lambda p, q, here: min(p, q)), "have in common"),
     ("best_k", choose(guesses=lambda k, g: 0, cost=lambda c: 1), "whatever the pass costs"),
     ("best_k", choose(guesses=lambda k, g: 0), "guesses are not free"),
     ("best_k", choose(guesses=lambda k, g: g if k else 0), "one after the other"),
@@ -156,12 +211,16 @@ WRONG = [
     ("best_k", choose(lambda rate, k: 1 + k * rate), "use expected_tokens"),
     ("best_k", choose(start=1), "not to guess is a choice"),
     ("best_k", choose(minus=True), "tokens minus time"),
+    ("best_k", choose(last=True), "equally fast"),
+    ("best_k", choose(stops=True), "where c(k) has a step"),
+    ("best_k", choose(answer=lambda pace, k: pace), "the pace of the best k"),
+    ("best_k", choose(answer=lambda pace, k: k + 1), "the rows of the pass"),
 ]
 
 RIGHT = {
     "accept_guesses": [accept()],
-    "expected_tokens": [chain(), closed_form],
-    "find_guess": [find()],
+    "expected_tokens": [chain(), closed_form, by_number_of_right_ones],
+    "find_guess": [find(), by_dictionary],
     "keep_or_redraw": [draw()],
     "best_k": [choose()],
 }

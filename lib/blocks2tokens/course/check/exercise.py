@@ -410,7 +410,9 @@ def has_types_of(answer, expected, in_memory: bool = True) -> bool:
         alike = all(has_types_of(value, kind, in_memory) for value in expected.values() for kind in kinds)
         found = (has_types_of(value, kind, in_memory) for value in answer.values() for kind in kinds)
         return not alike or all(found)  # what holds values of several kinds is taken as it is
-    return not isinstance(expected, list) or isinstance(answer, list)
+    if isinstance(expected, list):
+        return isinstance(answer, list) and not (_are_whole(expected) and any(map(_is_float, answer)))
+    return True
 
 
 def with_types_of(answer, expected):
@@ -427,9 +429,19 @@ def with_types_of(answer, expected):
         kind = next(iter(expected.values()))
         return {key: with_types_of(value, kind) for key, value in answer.items()}
     if isinstance(expected, list):
-        return sorted(answer) if isinstance(answer, set | frozenset) else list(answer)
+        found = sorted(answer) if isinstance(answer, set | frozenset) else list(answer)
+        return [int(a) if _is_float(a) else a for a in found] if _are_whole(expected) else found
     is_number = np.ndim(answer) == 0 and np.asarray(answer).dtype.kind in "biuf"
     return type(expected)(answer) if is_number else answer
+
+
+def _is_float(value):
+    return isinstance(value, float | np.floating)
+
+
+def _are_whole(values):
+    """Are these whole numbers, such as places or counts?"""
+    return bool(values) and all(isinstance(value, int | np.integer) for value in values)
 
 
 def _with_types_of(function, pattern):

@@ -142,7 +142,8 @@ MEANINGS = (
     (
         ZeroDivisionError,
         r"",
-        "what do you divide by, and in which case is it 0? (Where all weights are 0, so is the scale.)",
+        "what do you divide by, and in which case is it 0? (In a format: where all weights are 0, so is the "
+        "scale.)",
     ),
     (IndexError, r"index -?\d+ is out of bounds for axis \d+ with size (?P<size>\d+)", _index_too_large),
     (
@@ -150,6 +151,11 @@ MEANINGS = (
         r"^index is out of bounds$",
         "compiled code was sent to a place outside of an array. The check looks; the lesson's code does "
         "not, and would read or write what lies there. Does the array have the places that you give it?",
+    ),
+    (
+        IndexError,
+        r"^(list|tuple) index out of range$",
+        "places are counted from 0: of n the last is n - 1, and of none there is not even place 0",
     ),
     (
         IndexError,

@@ -27,6 +27,8 @@ def rows_to_run(c, slowest):
 FLAT = [1, 1, 1.25, 1.25, 1.5, 1.75, 1.75, 2, 2.5, 2.5, 2.75, 3, 3.25, 3.5, 3.75, 4]
 STEPS = [1, 1.25, 1.5, 1.5, 3, 3, 3, 3.25, 5, 5, 5, 5, 7, 7, 7, 7]
 LINE = [1, 2, 3, 4, 5, 6, 7, 8]
+BUMP = [1, 1, 1.75, 1.75, 1.75, 1.75]  # more rows give more, then less, then more
+MEASURED = [1, 1.5, 1.25, 2, 2.25]  # no line is drawn by a clock
 
 
 def load_cases():
@@ -37,6 +39,8 @@ def load_cases():
         "in steps, at most three times": (STEPS, 3),
         "in steps, nobody in a hurry": (STEPS, 100),
         "no gain": (LINE, 8),
+        "a step, then flat": (BUMP, 100),
+        "three rows are faster than two": (MEASURED, 1.25),
     }
 
 
@@ -44,6 +48,23 @@ def rows_with(c, slowest, gain=lambda k, c: k / c[k - 1], allowed=lambda k, c, s
     """Return the right answer with a place for each mistake."""
     found = [k for k in range(1, len(c) + 1) if allowed(k, c, slowest)]
     return max(found, key=lambda k: gain(k, c)) - 1 + first
+
+
+def up_to_the_first_top(c, slowest):
+    k = 1
+    while k < len(c) and c[k] <= slowest and (k + 1) / c[k] > k / c[k - 1]:
+        k += 1
+    return k
+
+
+def up_to_the_first_slow(c, slowest):
+    fast = next((k for k, cost in enumerate(c) if cost > slowest), len(c))
+    return rows_to_run(c[:fast], slowest)
+
+
+def last_of_the_best(c, slowest):
+    gains = {k: k / cost for k, cost in enumerate(c, start=1) if cost <= slowest}
+    return max(k for k in gains if gains[k] == max(gains.values()))
 
 
 ROWS_TO_RUN = Exercise(
@@ -67,6 +88,29 @@ ROWS_TO_RUN = Exercise(
         Mistake(
             partial(rows_with, gain=lambda k, c: 1 / c[k - 1]),
             "that is what one of them gets: all k together get k tokens a pass",
+        ),
+        Mistake(
+            last_of_the_best,
+            "of several k with as many tokens take the least: more rows let everybody wait, and give nothing",
+        ),
+        Mistake(
+            up_to_the_first_top,
+            "you stop at the first k that gives no more: behind a step of c(k) there can be more. Try all",
+        ),
+        Mistake(
+            up_to_the_first_slow,
+            "you stop at the first pass that is too slow: c(k) is measured, and one of more rows may be "
+            "faster. Look at all",
+        ),
+        Mistake(
+            lambda c, slowest: max(
+                (k for k in range(1, len(c) + 1) if c[k - 1] < slowest), key=lambda k: k / c[k - 1], default=1
+            ),
+            "a pass may be as long as `slowest`: <=, not <",
+        ),
+        Mistake(
+            lambda c, slowest: (k := rows_to_run(c, slowest)) / c[k - 1],
+            "that is how many tokens they get in all: wanted is k",
         ),
     ),
     hints=(
@@ -128,6 +172,16 @@ def last_of_the_free(free, i):
     return max(slot for slot, at in enumerate(free) if at == min(free))
 
 
+def length_for_the_place(lengths, slots):
+    free, taken, firsts = [0] * slots, [], []
+    for n_tokens in lengths:
+        slot = free.index(min(free))
+        taken.append(slot)
+        firsts.append(free[slot])
+        free[slot] = n_tokens
+    return taken, firsts
+
+
 CONTINUOUS = Exercise(
     name="continuous",
     engine=continuous,
@@ -156,6 +210,37 @@ CONTINUOUS = Exercise(
         Mistake(
             partial(queue_with, pick=lambda free, i: free.index(max(free))),
             "you take the slot that is free last",
+        ),
+        Mistake(
+            lambda lengths, slots: continuous(lengths, slots)[::-1],
+            "the two are exchanged: first the slots, then the passes",
+        ),
+        Mistake(
+            lambda lengths, slots: list(zip(*continuous(lengths, slots), strict=True)),
+            "you return a pair for each text: wanted are two lists, slots and first passes",
+        ),
+        Mistake(
+            lambda lengths, slots: (
+                (found := continuous(lengths, slots))[0],
+                [first + n for first, n in zip(found[1], lengths, strict=True)],
+            ),
+            "those are the passes from which the slots are free again: note when a text begins before you "
+            "add its length",
+        ),
+        Mistake(
+            lambda lengths, slots: (
+                (found := continuous(lengths, slots))[0],
+                [first + 1 for first in found[1]],
+            ),
+            "passes are counted from 0: the first text begins with pass 0",
+        ),
+        Mistake(
+            partial(queue_with, begin=lambda free, slot: free[slot], lost=-1),
+            "two texts in one row: the next begins with the pass behind the last one's end",
+        ),
+        Mistake(
+            length_for_the_place,
+            "a slot that was taken at pass 4 for 3 tokens is free at 7, not at 3: add the length",
         ),
     ),
     hints=(
@@ -201,6 +286,7 @@ def arrival_cases():
         "nothing to do for a while": ([0.25, 9.5, 9.5], [2, 3, 1], 3, [1, 1.25, 1.5]),
         "three slots": ([0, 0.5, 1, 1.25, 6], [4, 2, 5, 1, 2], 3, [1, 1.25, 1.75]),
         "one slot": ([0, 1, 2], [2, 2, 1], 1, [1]),
+        "two come during a pass": ([0, 0.25, 0.5], [4, 1, 2], 3, [1, 1.25, 1.75]),
     }
 
 
@@ -232,6 +318,32 @@ def finish_with(
             if not left[text]:
                 ends[text] = given(now, arrivals[text])
                 del left[text]
+    return ends
+
+
+def finish_in_lists(
+    arrivals, lengths, slots, c, ready=None, at_most=None, now_at=max, skips=False, tokens_first=False
+):
+    """Return the right answer from lists, with a place for each mistake of this form."""
+    now, waiting, running, ends = 0.0, list(range(len(lengths))), [], [0.0] * len(lengths)
+    left = list(lengths)
+    while waiting or running:
+        if not running:
+            now = now_at(now, arrivals[waiting[0]])
+        begun = 0
+        while waiting and len(running) < slots and begun != at_most:
+            is_first = not running
+            if not (ready(arrivals[waiting[0]], now, is_first) if ready else arrivals[waiting[0]] <= now):
+                break
+            running.append(waiting.pop(0))
+            begun += 1
+        now += 0 if tokens_first else c[len(running) - 1]
+        for text in running if skips else list(running):
+            left[text] -= 1
+            if not left[text]:
+                ends[text] = now
+                running.remove(text)
+        now += c[len(running) - 1] if tokens_first else 0
     return ends
 
 
@@ -271,6 +383,37 @@ FINISH = Exercise(
         Mistake(
             partial(finish_with, given=lambda end, arrival: end - arrival),
             "that is how long each took: the time of day was asked for",
+        ),
+        Mistake(
+            partial(finish_in_lists, skips=True),
+            "you take texts out of the list that your loop goes through: the one behind is skipped. Loop "
+            "over a copy, list(...)",
+        ),
+        Mistake(
+            partial(finish_in_lists, at_most=1),
+            "before a pass you let one text in: all who have arrived begin, as long as there is a slot",
+        ),
+        *(
+            Mistake(
+                partial(finish_in_lists, ready=ready),
+                "who arrives at the very moment at which a pass begins is in it: <=, not <",
+            )
+            for ready in (
+                lambda at, now, is_first: at < now,
+                lambda at, now, is_first: at < now or is_first,
+            )
+        ),
+        Mistake(
+            partial(finish_in_lists, now_at=lambda now, arrival: arrival),
+            "your time goes back: who arrived while others ran begins now, at max(now, arrival)",
+        ),
+        Mistake(
+            partial(finish_in_lists, tokens_first=True),
+            "a token is there when its pass has ended: add c first, then give the tokens",
+        ),
+        Mistake(
+            lambda arrivals, lengths, slots, c: sorted(finish_times(arrivals, lengths, slots, c)),
+            "your times are in the order in which texts end: wanted is the order in which they came",
         ),
     ),
     hints=(
@@ -329,6 +472,18 @@ CHUNKS = Exercise(
             "the rest stands alone: a pass for a few rows costs nearly what one for many does, so it goes "
             "with the chunk before it",
         ),
+        Mistake(
+            lambda n, chunk: [chunk] * (n // chunk) + [n % chunk],
+            "the rest stands alone, and is 0 where nothing is left over: it goes with the chunk before it",
+        ),
+        Mistake(
+            lambda n, chunk: chunks_of(n, chunk)[::-1],
+            "the rest is read first: then the cuts are elsewhere for each prompt. It goes with the last",
+        ),
+        Mistake(
+            lambda n, chunk: len(chunks_of(n, chunk)),
+            "that is how many chunks there are: wanted are the tokens of each, a list",
+        ),
         Mistake(lambda n, chunk: [n], "all at once: then everybody waits for all of it"),
         Mistake(lambda n, chunk: [chunk] * (n // chunk), "the rest is lost"),
         Mistake(
@@ -356,7 +511,8 @@ CHUNKS = Exercise(
 def admit(waiting, slots, pages, page):
     """Return how many of those who wait may begin now; first come, first served, nobody overtakes.
 
-    Each is (prompt tokens, most tokens of the answer, tokens of the prompt in pages that others hold).
+    Each is (prompt tokens, most tokens of the answer, tokens of the prompt in pages that others hold);
+    slots and pages are those that are free, a page has room for `page` tokens.
     """
     # and in the engine: Scheduler._admit in serving/scheduler.py
     n = 0
@@ -379,6 +535,8 @@ def waiting_cases():
         "just enough": ([(64, 64, 0), (65, 63, 0), (1, 1, 0)], 8, 4, 64),
         "small pages": ([(9, 3, 0), (8, 9, 8), (4, 5, 0)], 8, 5, 4),
         "nobody": ([], 8, 20, 64),
+        "no free slot": (mixed, 0, 20, 64),
+        "short ones, a page each": ([(5, 5, 0)] * 6, 8, 3, 64),
     }
 
 
@@ -410,6 +568,20 @@ def admit_with(
     return n
 
 
+def admit_by(waiting, slots, pages, price, fits=lambda price, pages: price <= pages, late=False):
+    """Return the right answer in another form: price(prompt, most, shared) is taken off pages."""
+    n = 0
+    for text in waiting:
+        if n == slots or not fits(price(*text), pages):
+            return n + (late and n != slots)
+        pages, n = pages - price(*text), n + 1
+    return n
+
+
+def pages_for(n, page):
+    return -(-n // page)
+
+
 ADMIT = Exercise(
     name="admit",
     engine=admit,
@@ -427,6 +599,66 @@ ADMIT = Exercise(
         Mistake(partial(admit_with, counts_slots=False), "there are no more than `slots` rows"),
         Mistake(partial(admit_with, takes=False), "who begins takes his pages: the next finds fewer"),
         Mistake(partial(admit_with, shares=False), "pages that others hold already are not needed again"),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting, slots, pages * page, lambda prompt, most, shared: prompt + most - shared
+            ),
+            "you count tokens: a page belongs to one text, even where it is nearly empty. Round up for each",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting, slots, pages, lambda prompt, most, shared: prompt + most - shared
+            ),
+            "you compare tokens with pages: `page` tokens are one page",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting,
+                slots,
+                pages,
+                lambda prompt, most, shared: pages_for(prompt, page) + pages_for(most, page) - shared // page,
+            ),
+            "the answer goes on in the prompt's last page: round up their sum, not each",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting, slots, pages, lambda prompt, most, shared: pages_for(prompt + most, page) - shared
+            ),
+            "`shared` is in tokens: shared // page are its pages",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting,
+                slots,
+                pages,
+                lambda prompt, most, shared: (prompt + most) // page + 1 - shared // page,
+            ),
+            "where tokens just fill their pages no further page is needed: round up with -(-n // page)",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting,
+                slots,
+                pages,
+                lambda prompt, most, shared: pages_for(prompt + most, page) - shared // page,
+                fits=lambda price, pages: price < pages,
+            ),
+            "just enough pages are enough",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: admit_by(
+                waiting,
+                slots,
+                pages,
+                lambda prompt, most, shared: pages_for(prompt + most, page) - shared // page,
+                late=True,
+            ),
+            "you count the first one who does not fit: look before you count",
+        ),
+        Mistake(
+            lambda waiting, slots, pages, page: waiting[: admit(waiting, slots, pages, page)],
+            "those are the ones who begin: wanted is how many",
+        ),
     ),
     hints=(
         "Go through them in order. A text needs the pages of prompt + most, rounded up, less those that are "

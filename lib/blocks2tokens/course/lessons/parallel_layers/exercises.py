@@ -7,6 +7,7 @@ speed_up           alone, shared, waits, wait, cores -> times as fast as one cor
 tokens_at_most     bytes, one core, all cores, cores -> tokens a second
 """
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ def pipeline_cases():
         "three stages": ([1.0, 4.0, 2.0], 4),
         "one stream": ([1.0, 2.0, 3.0], 1),
         "one stage": ([2.0], 3),
+        "parts of a second": ([0.5, 1.25, 0.75], 3),
     }
 
 
@@ -52,6 +54,22 @@ def finishing(begin):
         return done
 
     return wrong
+
+
+def in_integers(seconds, streams):
+    done = np.zeros((len(seconds), streams), int)
+    for s, takes in enumerate(seconds):
+        for m in range(streams):
+            done[s, m] = max(done[s - 1, m] if s else 0, done[s, m - 1] if m else 0) + takes
+    return done
+
+
+def one_after_the_other(seconds, streams):
+    return np.cumsum(seconds)[:, None] + sum(seconds) * np.arange(streams)
+
+
+def with_zeros_before(seconds, streams):
+    return np.pad(schedule.stage_ends(seconds, streams), ((1, 0), (1, 0)))
 
 
 def starts(seconds, streams):
@@ -104,6 +122,23 @@ FINISH = Exercise(
         Mistake(
             lambda seconds, streams: schedule.stage_ends(seconds, streams).T,
             "rows and columns are exchanged: a row for each stage, a column for each stream",
+        ),
+        Mistake(
+            in_integers,
+            "your array has integers, which cut off what stands behind the point: np.zeros((...)) has floats",
+        ),
+        Mistake(
+            one_after_the_other,
+            "a stream of yours begins when the one before has left the last stage: it may enter a stage "
+            "as soon as that is free",
+        ),
+        Mistake(
+            with_zeros_before,
+            "the row and the column of zeros that you began with are still there: return done[1:, 1:]",
+        ),
+        Mistake(
+            lambda seconds, streams: schedule.stage_ends(seconds, streams)[-1],
+            "that is the last stage alone: a row for each stage",
         ),
     ),
     hints=(
@@ -175,6 +210,31 @@ BUSY = Exercise(
             lambda seconds, streams: 100 * schedule.busy_share(seconds, streams),
             "that is per cent: wanted is a share, 1 at most",
         ),
+        Mistake(
+            lambda seconds, streams: (
+                np.array(seconds) * streams / schedule.stage_ends(seconds, streams)[-1, -1]
+            ),
+            "that is the share of each stage: wanted is that of all together, one number",
+        ),
+        Mistake(
+            lambda seconds, streams: (
+                sum(seconds) * streams / schedule.stage_ends(seconds, streams)[:, -1].sum()
+            ),
+            "a core of yours leaves when its last stream is through: all are there to the end",
+        ),
+        Mistake(
+            lambda seconds, streams: (
+                sum(seconds)
+                * streams
+                / np.ptp(np.c_[starts(seconds, streams), schedule.stage_ends(seconds, streams)], axis=1).sum()
+            ),
+            "a core of yours comes with its first stream and leaves with its last: all are there from the "
+            "start to the end",
+        ),
+        Mistake(
+            lambda seconds, streams: sum(seconds) * streams / schedule.stage_ends(seconds, streams).sum(),
+            "you add up times of day: how long all of it takes is the last of them, stage_ends(...)[-1, -1]",
+        ),
     ),
     hints=(
         "How long does all of it take? stage_ends tells: the last stage with the last stream.",
@@ -200,6 +260,8 @@ def layer_cases():
         "more cores than layers": ([3, 1], 4),
         "large first": ([9, 1, 1, 1], 2),
         "large and small in turn": ([5, 1, 5, 1, 5], 2),
+        "small ones in the middle": ([3, 1, 2, 3], 2),
+        "a layer larger than half of all": ([1, 20, 1, 1], 3),
     }
 
 
@@ -240,6 +302,35 @@ def filled_to_the_mean(layers, cores):
     return max(parts)
 
 
+def smallest_pairs(layers, cores):
+    """Join the two neighbours that are smallest together, as long as there are too many parts."""
+    parts = list(layers)
+    while len(parts) > cores:
+        pairs = [a + b for a, b in pairwise(parts)]
+        i = pairs.index(min(pairs))
+        parts[i : i + 2] = [pairs[i]]
+    return max(parts)
+
+
+def searched(layers, cores, least=max, first=1, full=0, lost=False):
+    """Return the least limit by the count of cores, with a place for each mistake."""
+
+    def parts(limit):
+        n, filled = first, 0
+        for size in layers:
+            if filled + size > limit - full:
+                n, filled = n + 1, 0 if lost else size
+            else:
+                filled += size
+        return n
+
+    low, high = least(layers), sum(layers)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if parts(middle) <= cores else (middle + 1, high)
+    return low
+
+
 def in_any_order(layers, cores):
     parts = [0] * cores
     for size in sorted(layers, reverse=True):
@@ -275,6 +366,27 @@ LARGEST = Exercise(
             filled_to_the_mean,
             "you fill each core up to its share before the next begins: the last one that still fits may be "
             "one too many. Ask what is the least limit with which so many cores are enough",
+        ),
+        Mistake(
+            smallest_pairs,
+            "you join the smallest neighbours: two such pairs side by side can be a bad cut. Ask what is the "
+            "least limit with which so many cores are enough",
+        ),
+        Mistake(
+            partial(searched, least=lambda layers: 0),
+            "your limit goes below the largest layer, which then fits on no core: begin with max(layers)",
+        ),
+        Mistake(
+            partial(searched, first=0),
+            "one core too few: the first one is there before any limit is reached, so begin to count with 1",
+        ),
+        Mistake(
+            partial(searched, lost=True),
+            "a layer is lost: the one that no longer fits is the first on the next core",
+        ),
+        Mistake(
+            partial(searched, full=1),
+            "a core may have as many bytes as the limit: begin the next one with >, not >=",
         ),
         Mistake(lambda layers, cores: max(layers), "that is the largest layer: a core has several"),
         Mistake(lambda layers, cores: sum(layers), "that is all of it: share it among the cores"),
@@ -361,6 +473,34 @@ SPEED_UP = Exercise(
             ),
             "that is the time of so many cores: wanted is how often it goes into that of one",
         ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: (
+                (alone + shared + waits * wait) / (alone + shared / cores + waits * wait)
+            ),
+            "your one core waits as all do: alone, there is nobody to wait for",
+        ),
+        *(
+            Mistake(
+                lambda alone, shared, waits, wait, cores, more=more: (
+                    (alone + shared)
+                    / (alone + shared / cores + (waits * wait * (cores - more) if cores > 1 else 0))
+                ),
+                "you multiply the waiting by the cores: all wait at the same time",
+            )
+            for more in (0, 1)
+        ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: (
+                shared / (alone + shared / cores + (waits * wait if cores > 1 else 0))
+            ),
+            "one core does both parts: its time is alone + shared",
+        ),
+        Mistake(
+            lambda alone, shared, waits, wait, cores: max(
+                1, schedule.speed_up(alone, shared, waits, wait, cores)
+            ),
+            "below 1 it is slower than one core, and that can be: leave it as it is",
+        ),
     ),
     hints=(
         "What does one core take? It does both parts, and waits for nobody.",
@@ -382,6 +522,7 @@ def memory_cases():
         "three, and memory gives no more": (5e8, 1e10, 2.5e10, 3),
         "sixteen": (5e8, 1e10, 2.5e10, 16),
         "a small model": (1e7, 1.2e10, 4e10, 2),
+        "no whole number": (6e8, 1e10, 2.5e10, 2),
     }
 
 
@@ -419,6 +560,18 @@ TOKENS = Exercise(
         Mistake(
             lambda n_bytes, one_core, all_cores, cores: n_bytes / min(cores * one_core, all_cores),
             "that is seconds for a token: wanted are tokens a second",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: min(cores * one_core, all_cores) // n_bytes,
+            "you cut off what stands behind the point: / divides, // only in whole numbers",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: (one_core if cores == 1 else all_cores) / n_bytes,
+            "two cores need not read as fast as all: cores * one_core, up to all_cores",
+        ),
+        Mistake(
+            lambda n_bytes, one_core, all_cores, cores: min(one_core, all_cores / cores) / n_bytes,
+            "that is what each core reads: the token is read by all together",
         ),
     ),
     hints=(

@@ -99,6 +99,15 @@ ACCEPT = Exercise(
             lambda guesses, choices: choices,
             "you return all choices: those behind the first wrong guess follow a text that there never was",
         ),
+        Mistake(
+            lambda guesses, choices: [g for g, choice in zip(guesses, choices, strict=False) if g == choice],
+            "you keep every guess that is right: behind the first wrong one nothing counts, but the model's "
+            "own choice in its place does",
+        ),
+        Mistake(
+            lambda guesses, choices: len(accept_guesses(guesses, choices)),
+            "that is how many tokens the pass gives: return the tokens",
+        ),
     ),
     hints=(
         "Walk along both lists. Where is the first guess that is not the model's choice? What is known of "
@@ -161,6 +170,19 @@ EXPECTED = Exercise(
             lambda rate, k: 1 + k * rate**k,
             "all or nothing: guesses before the first wrong one count, too",
         ),
+        Mistake(
+            lambda rate, k: sum(rate**i for i in range(k + 2)),
+            "one power too many: a pass with k guesses gives k + 1 tokens at most, also if all are right",
+        ),
+        Mistake(
+            lambda rate, k: 1 / (1 - rate) if rate < 1 else k + 1,
+            "that is the sum without an end: there are k guesses, so the last power is rate**k",
+        ),
+        Mistake(
+            lambda rate, k: sum((i + 1) * rate**i * (1 - rate) for i in range(k + 1)),
+            "where all k guesses are right no wrong one follows: k + 1 tokens come with probability rate**k, "
+            "without the factor 1 - rate",
+        ),
     ),
     hints=(
         "With what probability does a pass give at least 1 token? At least 2? At least 3? The mean of a "
@@ -194,6 +216,7 @@ def text_cases():
         "overlaps with itself": ([7, 7, 7, 7], 3, 4),
         "a text shorter than n": ([1, 2], 3, 4),
         "one token": ([3, 8, 3, 9, 3], 1, 1),
+        "its last token came once more": ([1, 2, 3, 8, 2, 9, 1, 2], 2, 2),
     }
 
 
@@ -206,6 +229,16 @@ def found_with(history, n, tokens, places=None, back=0, least=1, compared=None, 
             first = start + n - back
             return history[first : first + tokens] if most else history[first:]
     return []
+
+
+def with_fewer(history, n, tokens):
+    return next((found for m in range(n, 0, -1) if (found := find_guess(history, m, tokens))), [])
+
+
+def ends_at_tokens(history, n, tokens):
+    guess = find_guess(history, n, len(history))
+    first = len(history) - len(guess)
+    return history[first:tokens] if guess else []
 
 
 LOOKUP = Exercise(
@@ -234,6 +267,23 @@ LOOKUP = Exercise(
         Mistake(
             lambda history, n, tokens: found_with(history, n, tokens, compared=1),
             "you compare one token: all n must be equal",
+        ),
+        Mistake(
+            partial(found_with, places=lambda starts: (start for start in starts if start)),
+            "you never look at place 0: range(..., 0, -1) ends with 1, range(..., -1, -1) with 0",
+        ),
+        Mistake(
+            partial(found_with, back=-1),
+            "off by one: the token right behind the place that was found is missing",
+        ),
+        Mistake(
+            ends_at_tokens,
+            "a slice says where it ends, not how long it is: [first : first + tokens]",
+        ),
+        Mistake(
+            with_fewer,
+            "where n tokens did not come before you look for fewer: here all n must be equal, or there is no "
+            "guess",
         ),
         Mistake(
             partial(found_with, most=False),
@@ -292,6 +342,10 @@ def drawn_with(
     return keep(p, q, guess), rest / rest.sum() if scaled and rest.sum() > 0 else rest
 
 
+def p_where_it_stays(p, q, guess):
+    return p if p[guess] >= q[guess] else np.maximum(p - q, 0)
+
+
 def without_guess(p, q, guess):
     return np.where(np.arange(len(p)) == guess, 0, p)
 
@@ -329,6 +383,23 @@ KEEP = Exercise(
             "their share, too. What is missing is p - q",
         ),
         Mistake(
+            lambda p, q, guess: (1 - (right := keep_or_redraw(p, q, guess))[0], right[1]),
+            "that is the chance that the guess goes: wanted is that it stays",
+        ),
+        Mistake(
+            lambda p, q, guess: (np.minimum(1, p / np.maximum(q, 1e-300)), keep_or_redraw(p, q, guess)[1]),
+            "you return a chance for every token: wanted is that of this guess, one number",
+        ),
+        Mistake(
+            partial(drawn_with, missing=p_where_it_stays),
+            "where the guess stays for certain you return p: the second value is the same for every guess, "
+            "what q gives too seldom",
+        ),
+        Mistake(
+            partial(drawn_with, missing=lambda p, q, guess: np.minimum(p, q)),
+            "min(p, q) is what p and q have in common, and kept guesses reach it: missing is the rest of p",
+        ),
+        Mistake(
             partial(drawn_with, missing=lambda p, q, guess: np.abs(p - q)),
             "|p - q| also draws what q says too often: only where p is larger is something missing",
         ),
@@ -361,7 +432,8 @@ KEEP = Exercise(
 def best_k(rate, cost, guess_cost):
     """Return how many tokens to guess, 0 to len(cost) - 1, for the most tokens in a time.
 
-    cost[k] is the time of a pass of k + 1 rows, guess_cost that of one guess, in passes of one row.
+    cost[k] is the time of a pass of k + 1 rows, guess_cost that of one guess, in passes of one row. Of
+    several k that are equally fast, the least.
     """
     # and in the engine: guesses in speculate.py
     pace = [expected_tokens(rate, k) / (cost[k] + k * guess_cost) for k in range(len(cost))]
@@ -370,6 +442,7 @@ def best_k(rate, cost, guess_cost):
 
 FLAT_THEN_STEEP = (1.0, 1.0, 1.0, 1.25, 2.0, 2.25, 2.5, 3.0)
 STEEP = (1.0, 1.75, 2.5, 3.25, 4.0)
+STEP = (1.0, 2.25, 2.25, 2.25, 2.25)
 
 
 def cost_cases():
@@ -382,6 +455,7 @@ def cost_cases():
         "rate 0.8, a guess costs a pass": (0.8, FLAT_THEN_STEEP, 1.0),
         "rows cost nearly a pass each, rate 0.7": (0.7, STEEP, 0.0),
         "such rows, rate 0.95": (0.95, STEEP, 0.0),
+        "the second row costs most, rate 0.9": (0.9, STEP, 0.0),
         "room for one row": (0.9, (1.0,), 0.0),
     }
 
@@ -398,6 +472,20 @@ def chosen_with(
     """Return the right answer with a place for each mistake."""
     paces = [tokens(rate, k) / (cost[rows(k)] + guesses(k) * guess_cost) for k in range(len(cost))]
     return int(np.argmax(paces[first:])) + first if len(paces) > first else 0
+
+
+def paces(rate, cost, guess_cost):
+    return [expected_tokens(rate, k) / (cost[k] + k * guess_cost) for k in range(len(cost))]
+
+
+def up_to_the_first_top(rate, cost, guess_cost):
+    pace = [*paces(rate, cost, guess_cost), 0]
+    return next(k for k in range(len(cost)) if pace[k + 1] <= pace[k])
+
+
+def last_of_the_best(rate, cost, guess_cost):
+    pace = paces(rate, cost, guess_cost)
+    return max(k for k in range(len(cost)) if pace[k] == max(pace))
 
 
 BEST_K = Exercise(
@@ -434,6 +522,22 @@ BEST_K = Exercise(
                 np.argmax([expected_tokens(rate, k) - cost[k] - k * guess_cost for k in range(len(cost))])
             ),
             "tokens minus time compares different things: tokens in a time are a quotient",
+        ),
+        Mistake(
+            last_of_the_best,
+            "of several k that are equally fast take the least: further guesses bring nothing",
+        ),
+        Mistake(
+            up_to_the_first_top,
+            "you stop at the first k that is not faster: where c(k) has a step, a larger one may be. Try all",
+        ),
+        Mistake(
+            lambda rate, cost, guess_cost: max(paces(rate, cost, guess_cost)),
+            "that is the pace of the best k: wanted is k itself",
+        ),
+        Mistake(
+            lambda rate, cost, guess_cost: best_k(rate, cost, guess_cost) + 1,
+            "one too many: those are the rows of the pass, one more than the guesses",
         ),
     ),
     hints=(
