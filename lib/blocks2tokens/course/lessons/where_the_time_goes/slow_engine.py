@@ -741,7 +741,7 @@ def product_steps(w: QuantizedMatrix) -> dict[str, Callable]:
 def engine_tokens(model: Model, ids: Sequence[int], n_tokens: int) -> Callable[[], None]:
     """Return a function that lets Model.generate go on by n_tokens; the first call continues `ids`.
 
-    Stop tokens are never chosen, so that it goes on until the context is full.
+    Stop tokens are never chosen, so that it goes on until the context is full, and then begins anew.
     """
     greedy, stop = Sampler(), model.tokenizer.stop_tokens
 
@@ -749,7 +749,11 @@ def engine_tokens(model: Model, ids: Sequence[int], n_tokens: int) -> Callable[[
         choice = greedy(logits, history)
         return ids[-1] if choice in stop else choice
 
-    tokens = model.generate(ids, model.config.context_length - len(ids), sampler)
+    def texts():
+        while True:
+            yield from model.generate(ids, model.config.context_length - len(ids), sampler)
+
+    tokens = texts()
     next(tokens)  # reads the prompt
 
     def run() -> None:
