@@ -53,6 +53,8 @@ from blocks2tokens.formats import q4_0, q8_0
 from blocks2tokens.formats.compiled import float_to_half, half_to_float, signed_max, write_half
 from blocks2tokens.jit.pointers import bytes_at, floats_at, shorts_at
 from blocks2tokens.jit.vectors import (
+    add_floats,
+    address_of,
     load_float,
     load_floats,
     load_half,
@@ -257,14 +259,20 @@ def store_q4_0_row(x, address, feedback):
         inverse = np.float32(1) / d if d != 0 else np.float32(0)
         write_half(raw, 0, d)
         raw[2:] = 0
-        for j in range(WEIGHTS):
-            i = start + j
+        for i in range(start, start + WEIGHTS):
             q = code(x[i] * inverse)
-            raw[2 + j % 16] |= np.uint8(q << 4 * (j // 16))
+            raw[2 + i % 16] |= np.uint8(q << 4 * (i // 16 % 2))
             if feedback.shape[0]:
-                error = x[i] - d * np.float32(q - 8)
-                for behind in range(i + 1, x.size):
-                    x[behind] += error * feedback[i, behind]
+                feed_back(x[i] - d * np.float32(q - 8), feedback[i], x, start)
+
+
+@njit(cache=True)
+def feed_back(error, shares, x, start):
+    """x += error * shares from number `start` on, a multiple of 16; both float32 [head_dim], of 16s."""
+    source, target = address_of(shares), address_of(x)
+    for at in range(4 * start, 4 * x.size, VECTOR):
+        share, number = load_floats(source, at), load_floats(target, at)
+        store(target, at, add_floats(number, multiply(repeat_float(error, share), share)))
 
 
 @njit(cache=True)
