@@ -8,6 +8,7 @@ admit           who waits, free slots, free pages      -> how many of them begin
 """
 
 from functools import partial
+from operator import le, lt
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.batching import load
@@ -568,18 +569,19 @@ def admit_with(
     return n
 
 
-def admit_by(waiting, slots, pages, price, fits=lambda price, pages: price <= pages, late=False):
-    """Return the right answer in another form: price(prompt, most, shared) is taken off pages."""
+def pages_for(prompt, most, shared, page):
+    return -(-(prompt + most) // page) - shared // page
+
+
+def admit_by(waiting, slots, pages, page, price=pages_for, fits=le, late=False):
+    """Return the right answer in another form, with a place for each mistake."""
     n = 0
     for text in waiting:
-        if n == slots or not fits(price(*text), pages):
+        needed = price(*text, page)
+        if n == slots or not fits(needed, pages):
             return n + (late and n != slots)
-        pages, n = pages - price(*text), n + 1
+        pages, n = pages - needed, n + 1
     return n
-
-
-def pages_for(n, page):
-    return -(-n // page)
 
 
 ADMIT = Exercise(
@@ -600,59 +602,38 @@ ADMIT = Exercise(
         Mistake(partial(admit_with, takes=False), "who begins takes his pages: the next finds fewer"),
         Mistake(partial(admit_with, shares=False), "pages that others hold already are not needed again"),
         Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting, slots, pages * page, lambda prompt, most, shared: prompt + most - shared
-            ),
+            partial(admit_by, price=lambda prompt, most, shared, page: (prompt + most - shared) / page),
             "you count tokens: a page belongs to one text, even where it is nearly empty. Round up for each",
         ),
         Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting, slots, pages, lambda prompt, most, shared: prompt + most - shared
-            ),
+            partial(admit_by, price=lambda prompt, most, shared, page: prompt + most - shared),
             "you compare tokens with pages: `page` tokens are one page",
         ),
         Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting,
-                slots,
-                pages,
-                lambda prompt, most, shared: pages_for(prompt, page) + pages_for(most, page) - shared // page,
+            partial(
+                admit_by,
+                price=lambda prompt, most, shared, page: (
+                    -(-prompt // page) - (-most // page) - shared // page
+                ),
             ),
             "the answer goes on in the prompt's last page: round up their sum, not each",
         ),
         Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting, slots, pages, lambda prompt, most, shared: pages_for(prompt + most, page) - shared
+            partial(
+                admit_by, price=lambda prompt, most, shared, page: pages_for(prompt, most, 0, page) - shared
             ),
             "`shared` is in tokens: shared // page are its pages",
         ),
         Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting,
-                slots,
-                pages,
-                lambda prompt, most, shared: (prompt + most) // page + 1 - shared // page,
+            partial(
+                admit_by,
+                price=lambda prompt, most, shared, page: (prompt + most) // page + 1 - shared // page,
             ),
             "where tokens just fill their pages no further page is needed: round up with -(-n // page)",
         ),
+        Mistake(partial(admit_by, fits=lt), "just enough pages are enough"),
         Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting,
-                slots,
-                pages,
-                lambda prompt, most, shared: pages_for(prompt + most, page) - shared // page,
-                fits=lambda price, pages: price < pages,
-            ),
-            "just enough pages are enough",
-        ),
-        Mistake(
-            lambda waiting, slots, pages, page: admit_by(
-                waiting,
-                slots,
-                pages,
-                lambda prompt, most, shared: pages_for(prompt + most, page) - shared // page,
-                late=True,
-            ),
+            partial(admit_by, late=True),
             "you count the first one who does not fit: look before you count",
         ),
         Mistake(
