@@ -47,10 +47,11 @@ Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024 (turne
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 from blocks2tokens.formats import q4_0, q8_0
 from blocks2tokens.formats.compiled import float_to_half, half_to_float, signed_max, write_half
+from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.pointers import bytes_at, floats_at, shorts_at
 from blocks2tokens.jit.vectors import (
     add_floats,
@@ -75,9 +76,7 @@ TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
-MEAN, FIRST, SCALE, BACK, VALUE, FEEDBACK = range(
-    6
-)  # rows of a head's frame; FEEDBACK is the first of head_dim
+MEAN, FIRST, SCALE, BACK, VALUE, FEEDBACK = range(6)  # rows of a frame; FEEDBACK is the first of many
 TRIED = 8  # scales of a block of q4_0: the largest number over 8, times
 FROM, STEP = np.float32(1.15), np.float32(0.05)  # this, and so much less each
 
@@ -201,10 +200,11 @@ def keep(rows, part, head, token, x):
         store_row(rows.kind, x, address)
 
 
-@njit(cache=True)
-def keep_all(rows, part, first, x):
+@takes_turns
+@njit(parallel=True, cache=True)
+def keep_rows(x, rows, part, first):
     """Store x, float32 [T, heads, head_dim], as keys or values of tokens `first` and on; x is overwritten."""
-    for t in range(x.shape[0]):
+    for t in prange(x.shape[0]):
         for head in range(x.shape[1]):
             keep(rows, part, head, first + t, x[t, head])
 

@@ -36,7 +36,7 @@ from blocks2tokens.model.cache_rows import (
     LayerRows,
     frame_at,
     frame_rows,
-    keep_all,
+    keep_rows,
     row_bytes,
     turn,
     turned,
@@ -193,7 +193,7 @@ class KVCache:
                 raise ValueError(f"{name}: expected {expected}, got {np.shape(given)}")
         self.prepare(len(keys))
         for part, given in enumerate((keys, values)):
-            keep_all(self.rows(layer), part, self.length, np.array(given, np.float32, order="C"))
+            keep_rows(np.array(given, np.float32, order="C"), self.rows(layer), part, self.length)
 
     def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and values of the first tokens, [n_kv_heads, n_tokens, head_dim].

@@ -19,7 +19,7 @@ from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.kernels import matmul_into
 from blocks2tokens.model.batch_attention import attend_rows
 from blocks2tokens.model.batch_memory import BatchMemory
-from blocks2tokens.model.cache_rows import KEYS, VALUES, fit_query, keep, turn
+from blocks2tokens.model.cache_rows import KEYS, VALUES, fit_query, keep_rows, turn
 from blocks2tokens.model.compiled_layers import (
     GATE_KINDS,
     add,
@@ -99,15 +99,6 @@ def fit_queries(x, rows, n_kv_heads):
     for t in prange(x.shape[0]):
         for head in range(x.shape[1]):
             fit_query(rows, head // group, x[t, head])
-
-
-@takes_turns
-@njit(parallel=True, cache=True)
-def keep_rows(x, rows, part, first):
-    """Store x, float32 [T, heads, head_dim], as keys or values of tokens `first` and on; x is overwritten."""
-    for t in prange(x.shape[0]):
-        for head in range(x.shape[1]):
-            keep(rows, part, head, first + t, x[t, head])
 
 
 @takes_turns
