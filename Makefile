@@ -59,7 +59,8 @@ quality: install-test ## make the tables of lesson 26 again: needs `make peer`, 
 	@$(PY) -m blocks2tokens.course.lessons.quality_and_mixes.record_smollm2
 
 # llama.cpp with the instructions of this CPU, but without AMX, whose path has crashed on virtual machines; with
-# SIMD=avx2 or SIMD=avxvnni another one without AVX-512, beside the first.
+# SIMD=avx2 or SIMD=avxvnni another one without AVX-512, beside the first. Without pip's cache, which would take
+# a build with other flags for this one.
 PEER_FLAGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
 PEER_WHERE := -e ".[peer]"
 ifneq ($(filter avx2 avxvnni,$(SIMD)),)
@@ -83,7 +84,7 @@ slides: install-lab ## write decks of the lessons' figures to slides/, one for e
 	@$(PY) -m blocks2tokens.course.classroom.slides $(ARGS)
 
 peer: install-test ## build llama.cpp for this CPU (some minutes), for `make bench` to measure beside ours
-	CMAKE_ARGS="$(PEER_FLAGS)" $(PY) -m pip install --disable-pip-version-check \
+	CMAKE_ARGS="$(PEER_FLAGS)" $(PY) -m pip install --disable-pip-version-check --no-cache-dir \
 	    --no-binary llama-cpp-python $(PEER_WHERE)
 
 clean: ## remove .venv and caches; never work/, never data/models/
