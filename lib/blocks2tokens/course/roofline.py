@@ -124,11 +124,12 @@ def dots_of_a_turn(isa_name: str):
         q, x, totals = args
         assert isa.at_once(LARGEST) >= TURN  # vectors of codes that one sum can take
         sums = [isa.zero_sum()] * 4
-        for i in range(TURN):
-            code = load(builder, q, 64 * i, BYTES)
-            for m in range(4):
+        for i in range(0, TURN, isa.shares):
+            codes = [load(builder, q, 64 * (i + k), BYTES) for k in range(isa.shares)]
+            for m in range(0, 4, isa.shares):
                 four = load(builder, x, 64 * (m + i), BYTES)
-                sums[m] = isa.multiply_add(builder, sums[m], code, four, LARGEST)
+                for k, code in enumerate(codes, m):
+                    sums[k] = isa.multiply_tile(builder, sums[k], code, four, LARGEST)
         for m in range(4):
             place, made = pointer(builder, totals, 64 * m, WORDS), isa.to_words(builder, sums[m])
             builder.store(builder.add(builder.load(place, align=1), made), place, align=1)
@@ -145,7 +146,8 @@ def dot_codes(isa_name: str):
     """Return a function that dots codes with four rows of integers, as fast as the CPU can.
 
     q uint8 [64 n], x int8 [64 (n + 3)], totals int32 [4, 16], all in the nearest cache; nothing is unpacked
-    and nothing scaled. Row m of x begins at 64 m.
+    and nothing scaled. Row m of x begins at 64 m. Where two rows of x share a sum, as those of a panel do,
+    as many products are made, in another order.
     """
     dots = dots_of_a_turn(isa_name)
 
