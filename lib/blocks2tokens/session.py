@@ -166,7 +166,7 @@ class Session:
                 "turns": [[turn.question, turn.answer] for turn in self._turns],
             }
             ids = self._ids[: self._cache.length]
-            session_file.write(path, self.model, conversation, ids, *self._cache.used())
+            session_file.write(path, self.model, conversation, ids, self._cache)
 
     # --- What is read -------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@
     ids            int64       [n_tokens]
     keys, values   float32 or float16   [n_layers, n_kv_heads, n_tokens, head_dim]
                    or uint8             [n_layers, n_kv_heads, n_tokens, bytes of a row's blocks]
-    frames         float32     [n_layers, n_kv_heads, 4, head_dim], in q4_0 alone: see `key_frame`
+    frames         float32     [n_layers, n_kv_heads, frame_rows, head_dim], in q4_0 alone: see `key_frame`
+    recent         uint8       [n_layers, 2, n_kv_heads, n, bytes of a row in q8_0], likewise: see `kv_cache`
 
     __metadata__   format      "blocks2tokens session 1"
                    model       JSON: the fingerprint of the model's file
@@ -34,6 +35,8 @@ import numpy as np
 
 from blocks2tokens import files
 from blocks2tokens.gguf_file import GGUFFile
+from blocks2tokens.model.cache_rows import PAGE, row_bytes
+from blocks2tokens.model.kv_cache import KVCache
 
 FORMAT = "blocks2tokens session 1"
 LENGTH = struct.Struct("<Q")
@@ -62,10 +65,10 @@ def fingerprint(file: GGUFFile) -> dict[str, object]:
     return {"bytes": file.nbytes, "architecture": architecture, "sha256": digest.hexdigest()}
 
 
-def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int], keys, values) -> None:
+def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int], cache: KVCache) -> None:
     """Write a session; ValueError for what JSON does not know, OSError if the file cannot be written.
 
-    `ids` are those in the cache, keys and values as `KVCache.used` gives them, in the model's frames.
+    `ids` are those in the cache.
     """
     try:
         told = json.dumps(conversation, allow_nan=False)
@@ -79,16 +82,15 @@ def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int
         raise ValueError(f"this conversation is too long to be saved: {len(header):,} bytes of text")
     with files.replacing(Path(path)) as partial, open(partial, "xb") as file:
         file.write(LENGTH.pack(len(header)) + header + np.array(ids, "<i8").tobytes())
-        frames = model.transformer.key_frames
-        for part in (keys, values) if frames is None else (keys, values, frames):
-            for layer in part:
+        for part in (*cache.used(), cache.frames, cache.recent()):
+            for layer in () if part is None else part:
                 file.write(np.ascontiguousarray(layer).data)
         file.flush()
         os.fsync(file.fileno())  # or it could get its name before its contents
 
 
 def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, list[np.ndarray]]:
-    """Return a session's conversation, its ids, and what `KVCache.fill` takes: keys, values, maybe frames.
+    """Return a session's conversation, its ids, and what `KVCache.fill` takes: keys, values, maybe more.
 
     Raises ValueError as `load_session` has it.
     """
@@ -104,7 +106,8 @@ def read(path: str | os.PathLike[str], model) -> tuple[dict, np.ndarray, list[np
         expected = _arrays(model, n_tokens)
         if header != {"__metadata__": header["__metadata__"], **expected}:
             raise ValueError(
-                f"{path}: its arrays are not those of {n_tokens} tokens in a cache of this model"
+                f"{path}: its arrays are not those of {n_tokens} tokens in a cache of this model, as this "
+                "version keeps them"
             )
         total = file.tell() + max(array["data_offsets"][1] for array in expected.values())
         if size != total:
@@ -129,11 +132,12 @@ def is_session(path: str | os.PathLike[str]) -> bool:
 def _arrays(model, n_tokens: int) -> dict[str, dict]:
     """Return what a header says of the arrays of n_tokens tokens."""
     c = model.config
-    row = model.transformer.new_cache(1).row
-    cache = DTYPES[row.base.name], [c.n_layers, c.n_kv_heads, n_tokens, *row.shape]
-    parts = {"ids": ("I64", [n_tokens]), "keys": cache, "values": cache}
-    if (frames := model.transformer.key_frames) is not None:
-        parts["frames"] = "F32", list(frames.shape)
+    cache = model.transformer.new_cache(1)
+    rows = DTYPES[cache.row.base.name], [c.n_layers, c.n_kv_heads, n_tokens, *cache.row.shape]
+    parts = {"ids": ("I64", [n_tokens]), "keys": rows, "values": rows}
+    if cache.frames is not None:
+        recent = c.n_layers, 2, c.n_kv_heads, n_tokens % PAGE, row_bytes("q8_0", c.head_dim)
+        parts |= {"frames": ("F32", list(cache.frames.shape)), "recent": ("U8", list(recent))}
     arrays, end = {}, 0
     for name, (dtype, shape) in parts.items():
         start, end = end, end + prod(shape) * NUMPY[dtype].itemsize

@@ -19,6 +19,7 @@ from blocks2tokens.model.cache_rows import (
     FIRST,
     MEAN,
     PAGE,
+    RECENT,
     SCALE,
     TYPES,
     VALUE,
@@ -126,7 +127,8 @@ def test_a_cache_gives_what_was_put_as_near_as_its_type_comes(kind, head_dim):
         for found, given in zip(cache.get(layer, len(keys[0])), (keys[layer], values[layer]), strict=True):
             error = np.std(found - given.swapaxes(0, 1))
             assert error <= {"float32": 0, "float16": 3e-4, "q8_0": 0.007, "q4_0": 0.1}[kind]
-    assert cache.nbytes == cache.bytes_per_token * (2 * PAGE + 5)
+    recent = 2 * N_LAYERS * N_KV_HEADS * RECENT * head_dim // 32 * 34 if kind == "q4_0" else 0
+    assert cache.nbytes == cache.bytes_per_token * (2 * PAGE + 5) + recent
     assert cache.bytes_per_token == 2 * N_LAYERS * N_KV_HEADS * row_bytes(kind, head_dim)
 
 
@@ -227,13 +229,13 @@ def test_a_frame_makes_the_errors_of_scores_smaller():
 
 
 def test_the_first_value_is_exact_where_it_is_the_frame_s():
-    keys = like_a_model_s(PAGE)
-    frames, values = frames_of(keys), random_floats(PAGE, N_KV_HEADS, 64, seed=8)
+    n, keys = PAGE + 1, like_a_model_s(PAGE + 1)
+    frames, values = frames_of(keys), random_floats(n, N_KV_HEADS, 64, seed=8)
     values[0] = frames[1, :, VALUE] @ hadamard(64)
-    cache = KVCache(N_LAYERS, N_KV_HEADS, 64, PAGE, "q4_0", frames=frames)
+    cache = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0", frames=frames)
     cache.put(1, keys[1], values)
-    wrong = np.abs(cache.get(1, PAGE)[1].swapaxes(0, 1) - values).max(axis=(1, 2))
-    assert wrong[0] < 1e-4 and wrong[1:].min() > 0.02
+    wrong = np.abs(cache.get(1, n)[1].swapaxes(0, 1) - values).max(axis=(1, 2))
+    assert wrong[0] < 1e-4 and wrong[1:PAGE].min() > 0.02
 
 
 def test_feedback_makes_the_errors_of_scores_smaller_where_queries_are_alike():
@@ -314,6 +316,7 @@ def test_attention_reads_pages_of_any_type(kind, window):
         keys = like_a_model_s(n)
         cache = KVCache(N_LAYERS, N_KV_HEADS, head_dim, n, "q4_0", frames=frames_of(keys))
         cache.put(1, keys[1], values[1])
+        cache.advance(n)
     q = random_floats(T, 2 * N_KV_HEADS, head_dim, seed=5)
     expected = attend_in_float64(q, *cache.get(1, n), n - T, window)
     rows, given, n_heads = cache.rows(1), q.copy(), q.shape[1]
@@ -333,7 +336,7 @@ def test_attention_reads_pages_of_any_type(kind, window):
     for part, (a, b) in enumerate([(first, n - 30), (n - 30, n)]):  # a part may begin in the middle of a page
         for head in range(N_KV_HEADS):
             own = slice(head * group, (head + 1) * group)
-            attend_part(given[-1, own], rows, head, a, b, scale, softcap, rooms[0], parts[part, own])
+            attend_part(given[-1, own], rows, head, n - 1, a, b, scale, softcap, rooms[0], parts[part, own])
     join_parts(parts, 2, np.full(n_heads, -np.inf, np.float32), out)
     if rows.turned:
         turn(out, rows.turned)
@@ -360,7 +363,7 @@ def test_pages_are_taken_as_tokens_come():
     assert len(cache.pages) == 1
     cache.prepare(PAGE)
     assert len(cache.pages) == 2
-    assert [*cache.table] == [page.address for page in cache.pages] + [0] * 8
+    assert [*cache.table] == [page.address for page in cache.pages] + [0] * 9
     assert all(page.address % 64 == 0 for page in cache.pages)
 
 
@@ -500,7 +503,7 @@ def test_heads_that_are_not_made_of_blocks(kind, head_dim):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """A model with heads of 32 numbers."""
-    sizes = {"n_heads": 4, "n_kv_heads": 2, "dim": 128}
+    sizes = {"n_heads": 4, "n_kv_heads": 2, "dim": 128, "context_length": 3 * PAGE}
     return small_model(**sizes).write(tmp_path_factory.mktemp("models") / "small.gguf")
 
 
@@ -518,12 +521,133 @@ def spread(found, expected):
 @pytest.mark.parametrize("kind", [*QUANTIZED, "float16"])
 def test_a_model_says_nearly_the_same_with_each_type(path, kind):
     exact, other = b2t.load(path).transformer, b2t.load(path, cache=kind).transformer
-    ids = np.random.default_rng(1).integers(3, 320, 60)
-    expected = exact.project(exact.hidden(ids, exact.new_cache(60)))
-    batch = other.project(other.hidden(ids, other.new_cache(60)))
+    n = 2 * PAGE + 10
+    ids = np.random.default_rng(1).integers(3, 320, n)
+    expected = exact.project(exact.hidden(ids, exact.new_cache(n)))
+    batch = other.project(other.hidden(ids, other.new_cache(n)))
     single = stepped(other, ids)
     assert 0 < spread(batch, expected) < {"float16": 0.002, "q8_0": 0.02, "q4_0": 0.3}[kind]
     assert spread(single, batch) < {"float16": 0.002, "q8_0": 0.01, "q4_0": 0.15}[kind]  # a code may differ
+
+
+# --- Recent rows in q4_0 ----------------------------------------------------------------------------------
+
+
+def put(cache, keys, values, first, last):
+    """Bring tokens `first` to last - 1 of all, [n_layers, n, n_kv_heads, head_dim], in one pass."""
+    for layer in range(N_LAYERS):
+        cache.put(layer, keys[layer, first:last], values[layer, first:last])
+    cache.advance(last - first)
+
+
+def same(one, other):
+    """Do two caches hold the same, recent rows too?"""
+    pairs = zip((*one.used(), one.recent()), (*other.used(), other.recent()), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_token_sees_its_own_page_in_eight_bits():
+    n = 2 * PAGE + 20
+    cache, *given = filled(n, "q4_0")
+    for part, numbers in zip(cache.get(1, n), given, strict=True):
+        wrong = np.abs(part.swapaxes(0, 1) - numbers[1]).max(axis=(1, 2))
+        assert wrong[2 * PAGE :].max() < 0.03 < 0.1 < wrong[: 2 * PAGE].min()
+    assert cache.recent().shape == (N_LAYERS, 2, N_KV_HEADS, 20, 68)
+
+
+@pytest.mark.parametrize("n", [5, PAGE, PAGE + 1, 2 * PAGE - 1, 3 * PAGE + 40])
+def test_recent_rows_do_not_depend_on_how_tokens_came(n):
+    cache, *given = filled(n, "q4_0")
+    for step in (1, 16, 17, PAGE + 16):
+        other = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0")
+        for first in range(0, n, step):
+            put(other, *given, first, min(n, first + step))
+        assert same(cache, other), step
+
+
+@pytest.mark.parametrize("n", [1, 50, PAGE, PAGE + 1, 2 * PAGE, 3 * PAGE - 3])
+def test_guesses_that_were_wrong_leave_recent_rows_as_they_were(n):
+    """Sixteen tokens come in one pass, or one by one; all are taken back, and others come."""
+    keys, values = (random_floats(N_LAYERS, n + 40, N_KV_HEADS, 64, seed=i) for i in range(2))
+    plain = KVCache(N_LAYERS, N_KV_HEADS, 64, n + 40, "q4_0")
+    put(plain, keys, values, 0, n)
+    guessed = plain.fork()
+    for _ in range(3):
+        put(guessed, -keys, values, n, n + 16)
+        guessed.truncate(n)
+        for i in range(n, n + 16):
+            put(guessed, values, keys, i, i + 1)
+        guessed.truncate(n)
+        assert same(guessed, plain)
+    for cache in (plain, guessed):
+        put(cache, keys, values, n, n + 40)
+    assert same(guessed, plain)
+
+
+def test_recent_rows_that_are_gone_come_from_four_bits():
+    n, length = 4 * PAGE, PAGE + 30
+    cache, *given = filled(n, "q4_0")
+    pages = [part[:, :, :length].copy() for part in cache.used()]
+    cache.truncate(length)
+    shorter = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0")
+    shorter.fill(*pages)
+    assert same(cache, shorter)
+    for part, numbers in zip(cache.get(1, length), given, strict=True):
+        assert 0.05 < np.std(part.swapaxes(0, 1) - numbers[1, :length]) < 0.11
+    put(cache, *given, length, n)  # and the next page's are there again
+    assert np.array_equal(cache.recent(), filled(n, "q4_0")[0].recent())
+
+
+def test_a_fork_shares_recent_rows_until_it_writes():
+    n = PAGE + 10
+    cache, *given = filled(n, "q4_0", capacity=3 * PAGE)
+    before, recent = cache.recent(), cache.pool.recent
+    fork = cache.fork()
+    assert recent.n_used == 1 and same(cache, fork)
+    fork.prepare(1)
+    assert recent.n_used == 2
+    put(fork, *given, 0, 3 * PAGE - n)
+    assert np.array_equal(cache.recent(), before)
+    del fork
+    assert recent.n_used == 1
+
+
+@pytest.mark.parametrize("n_tokens", [1, 16, 100])
+def test_a_pass_that_is_broken_off_leaves_recent_rows_as_they_were(n_tokens):
+    n = PAGE + 40
+    cache, *given = filled(n, "q4_0", capacity=5 * PAGE)
+    before = copy.deepcopy(cache)
+    with pytest.raises(KeyboardInterrupt), cache.all_or_nothing():
+        put(cache, *given, 0, n_tokens)
+        cache.prepare(n_tokens)
+        cache.put(0, given[1][0, :n_tokens], given[0][0, :n_tokens])
+        raise KeyboardInterrupt
+    assert same(cache, before) and cache.pool.recent.n_used <= 3
+    for one in (cache, before):
+        put(one, *given, 0, 50)
+    assert same(cache, before)
+
+
+@pytest.mark.parametrize("recent", [np.zeros((1, 2, 2, 5, 68), np.uint8), np.zeros((2, 2, 3, 5, 68), "i1")])
+def test_recent_rows_that_do_not_fit(recent):
+    cache = filled(PAGE + 5, "q4_0")[0]
+    with pytest.raises(ValueError, match=r"recent: expected uint8 .*, got"):
+        cache.fill(*(part.copy() for part in cache.used()), recent=recent)
+
+
+def test_rows_of_one_pass_see_what_single_tokens_see(path):
+    """Guesses are judged as rows of one pass, over the end of a page, and taken back."""
+    t = b2t.load(path, cache="q4_0").transformer
+    ids = np.random.default_rng(2).integers(3, 320, 2 * PAGE + 20)
+    single, several = t.new_cache(len(ids)), t.new_cache(len(ids))
+    expected = np.array([t.step(int(i), single).copy() for i in ids])
+    first = 0
+    for n, kept in ((16, 16), (16, 3), (9, 9), (16, 11), (16, 16), (16, 9), (16, 16), (16, 12), (16, 16)):
+        found = t.steps(ids[first : first + n], several)[:kept]
+        assert np.array_equal(found, expected[first : first + kept])
+        several.truncate(first + kept)
+        first += kept
+    assert first > PAGE
 
 
 def test_turning_helps_where_one_number_is_far_larger():

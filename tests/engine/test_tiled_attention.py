@@ -71,7 +71,7 @@ def decoded(q, k, v, n_keys, window=0, scale=None, softcap=0.0, sinks=None, part
         for p, start in enumerate(starts):
             scale_, cap = np.float32(scale or head_dim**-0.5), np.float32(softcap)
             end = min(start + step, n_keys)
-            attend_part(q[own], rows, h, start, end, scale_, cap, room, parts[p, own])
+            attend_part(q[own], rows, h, n_keys - 1, start, end, scale_, cap, room, parts[p, own])
     out = np.empty(n_heads * head_dim, np.float32)
     sinks = np.full(n_heads, -np.inf, np.float32) if sinks is None else sinks
     join_parts(parts, len(starts), sinks, out)
@@ -117,7 +117,7 @@ def test_one_token_reads_float32_where_it_is(dtype, head_dim, copies):
         split_attention.new_rooms(4, 4, head_dim, 1)[0],
         split_attention.new_parts(1, 4, head_dim)[0],
     )
-    attend_part(q[0, :1], rows_of(k, v), 0, 0, 300, np.float32(0.1), np.float32(0), room, parts[0, :1])
+    attend_part(q[0, :1], rows_of(k, v), 0, 299, 0, 300, np.float32(0.1), np.float32(0), room, parts[0, :1])
     tiles = attention_tile.room_in(room, 1, head_dim, split_attention.TURNS)
     assert sum(tile.any() for tile in (tiles.keys, tiles.values)) == copies
 

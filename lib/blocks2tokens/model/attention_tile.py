@@ -38,7 +38,15 @@ from blocks2tokens.jit.vectors import (
     transpose_words,
     zero_floats,
 )
-from blocks2tokens.model.cache_rows import FLOAT32, PAGE, add_back, load_rows, row_address
+from blocks2tokens.model.cache_rows import (
+    FLOAT32,
+    PAGE,
+    add_back,
+    load_q8_0_rows,
+    load_rows,
+    recent_address,
+    row_address,
+)
 from blocks2tokens.model.compiled_layers import INFINITE, soften
 
 TILE = 64  # keys
@@ -112,28 +120,34 @@ def room_in(memory, n_rows, head_dim, turns):
 
 
 @njit(cache=True)
-def load_tile(rows, part, head, first, n, head_dim, tile):
-    """Decode n rows of a cache, KEYS or VALUES, to a tile as float32; its padding stays as it is."""
+def load_tile(rows, part, head, first, n, head_dim, recent, tile):
+    """Decode n rows of a cache, KEYS or VALUES, to a tile as float32; its padding stays as it is.
+
+    recent: from the recent rows.
+    """
     stride, done = FLOAT * tile.shape[1], 0
     while done < n:
-        token = first + done
-        few = min(n - done, PAGE - token % PAGE)  # a window may begin anywhere in a page
-        address = row_address(rows, part, head, token)
-        load_rows(rows, address, few, head_dim, address_of(tile) + done * stride, stride)
+        token, target = first + done, address_of(tile) + done * stride
+        if recent:
+            few = min(n - done, rows.ring - token % rows.ring)
+            load_q8_0_rows(recent_address(rows, part, head, token), few, head_dim, target, stride)
+        else:
+            few = min(n - done, PAGE - token % PAGE)  # a window may begin anywhere in a page
+            load_rows(rows, row_address(rows, part, head, token), few, head_dim, target, stride)
         done += few
     if first == 0:
         add_back(rows, part, head, tile[0, :head_dim])
 
 
 @njit(cache=True)
-def tile_at(rows, part, head, first, n, head_dim, tile):
+def tile_at(rows, part, head, first, n, head_dim, recent, tile):
     """Return where n rows of a page stand as float32, D numbers apart: there, or decoded in a tile.
 
     Rows of float32 that need no padding are read where they are: a copy would be one more trip.
     """
     if rows.kind == FLOAT32 and rows.row_bytes == FLOAT * head_dim and head_dim == tile.shape[1]:
         return row_address(rows, part, head, first)
-    load_tile(rows, part, head, first, n, head_dim, tile)
+    load_tile(rows, part, head, first, n, head_dim, recent, tile)
     return address_of(tile)
 
 

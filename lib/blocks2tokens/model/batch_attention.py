@@ -27,11 +27,12 @@ from blocks2tokens.model.attention_tile import (
     score_tile,
     softmax_row,
 )
-from blocks2tokens.model.cache_rows import KEYS, VALUES, LayerRows, rows_of
+from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, LayerRows, is_recent, rows_of
 from blocks2tokens.model.compiled_layers import INFINITE
 
 ROWS = 64  # of queries against a tile, about: then loading and turning it costs little beside the products
 TURNS = 1  # a Room has turned keys
+assert PAGE % TILE == 0 and PAGE % ROWS == 0  # a tile lies in one page, and so do the queries of a block
 
 
 @njit(cache=True)
@@ -52,10 +53,10 @@ def floats_of_a_worker(n_heads: int, n_kv_heads: int, head_dim: int) -> int:
 
 
 @njit(cache=True)
-def begin_block(q, sinks, first, block, head, group, scale, room):
-    """Copy the queries of a block, scaled, and begin with the sinks; see `attend_block`."""
+def begin_block(q, sinks, first, n, block, head, group, scale, room):
+    """Copy the n queries of a block, scaled, and begin with the sinks; see `attend_block`."""
     for r in range(group * block):
-        t, h = min(first + r % block, q.shape[0] - 1), head + r // block  # a short block repeats its last
+        t, h = first + min(r % block, n - 1), head + r // block  # a short block repeats its last
         room.largest[r] = sinks[h]
         room.total[r] = 1 if sinks[h] > -INFINITE else 0
         for i in range(q.shape[2]):
@@ -74,21 +75,20 @@ def softmax_tile(room, n_rows, block, end, start, in_tile, rule):
 
 
 @njit(cache=True)
-def attend_block(q, rows, kv_head, sinks, position, first, block, group, rule, out, room):
-    """Attend for `block` queries from `first` on, of the `group` heads that use one head of a layer.
+def attend_block(q, rows, kv_head, sinks, position, first, n, block, group, rule, out, room):
+    """Attend for n queries from `first` on, up to a `block`, of the `group` heads that use one of a layer.
 
     q and out float32 [T, n_heads, head_dim]; query t sees the last of `position` + t + 1 keys, all or a
-    window; sinks float32 [n_heads], -infinity where there is none.
+    window; the n are of one page; sinks float32 [n_heads], -infinity where there is none.
     """
     head = kv_head * group
-    n = min(block, q.shape[0] - first)
-    begin_block(q, sinks, first, block, head, group, rule.scale, room)
+    begin_block(q, sinks, first, n, block, head, group, rule.scale, room)
     n_keys, end = position + first + n, position + first + 1
     oldest = max(0, end - rule.window) if rule.window else 0
     for start in range(oldest // TILE * TILE, n_keys, TILE):
-        in_tile = min(TILE, n_keys - start)
-        load_tile(rows, KEYS, kv_head, start, in_tile, q.shape[2], room.keys)
-        load_tile(rows, VALUES, kv_head, start, in_tile, q.shape[2], room.values)
+        in_tile, recent = min(TILE, n_keys - start), is_recent(rows, start, position + first)
+        load_tile(rows, KEYS, kv_head, start, in_tile, q.shape[2], recent, room.keys)
+        load_tile(rows, VALUES, kv_head, start, in_tile, q.shape[2], recent, room.values)
         score_tile(room)
         softmax_tile(room, group * block, block, end, start, in_tile, rule)
         add_tile(room, in_tile)
@@ -100,15 +100,18 @@ def attend_block(q, rows, kv_head, sinks, position, first, block, group, rule, o
 
 @njit(cache=True)
 def work(q, rows, n_kv_heads, sinks, position, rule, jobs, memory, out):
-    """Take blocks, the longest first, until none are left."""
+    """Take blocks, the longest first, until none are left; they begin at multiples of their size."""
     group = q.shape[1] // n_kv_heads
     block = block_size(group)
-    n_blocks = -(-q.shape[0] // block)
+    before = position % block  # the first block's queries that other passes have made
+    n_blocks = -(-(before + q.shape[0]) // block)
     room = room_in(memory, group * block, q.shape[2], TURNS)
     job = take_job(jobs, 0)
     while job < n_kv_heads * n_blocks:
-        h, first = job % n_kv_heads, block * (n_blocks - 1 - job // n_kv_heads)
-        attend_block(q, rows, h, sinks, position, first, block, group, rule, out, room)
+        h, start = job % n_kv_heads, block * (n_blocks - 1 - job // n_kv_heads) - before
+        first = max(0, start)
+        n = min(q.shape[0], start + block) - first
+        attend_block(q, rows, h, sinks, position, first, n, block, group, rule, out, room)
         job = take_job(jobs, 0)
 
 

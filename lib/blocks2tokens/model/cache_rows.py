@@ -17,6 +17,13 @@ table says where each page begins.
 
 Keys in one piece are a layer too: its pages follow each other (`rows_of`).
 
+A token asks most of those just before it. So in q4_0 the latest RECENT rows of each head are in q8_0 as well,
+and a token sees those of its own page there: from none to PAGE of them, 32 on average.
+
+    table[-1]   --> | keys of head 0 | head 1 | ... | values of head 0 | ... |            layer 0
+                    | ...                                                                 layer 1
+                      a ring of rows: that of a token is number token % ring
+
 Blocks of 4 bits have 16 steps for 32 numbers, and one number that is far larger than its neighbours takes
 them all. So rows of q4_0 are turned before they are stored, by a Hadamard transform: each number becomes a
 sum of all, with signs, and what was large in one place is spread over all places. Queries are turned alike,
@@ -41,7 +48,7 @@ smaller the largest number loses, and the others win.
 
 Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024 (turned rows); Zhang et al.,
 "SageAttention", 2024 (the mean); Xiao et al., "SmoothQuant", 2023 (scales of channels); Frantar et al.,
-"GPTQ", 2022 (feedback).
+"GPTQ", 2022 (feedback); Liu et al., "KIVI", 2024 (recent rows with more bits).
 """
 
 from typing import NamedTuple
@@ -70,6 +77,7 @@ from blocks2tokens.jit.vectors import (
 )
 
 PAGE = 64  # tokens
+RECENT = PAGE + 16  # tokens: with those of its page a token finds them after 16 that were guessed, and wrong
 KEYS, VALUES = 0, 1
 FLOAT32, FLOAT16, Q8_0, Q4_0 = range(4)
 TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
@@ -92,6 +100,8 @@ class LayerRows(NamedTuple):
     head_bytes: int  # from one head to the next
     values_at: int  # from a head's keys to its values
     frame: int = 0  # address of the layer's frames, float32 [n_kv_heads, frame_rows, head_dim]; 0: none
+    recent: int = 0  # of the layer, behind table[-1]
+    ring: int = 0  # rows there of each head; 0: none
 
 
 def row_bytes(kind: str, head_dim: int) -> int:
@@ -122,6 +132,32 @@ def row_address(rows, part, head, token):
     """Return where the row of a token is; `part` is KEYS or VALUES."""
     start = rows.table[token // PAGE] + rows.start + part * rows.values_at + head * rows.head_bytes
     return start + token % PAGE * rows.row_bytes
+
+
+@njit(cache=True)
+def recent_row_bytes(rows):
+    """Return the bytes of a row in q8_0 where those of the pages are q4_0."""
+    return rows.row_bytes // Q4_0_BYTES * Q8_0_BYTES
+
+
+@njit(cache=True)
+def recent_layer_bytes(rows):
+    """Return the bytes of the recent rows of a layer."""
+    return 2 * rows.values_at // rows.head_bytes * rows.ring * recent_row_bytes(rows)
+
+
+@njit(cache=True)
+def recent_address(rows, part, head, token):
+    """Return where the row of a recent token is, in q8_0."""
+    place = part * (rows.values_at // rows.head_bytes) + head
+    row = place * rows.ring + token % rows.ring
+    return rows.table[-1] + rows.recent + row * recent_row_bytes(rows)
+
+
+@njit(cache=True)
+def is_recent(rows, token, position):
+    """Does a query at a position see this token's row in q8_0?"""
+    return rows.ring > 0 and token // PAGE == position // PAGE
 
 
 @njit(cache=True)
@@ -194,6 +230,8 @@ def keep(rows, part, head, token, x):
         turn(x, rows.turned)
     if part == VALUES and token == 0 and rows.frame:
         x -= frame_of(rows, head, x.size)[VALUE]
+    if rows.ring:
+        store_row(Q8_0, x, recent_address(rows, part, head, token))
     if part == KEYS and rows.frame:
         store_q4_0_row(x, address, frame_of(rows, head, x.size)[FEEDBACK:])
     else:
@@ -207,6 +245,27 @@ def keep_rows(x, rows, part, first):
     for t in prange(x.shape[0]):
         for head in range(x.shape[1]):
             keep(rows, part, head, first + t, x[t, head])
+
+
+@njit(cache=True)
+def copy_recent(rows, other, first, last):
+    """Copy the recent rows of tokens `first` to last - 1 of a layer to where `other` says they are."""
+    size = recent_row_bytes(rows)
+    for part in range(2):
+        for head in range(rows.values_at // rows.head_bytes):
+            for token in range(first, last):
+                source = bytes_at(recent_address(rows, part, head, token), size)
+                bytes_at(recent_address(other, part, head, token), size)[:] = source
+
+
+@njit(cache=True)
+def restore_recent(rows, first, last, x):
+    """Make the recent rows of tokens `first` to last - 1 of a layer from its pages; x float32 [head_dim]."""
+    for part in range(2):
+        for head in range(rows.values_at // rows.head_bytes):
+            for token in range(first, last):
+                load_q4_0_rows(row_address(rows, part, head, token), 1, x.size, address_of(x), 0)
+                store_row(Q8_0, x, recent_address(rows, part, head, token))
 
 
 @njit(cache=True)

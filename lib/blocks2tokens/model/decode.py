@@ -58,6 +58,7 @@ from blocks2tokens.model.cache_rows import (
     fit_query,
     frame_at,
     keep,
+    recent_layer_bytes,
     turn,
 )
 from blocks2tokens.model.compiled_layers import (
@@ -142,13 +143,15 @@ class Batch(NamedTuple):
     """The rows of a pass, and where their caches are."""
 
     rows: np.ndarray  # int64 [most rows, PLACES]
-    tables: np.ndarray  # int64 [caches, pages], see `kv_cache`
+    tables: np.ndarray  # int64 [caches, pages + 1], see `kv_cache`
     kind: int  # what the rows of all these caches are: as in `LayerRows`, which cannot be in a tuple here
     turned: int
     row_bytes: int
     head_bytes: int
     values_at: int
     frame: int  # of the first layer
+    recent: int  # bytes of a layer's recent rows
+    ring: int
 
 
 class State(NamedTuple):
@@ -475,10 +478,17 @@ def keep_residuals(state, scratch, sizes, n_rows, half, job):
 @njit(cache=True)
 def layer_of(batch, sizes, row, layer):
     """Return where the rows of a layer are in the cache of a row of the pass."""
-    table, start = batch.tables[batch.rows[row, TABLE]], layer * 2 * batch.values_at
-    frame = frame_at(batch.frame, layer, sizes.n_kv_heads, sizes.head_dim)
     return LayerRows(
-        table, start, batch.kind, batch.turned, batch.row_bytes, batch.head_bytes, batch.values_at, frame
+        batch.tables[batch.rows[row, TABLE]],
+        layer * 2 * batch.values_at,
+        batch.kind,
+        batch.turned,
+        batch.row_bytes,
+        batch.head_bytes,
+        batch.values_at,
+        frame_at(batch.frame, layer, sizes.n_kv_heads, sizes.head_dim),
+        layer * batch.recent,
+        batch.ring,
     )
 
 
@@ -550,6 +560,7 @@ def do_part(parameters, state, scratch, batch, sizes, layer, row, job):
         queries[heads],
         layer_of(batch, sizes, row, layer),
         head,
+        batch.rows[row, POSITION],
         first,
         min(first + step, begin + n_keys),
         sizes.scale,
@@ -810,7 +821,7 @@ class Decoder:
     ):
         """Prepare to decode up to `most_rows` rows at a time.
 
-        They go into caches whose tables are int64 [caches, pages], and their first layer's rows `first`.
+        They go into caches whose tables are int64 [caches, pages + 1], and their first layer's rows `first`.
         """
         self.weights, self.most_rows = weights, most_rows
         n_rows = most_rows if most_rows == 1 else -(-most_rows // TILES[-1]) * TILES[-1]  # whole tiles
@@ -823,7 +834,7 @@ class Decoder:
             _parameters(weights, c, most_rows > 1),
             state,
             _scratch(c, n_rows),
-            Batch(self.rows, tables, *first[2:]),
+            Batch(self.rows, tables, *first[2:8], recent_layer_bytes(first), first.ring),
             _sizes(c),
         )
 

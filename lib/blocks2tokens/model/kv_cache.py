@@ -2,7 +2,7 @@
 
     length     tokens in it, of `capacity`
     pages      the memory of PAGE tokens each, for all layers: see `pages`
-    table      where they are: int64 [capacity / PAGE], 0 where none is needed yet
+    table      where they are: int64 [capacity / PAGE + 1], 0 where none is needed yet
 
     page       [n_layers, keys | values, n_kv_heads, PAGE, row]        rows of one of four types: `cache_rows`
 
@@ -11,12 +11,20 @@ them without a gap. Forks share pages and copy one only when they write into it;
 same ids can share as well.
 
 A row of float16 keeps 11 bits of each number; q8_0 about 8, q4_0 about 4, with a scale for each 32.
+What q4_0 has besides:
 
-    frames     of keys in q4_0, float32 [n_layers, n_kv_heads, frame_rows, head_dim], or None: see `key_frame`
+    frames     of keys, float32 [n_layers, n_kv_heads, frame_rows, head_dim], or None: see `key_frame`
+    recent     the latest RECENT rows in q8_0, a page of its own kind, at table[-1]: see `cache_rows`
+
+               [n_layers, keys | values, n_kv_heads, RECENT, row]         row of a token: token % RECENT
+
+A pass over many tokens needs more of them than that, of one layer at a time (`pass_rows`), and leaves the
+last in another page, which takes the place of the first when the pass has come to its end (`advance`).
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -28,15 +36,19 @@ from blocks2tokens.model.cache_rows import (
     KEYS,
     MEAN,
     PAGE,
+    RECENT,
     SCALE,
     TYPES,
     VALUE,
     VALUES,
     WEIGHTS,
     LayerRows,
+    copy_recent,
     frame_at,
     frame_rows,
     keep_rows,
+    recent_layer_bytes,
+    restore_recent,
     row_bytes,
     turn,
     turned,
@@ -57,6 +69,17 @@ def check_type(kind: str, head_dim: int) -> None:
 def page_bytes(n_layers: int, n_kv_heads: int, head_dim: int, kind: str) -> int:
     """Return the bytes of the keys and values of PAGE tokens."""
     return 2 * n_layers * n_kv_heads * PAGE * row_bytes(kind, head_dim)
+
+
+def recent_bytes(n_layers: int, n_kv_heads: int, head_dim: int, kind: str) -> int:
+    """Return the bytes of the RECENT rows that a cache has in more bits; 0 where it has none."""
+    return 2 * n_layers * n_kv_heads * RECENT * row_bytes("q8_0", head_dim) if kind == "q4_0" else 0
+
+
+def pool_of(n_layers: int, n_kv_heads: int, head_dim: int, kind: str, limit: int | None = None) -> PagePool:
+    """Return a pool for caches of this shape and type, of at most `limit` pages at a time."""
+    shape = n_layers, n_kv_heads, head_dim, kind
+    return PagePool(page_bytes(*shape), limit, recent_bytes(*shape))
 
 
 class KVCache:
@@ -81,12 +104,19 @@ class KVCache:
         self.frames = _checked_frames(frames, kind, (n_layers, n_kv_heads, frame_rows(head_dim), head_dim))
         self.shape = n_layers, n_kv_heads, head_dim
         self.kind, self.capacity, self.length = kind, capacity, 0
-        self.pool = pool or PagePool(page_bytes(*self.shape, kind))
+        self.pool = pool or pool_of(*self.shape, kind)
         self.decoder = None  # memory to decode into this cache, made by the transformer at the first token
         self.batch_memory = None  # likewise memory for passes over several tokens
-        self.table = np.zeros(-(-capacity // PAGE), np.int64)
+        self.table = np.zeros(-(-capacity // PAGE) + 1, np.int64)
         self._pages: list[Page] = []
         weakref.finalize(self, self.pool.give_back, self._pages).atexit = False
+        self._recent: list[Page] = []  # one, or none yet
+        self._recent_from = 0  # the first token whose recent row is there
+        self._coming: list[Page] = []  # what a pass leaves in its place
+        self._coming_for = 0, 0  # that pass: the tokens before it, and how many it brings
+        self._of_pass = np.empty(0, np.uint8)  # the recent rows of one layer of a pass
+        for pages in (self._recent, self._coming) if self.pool.recent else ():
+            weakref.finalize(self, self.pool.recent.give_back, pages).atexit = False
 
     pages = property(lambda self: tuple(self._pages))
 
@@ -98,7 +128,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values at full length."""
-        return self.capacity * self.bytes_per_token
+        return self.capacity * self.bytes_per_token + recent_bytes(*self.shape, self.kind)
 
     def rows(self, layer: int) -> LayerRows:
         """Return where compiled code finds the rows of a layer."""
@@ -107,8 +137,11 @@ class KVCache:
         head, half = PAGE * row, n_kv_heads * PAGE * row
         first = 0 if self.frames is None else self.frames.ctypes.data
         frame = frame_at(first, layer, n_kv_heads, head_dim)
-        mixes = turned(self.kind, head_dim)
-        return LayerRows(self.table, 2 * half * layer, TYPES[self.kind], mixes, row, head, half, frame)
+        mixes, ring = turned(self.kind, head_dim), RECENT if self.pool.recent else 0
+        rows = LayerRows(
+            self.table, 2 * half * layer, TYPES[self.kind], mixes, row, head, half, frame, 0, ring
+        )
+        return rows._replace(recent=layer * recent_layer_bytes(rows)) if ring else rows
 
     # --- Pages --------------------------------------------------------------------------------------------
 
@@ -125,6 +158,11 @@ class KVCache:
                 self._set(i, self.pool.take())
             elif self._pages[i].users > 1 or self._pages[i].name is not None:
                 self._set(i, self.pool.writable(self._pages[i]))
+        if self.pool.recent and not self._recent:
+            self._have_recent([self.pool.recent.take()])
+        elif self._recent and self._recent[0].users > 1:
+            self._recent[0] = self.pool.recent.writable(self._recent[0])
+            self.table[-1] = self._recent[0].address
 
     def _set(self, i, page):
         self._pages[i : i + 1] = [page]
@@ -134,17 +172,19 @@ class KVCache:
         """Hold these pages, and so many tokens, in the place of all that there is."""
         self.pool.give_back(self._pages)
         self._pages += pages
-        self.table[:] = 0
+        self.table[:-1] = 0
         self.table[: len(pages)] = [page.address for page in pages]
-        self.length = length
+        self.length = self._recent_from = length
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens; ValueError if there are fewer."""
         if not 0 <= length <= self.length:
             raise ValueError(f"length: expected 0 to {self.length}, got {length}")
+        if length // PAGE * PAGE < self._recent_from:
+            self._restore_recent(length)
         self.length = length
         self.pool.give_back(self._pages, -(-length // PAGE))
-        self.table[len(self._pages) :] = 0
+        self.table[len(self._pages) : -1] = 0
 
     def fork(self, capacity: int | None = None) -> "KVCache":
         """Return a cache that goes on from here by itself, and shares the pages as long as they are the same.
@@ -156,13 +196,17 @@ class KVCache:
             raise ValueError(f"capacity: expected at least {self.length}, got {capacity}")
         other = KVCache(*self.shape, capacity, self.kind, self.pool, self.frames)
         other._hold(self.pool.share(self._pages[: -(-self.length // PAGE)]), self.length)
+        if self._recent:
+            other._have_recent(self.pool.recent.share(self._recent))
+            other._recent_from = self._recent_from
         return other
 
     def __deepcopy__(self, memo):
         return self.fork()
 
     def __reduce__(self):
-        return _restored, (*self.shape, self.capacity, self.kind, self.frames, *self.used())
+        shape = *self.shape, self.capacity, self.kind
+        return _restored, (*shape, self.frames, *self.used(), self.recent())
 
     def publish(self, ids: Sequence[int]) -> None:
         """Let other caches of the pool find the full pages of this one; `ids` are those in it."""
@@ -179,6 +223,92 @@ class KVCache:
         self._hold(pages, PAGE * len(pages))
         return self.length
 
+    # --- Recent rows, in q4_0 -----------------------------------------------------------------------------
+
+    def _have_recent(self, pages: list[Page]) -> None:
+        """Hold these, one or none, in the place of what there is."""
+        if self._recent:
+            self.pool.recent.give_back(self._recent)
+        self._recent += pages
+        self.table[-1] = pages[0].address if pages else 0
+
+    def _restore_recent(self, length: int) -> None:
+        """Make the recent rows of the page of token `length` from those in 4 bits: they were overwritten."""
+        first, x = length // PAGE * PAGE, np.empty(self.shape[2], np.float32)
+        if self._recent and first < length:
+            self._recent[0] = self.pool.recent.writable(self._recent[0])
+            self.table[-1] = self._recent[0].address
+            for layer in range(self.shape[0]):
+                restore_recent(self.rows(layer), first, length, x)
+        self._recent_from = first
+
+    def pass_rows(self, layer: int, n_tokens: int) -> LayerRows:
+        """Return `rows` for a pass over so many tokens more, each of which is to see its own page in q8_0.
+
+        Those rows are of this layer alone, until it is asked for the next; `keep_recent` takes the last over.
+        """
+        rows = self.rows(layer)
+        if not rows.ring:
+            return rows
+        first = self.length // PAGE * PAGE
+        here = rows._replace(recent=0, ring=self.length - first + n_tokens)
+        if self._of_pass.size < recent_layer_bytes(here):
+            self._of_pass = np.empty(recent_layer_bytes(here), np.uint8)
+        table = self.table.copy()
+        table[-1] = self._of_pass.ctypes.data
+        here = here._replace(table=table)
+        copy_recent(rows, here, max(first, self._recent_from), self.length)
+        return here
+
+    def keep_recent(self, layer: int, here: LayerRows, n_tokens: int) -> None:
+        """Keep the last recent rows of a layer, which `pass_rows` has given, until the pass is over."""
+        if not here.ring:
+            return
+        if not self._coming:
+            self._coming.append(self.pool.recent.take())
+        self._coming_for, end = (self.length, n_tokens), self.length + n_tokens
+        before, first = self.rows(layer), max(self._recent_from, end - RECENT)
+        there = before._replace(table=np.array([self._coming[0].address]))
+        copy_recent(before, there, first, end - here.ring)
+        copy_recent(here, there, max(first, end - here.ring), end)
+
+    def recent(self) -> np.ndarray | None:
+        """Return the recent rows of the page that is being filled, uint8 [n_layers, 2, n_kv_heads, n, bytes].
+
+        None where there are no such rows.
+        """
+        if not self.pool.recent:
+            return None
+        first = self.length // PAGE * PAGE
+        if first == self.length:
+            return np.empty((self.shape[0], 2, self.shape[1], 0, row_bytes("q8_0", self.shape[2])), np.uint8)
+        return self._recent_rows(self._recent[0], first, self.length)
+
+    def _recent_rows(self, page, first, last):
+        """Return recent rows of a page of them, uint8 [n_layers, 2, n_kv_heads, n, bytes]."""
+        n_layers, n_kv_heads, head_dim = self.shape
+        shape = n_layers, 2, n_kv_heads, RECENT, row_bytes("q8_0", head_dim)
+        return page.data.reshape(shape)[:, :, :, np.arange(first, last) % RECENT]
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Leave the tokens of a pass out again if it does not come to its end: Ctrl-C, no memory.
+
+        What lies behind the length is not looked at, and the next pass writes over it.
+        """
+        length, start = self.length, self._recent_from
+        before = self.pool.recent.share(self._recent) if self._recent else []
+        try:
+            yield
+        except BaseException:
+            self.length, self._recent_from = length, start
+            if before:
+                self._have_recent(self.pool.recent.share(before))
+            raise
+        finally:
+            if before:
+                self.pool.recent.give_back(before)
+
     # --- What is in it ------------------------------------------------------------------------------------
 
     def put(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
@@ -192,16 +322,29 @@ class KVCache:
             if np.shape(given) != expected:
                 raise ValueError(f"{name}: expected {expected}, got {np.shape(given)}")
         self.prepare(len(keys))
+        rows = self.pass_rows(layer, len(keys))
         for part, given in enumerate((keys, values)):
-            keep_rows(np.array(given, np.float32, order="C"), self.rows(layer), part, self.length)
+            keep_rows(np.array(given, np.float32, order="C"), rows, part, self.length)
+        self.keep_recent(layer, rows, len(keys))
 
     def get(self, layer: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Return keys and values of the first tokens, [n_kv_heads, n_tokens, head_dim].
 
-        float16 as it is, the others as float32: blocks decoded and turned back.
+        float16 as it is, the others as float32: blocks decoded and turned back, recent rows where the last
+        of these tokens sees them.
         """
-        keys, values = (part[0] for part in self._gathered(slice(layer, layer + 1), n_tokens))
-        return self._unframed(layer, self._decoded(keys), self._decoded(values))
+        parts = [part[0] for part in self._gathered(slice(layer, layer + 1), n_tokens)]
+        if self.kind in BLOCKS:
+            parts = [FORMATS[BLOCKS[self.kind]].dequantize(part) for part in parts]
+        first = (n_tokens - 1) // PAGE * PAGE
+        page = self._coming if self._coming_for == (self.length, n_tokens - self.length) else self._recent
+        if page and n_tokens and first >= self._recent_from:
+            rows = self._recent_rows(page[0], first, n_tokens)[layer]
+            for part, recent in zip(parts, rows, strict=True):
+                part[:, first:] = FORMATS["Q8_0"].dequantize(np.ascontiguousarray(recent))
+        if turned(self.kind, self.shape[2]):
+            parts = self._unframed(layer, *map(self._turned, parts))
+        return tuple(parts)
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what it holds: keys and values, [n_layers, n_kv_heads, length, a row], as they are stored.
@@ -210,11 +353,18 @@ class KVCache:
         """
         return self._gathered(slice(None), self.length)
 
-    def fill(self, keys: np.ndarray, values: np.ndarray, frames: np.ndarray | None = None) -> None:
+    def fill(
+        self,
+        keys: np.ndarray,
+        values: np.ndarray,
+        frames: np.ndarray | None = None,
+        recent: np.ndarray | None = None,
+    ) -> None:
         """Hold these keys and values, as `used` gives them, in the place of all that there is.
 
         `frames` are those of the cache that they come from, None: the same as here. In others, which another
-        machine has found for the same model, the keys are decoded and rounded again.
+        machine has found for the same model, the keys are decoded and rounded again. `recent` is what
+        `recent` gives, None: made from the keys and values.
         Raises ValueError for another dtype or shape, or for more tokens than there is room for.
         """
         n_layers, n_kv_heads, _ = self.shape
@@ -228,19 +378,39 @@ class KVCache:
         self.truncate(0)
         if frames is not None and not np.array_equal(frames, self.frames):
             other = KVCache(*self.shape, max(1, n_tokens), self.kind, frames=frames)
-            other.fill(keys, values)
+            other.fill(keys, values, recent=recent)
             for layer in range(n_layers):
                 self.put(layer, *(part.swapaxes(0, 1) for part in other.get(layer, n_tokens)))
-            self.length = n_tokens
+            self.advance(n_tokens)
             return
         self.prepare(n_tokens)
         for part, page, own, there in self._pieces(0, n_tokens):
             self._view(page)[:, part, :, own] = (keys, values)[part][:, :, there]
         self.length = n_tokens
+        self._fill_recent(recent)
+
+    def _fill_recent(self, recent):
+        """Have the recent rows of the page that is being filled: these, or those that 4 bits give."""
+        if not self.pool.recent:
+            return
+        self._restore_recent(self.length)
+        if recent is None:
+            return
+        first, expected = self._recent_from, self.recent().shape
+        if recent.shape != expected or recent.dtype != np.uint8:
+            raise ValueError(f"recent: expected uint8 {expected}, got {recent.dtype} {recent.shape}")
+        if first < self.length:
+            n_layers, n_kv_heads, _ = self.shape
+            page = self._recent[0].data.reshape(n_layers, 2, n_kv_heads, RECENT, -1)
+            page[:, :, :, np.arange(first, self.length) % RECENT] = recent
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as seen, once every layer has put theirs."""
+        if self._coming and self._coming_for == (self.length, n_tokens):
+            self._have_recent(self._coming)
+            self._coming.clear()
         self.length += n_tokens
+        self._recent_from = max(self._recent_from, self.length - RECENT)
 
     @property
     def row(self) -> np.dtype:
@@ -272,11 +442,6 @@ class KVCache:
             out[part][:, :, there] = self._view(page)[layers, part, :, own]
         return out
 
-    def _decoded(self, rows):
-        if self.kind not in BLOCKS:
-            return rows
-        return self._turned(FORMATS[BLOCKS[self.kind]].dequantize(rows))
-
     def _unframed(self, layer, keys, values):
         """Return keys and values, float32 [n_kv_heads, n_tokens, head_dim], as they were before."""
         if self.frames is None:
@@ -307,7 +472,7 @@ def _checked_frames(frames, kind: str, shape: tuple[int, ...]) -> np.ndarray | N
     return frames
 
 
-def _restored(n_layers, n_kv_heads, head_dim, capacity, kind, frames, keys, values) -> KVCache:
+def _restored(n_layers, n_kv_heads, head_dim, capacity, kind, frames, keys, values, recent) -> KVCache:
     cache = KVCache(n_layers, n_kv_heads, head_dim, capacity, kind, frames=frames)
-    cache.fill(keys, values)
+    cache.fill(keys, values, recent=recent)
     return cache

@@ -37,9 +37,13 @@ class Page:
 class PagePool:
     """The pages of one model's caches; caches in several threads may use one pool."""
 
-    def __init__(self, page_bytes: int, limit: int | None = None):
-        """Hand out at most `limit` pages at a time; None: as many as memory has."""
-        self.page_bytes, self.limit = page_bytes, limit
+    def __init__(self, page_bytes: int, limit: int | None = None, recent_bytes: int = 0):
+        """Hand out at most `limit` pages at a time; None: as many as memory has.
+
+        Beside them pages of `recent_bytes`, of which each cache has one or two: see `kv_cache`.
+        """
+        self.page_bytes, self.limit, self.recent_bytes = page_bytes, limit, recent_bytes
+        self.recent = PagePool(recent_bytes) if recent_bytes else None
         self.n_used = 0
         self._spare: list[np.ndarray] = []  # memory of pages that nobody holds, of one slab at the most
         self._by_name: dict[bytes, Page] = {}

@@ -178,7 +178,7 @@ def _add(x, made, norm, eps) -> None:
 
 def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: KVCache, watch) -> np.ndarray:
     T, eps, halves = len(b["x"]), np.float32(c.norm_eps), c.family.rope_pairs == "halves"
-    rows = cache.rows(i)
+    rows = cache.pass_rows(i, T)
 
     def heads(name, buffer, cos, sin):
         matmul_into(b["attn_in"], getattr(layer, name), b[buffer], b[f"{name}'s"])
@@ -199,6 +199,7 @@ def _attention(layer: Layer, c: ModelConfig, i: int, b: Buffers, angles, cache: 
     rooms, out = b["rooms"].reshape(get_num_threads(), -1), b["attended"].reshape(q.shape)
     rooms[:] = 0  # what pads a head stays so
     attend_rows(q, rows, c.n_kv_heads, cache.length, rooms, *rule, out)
+    cache.keep_recent(i, rows, T)
     if rows.turned:
         turn_heads(out, rows.turned)
     return _product(layer, "attn_output", b["attended"], b["attn_out"], b)

@@ -41,7 +41,7 @@ from blocks2tokens.model.attention_tile import (
     softmax_row,
     tile_at,
 )
-from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, row_address
+from blocks2tokens.model.cache_rows import KEYS, PAGE, VALUES, is_recent, row_address
 from blocks2tokens.model.compiled_layers import INFINITE
 
 MOST_PARTS = 16  # of the keys: joining them stays far below reading them
@@ -111,8 +111,8 @@ def add_rows_of_tile(room, n_rows, values, n):
 
 
 @njit(cache=True)
-def attend_part(q, rows, head, first, last, scale, softcap, memory, part):
-    """Attend to keys `first` to last - 1 for all queries that share them.
+def attend_part(q, rows, head, position, first, last, scale, softcap, memory, part):
+    """Attend to keys `first` to last - 1 for all queries that share them, of the token at `position`.
 
     q float32 [group, head_dim]; rows: a layer's, of which one `head`; memory float32 [floats], a worker's;
     part float32 [group, head_dim + BESIDE]: filled with the sums, not divided yet, and LARGEST and TOTAL.
@@ -126,11 +126,12 @@ def attend_part(q, rows, head, first, last, scale, softcap, memory, part):
     start = first
     while start < last:
         n = min(TILE - start % TILE, last - start)  # a window may begin anywhere in a page
-        keys = tile_at(rows, KEYS, head, start, n, size, room.keys)
+        recent = is_recent(rows, start, position)
+        keys = tile_at(rows, KEYS, head, start, n, size, recent, room.keys)
         score_rows(room, group, keys, n, row_address(rows, VALUES, head, start), rows.row_bytes)
         for r in range(group):
             softmax_row(room, r, 0, n, softcap)
-        values = tile_at(rows, VALUES, head, start, n, size, room.values)
+        values = tile_at(rows, VALUES, head, start, n, size, recent, room.values)
         add_rows_of_tile(room, group, values, n)
         start += n
     for r in range(group):

@@ -17,8 +17,7 @@ needs it.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
@@ -31,7 +30,7 @@ from blocks2tokens.model import key_frame
 from blocks2tokens.model.config import ModelConfig
 from blocks2tokens.model.decode import POSITION, TOKEN, Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
-from blocks2tokens.model.kv_cache import KVCache, check_type, page_bytes
+from blocks2tokens.model.kv_cache import KVCache, check_type, pool_of
 from blocks2tokens.model.layers import rms_norm, softcap
 from blocks2tokens.model.pages import PagePool
 from blocks2tokens.model.prefill import run_batch
@@ -39,20 +38,6 @@ from blocks2tokens.model.weights import Weights
 
 PREFILL = 512  # tokens in one batch
 MOST_ROWS = 16  # in one pass of several rows
-
-
-@contextmanager
-def _all_or_nothing(cache: KVCache) -> Iterator[None]:
-    """Leave the tokens of a pass out of the cache again if it does not come to its end: Ctrl-C, no memory.
-
-    What lies behind its length is not looked at, and the next pass writes over it.
-    """
-    before = cache.length
-    try:
-        yield
-    except BaseException:
-        cache.length = before
-        raise
 
 
 class Transformer:
@@ -75,7 +60,7 @@ class Transformer:
         """
         check_type(cache, config.head_dim)
         self.config, self.cache_type = config, cache
-        self.pool = PagePool(page_bytes(config.n_layers, config.n_kv_heads, config.head_dim, cache))
+        self.pool = pool_of(config.n_layers, config.n_kv_heads, config.head_dim, cache)
         self.threads = cores.checked(threads)
         self._key_frames: np.ndarray | None = None
         self._text = text
@@ -118,7 +103,7 @@ class Transformer:
         Raises ValueError for an id outside the vocabulary or more tokens than the cache has room for.
         """
         ids = self._checked(ids, cache)
-        with _all_or_nothing(cache):
+        with cache.all_or_nothing():
             if len(ids) == 1:
                 with interrupts_wait():
                     return self._decode(ids, cache, with_logits=False).x[:1].copy()
@@ -138,7 +123,7 @@ class Transformer:
         if len(ids) <= MOST_ROWS:
             return self.steps(ids, cache)[-1]
         self._make_room(len(ids), cache)
-        with _all_or_nothing(cache):
+        with cache.all_or_nothing():
             for x in self._batches(ids, cache):  # noqa: B007
                 pass
             self._decoder(cache)  # the tokens that follow find all memory there
@@ -159,7 +144,7 @@ class Transformer:
                 f"token: expected a whole number, 0 <= id < {self.config.vocab_size}, got {token}"
             )
         self._make_room(1, cache)
-        with _all_or_nothing(cache), interrupts_wait():
+        with cache.all_or_nothing(), interrupts_wait():
             return self._decode((token,), cache, with_logits=True).logits[0]
 
     def steps(self, ids: Sequence[int], cache: KVCache) -> np.ndarray:
@@ -171,7 +156,7 @@ class Transformer:
         if len(ids) > MOST_ROWS:
             raise ValueError(f"ids: expected at most {MOST_ROWS} tokens, got {len(ids)}")
         ids = self._checked(ids, cache)
-        with _all_or_nothing(cache), interrupts_wait():
+        with cache.all_or_nothing(), interrupts_wait():
             return self._decode(ids, cache, with_logits=True).logits[: len(ids)]
 
     def project(self, x: np.ndarray) -> np.ndarray:

@@ -30,8 +30,7 @@ from blocks2tokens.generate import Model
 from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.model.interrupt import interrupts_wait
-from blocks2tokens.model.kv_cache import KVCache, page_bytes
-from blocks2tokens.model.pages import PagePool
+from blocks2tokens.model.kv_cache import KVCache, pool_of
 from blocks2tokens.model.transformer import MOST_ROWS, PREFILL
 from blocks2tokens.parallel.ranks import Ranks, digest
 from blocks2tokens.parallel.shares import Machine, layer_shares, ranges
@@ -71,7 +70,7 @@ class Stage(Transformer):
         self.is_first, self.is_last = share.start == 0, share.stop == c.n_layers
         self.config = StageConfig(**{**vars(c), "n_layers": len(share)}, whole=c, begins=share.start)
         self.cache_type, self.threads = whole.cache_type, whole.threads
-        self.pool = PagePool(page_bytes(len(share), c.n_kv_heads, c.head_dim, whole.cache_type))
+        self.pool = pool_of(len(share), c.n_kv_heads, c.head_dim, whole.cache_type)
         self.weights = copy(whole.weights)
         self.weights.layers = whole.layers[share.start : share.stop]
         self.given = np.zeros((PREFILL, c.dim), np.float32)  # what comes in: a message, up to PREFILL rows

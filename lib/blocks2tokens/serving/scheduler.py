@@ -74,8 +74,8 @@ class Scheduler:
         self.model, self.slots = model, [None] * slots
         self.waiting: deque[Request] = deque()
         self.reading: deque[Request] = deque()  # their prompts are not read to the end yet
-        self.pool = PagePool(t.pool.page_bytes, pages)
-        self.tables = np.zeros((slots, pages_of(c.context_length)), np.int64)
+        self.pool = PagePool(t.pool.page_bytes, pages, t.pool.recent_bytes)
+        self.tables = np.zeros((slots, pages_of(c.context_length) + 1), np.int64)
         self.decoder = Decoder(t.weights, c, self._cache(1).rows(0), self.tables, slots)
         self.memory = BatchMemory(t.weights, c)  # of chunks
 
@@ -131,7 +131,7 @@ class Scheduler:
         request.cached_tokens = cache.begin_with(request.history[: last_chunk(n)])
         cache.prepare(n_tokens - cache.length)
         cache.batch_memory = self.memory
-        self.tables[slot, : len(cache.table)] = cache.table
+        self.tables[slot, : len(cache.table) - 1] = cache.table[:-1]
         request.cache, request.slot, self.slots[slot] = cache, slot, request
         if n > 1:  # a single token is a row of a pass, as it is alone
             self.reading.append(request)
@@ -183,7 +183,7 @@ class Scheduler:
             return
         for i, request in enumerate(requests):
             rows[i, TOKEN], rows[i, POSITION] = request.history[-1], request.cache.length
-            rows[i, TABLE] = request.slot
+            rows[i, TABLE], self.tables[request.slot, -1] = request.slot, request.cache.table[-1]
         with cores.using(self.model.transformer.threads):
             self.decoder.step(len(requests), with_logits=True)
         for i, request in enumerate(requests):

@@ -57,7 +57,7 @@ def _every_part(q, rows, n_kv_heads, S, scale, room, parts, out):
         first, last = p * step, min(S, (p + 1) * step)
         for kv in range(n_kv_heads):
             own = slice(kv * group, (kv + 1) * group)
-            attend_part(q[own], rows, kv, first, last, scale, NOT_CAPPED, room, parts[p, own])
+            attend_part(q[own], rows, kv, S - 1, first, last, scale, NOT_CAPPED, room, parts[p, own])
     join_parts(parts, n_parts, np.full(len(q), -INFINITE), out)
 
 

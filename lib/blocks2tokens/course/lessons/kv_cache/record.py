@@ -10,9 +10,10 @@ Products are those of float32 numbers, `kernels.unrounded`: else the rounding of
 of its own, as large as those of q8_0. A minute and more for each row on two cores. A row is written as soon
 as it is there; those that are there already, from as many tokens, are not made again.
 
-    q4_0, turned         rows turned, and the scales of blocks searched for: no frames of keys
-    q4_0, less the mean  and what all keys of a head share taken away, see `key_frame`
-    q4_0                 and channels scaled, and errors fed back: what the engine does
+    q4_0, turned             rows turned, and the scales of blocks searched for: no frames of keys
+    q4_0, less the mean      and what all keys of a head share taken away, see `key_frame`
+    q4_0, errors fed back    and channels scaled, and errors fed back
+    q4_0                     and a token's own page seen in q8_0: what the engine does
 """
 
 import importlib.util
@@ -28,6 +29,7 @@ from blocks2tokens import files
 from blocks2tokens.course import models
 from blocks2tokens.kernels.unrounded import unrounded
 from blocks2tokens.model.cache_rows import BACK, FEEDBACK, FIRST, MEAN, SCALE, VALUE, turn, turned
+from blocks2tokens.model.pages import PagePool
 from blocks2tokens.quality import Reference, log_softmax, mean
 
 RECORDED = Path(__file__).with_name("smollm2.json")
@@ -38,6 +40,7 @@ KINDS = {
     "q8_0": "q8_0",
     "q4_0, turned": "q4_0",
     "q4_0, less the mean": "q4_0",
+    "q4_0, errors fed back": "q4_0",
     "q4_0": "q4_0",
 }
 GGML_TYPES = {"float32": 0, "float16": 1, "q8_0": 8, "q4_0": 2}
@@ -55,7 +58,7 @@ def heldout(model, n: int) -> list[int]:
 
 def frames_for(name: str, frames: np.ndarray) -> np.ndarray:
     """Return a model's frames as a row wants them: none of it, only what is common, or all of it."""
-    if name == "q4_0":
+    if name in ("q4_0", "q4_0, errors fed back"):
         return frames
     out = frames.copy()
     out[:, :, SCALE], out[:, :, FEEDBACK:] = 1, 0
@@ -77,6 +80,8 @@ def rows(path: Path, names: Iterable[str], n_tokens: int, window: int) -> Iterat
         model = b2t.load(path, cache=KINDS[name])
         if KINDS[name] == "q4_0":
             model.transformer._key_frames = frames_for(name, model.transformer.key_frames)
+            if name != "q4_0":
+                model.transformer.pool = PagePool(model.transformer.pool.page_bytes)  # without recent rows
         with unrounded():
             quality = reference.measure(model)
         more = mean(quality.tokens["nats"] - quality.tokens["reference_nats"])
