@@ -71,6 +71,8 @@ def print_cycles() -> None:
 
 @cache
 def knows(cpu: str) -> bool:
-    """Has this llvm-mca a model of the CPU?"""
+    """Is there an llvm-mca that has a model of the CPU?"""
+    if tool() is None:
+        return False
     run = [tool(), *of(cpu), "-iterations=1"]
     return subprocess.run(run, input="nop", capture_output=True, text=True).returncode == 0

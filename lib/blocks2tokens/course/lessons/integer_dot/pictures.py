@@ -143,7 +143,7 @@ def draw_rounding(x: np.ndarray, codes: np.ndarray, d: np.ndarray, outlier: int)
 def draw_cpus(name: str = "Q4_K") -> Axes:
     """Draw how many instructions the engine's code for 256 weights is on each CPU of a table.
 
-    Beside them, where llvm-mca is installed, the cycles that LLVM's model of the CPU gives.
+    Beside them, where llvm-mca is installed and knows the CPU, the cycles that its model gives.
     """
     shades = plot.BLUE, plot.SKY, plot.YELLOW, plot.ORANGE, plot.GREEN
     colours = dict(zip(listing.DOTS, shades, strict=True))
@@ -153,7 +153,7 @@ def draw_cpus(name: str = "Q4_K") -> Axes:
         some = [cpu for cpu, its in listing.CPUS.items() if its == isa]
         axes.barh(some, [counts[cpu] for cpu in some], color=colour, edgecolor="0.3", height=0.7, label=isa)
     for y, cpu in enumerate(cpu for isa in colours for cpu, its in listing.CPUS.items() if its == isa):
-        modelled = f", about {cycles.cycles(name, cpu):.0f} cycles" if cycles.tool() else ""
+        modelled = f", about {cycles.cycles(name, cpu):.0f} cycles" if cycles.knows(cpu) else ""
         axes.text(counts[cpu] + 1, y, f"{counts[cpu]:.0f}{modelled}", va="center")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
