@@ -180,7 +180,11 @@ class Words:
 
 
 class Rows:
-    """Sixteen blocks of weights, one of each row, in memory; `words` brings some of their bytes."""
+    """Sixteen blocks of weights, one of each row, in memory; `words` brings some of their bytes.
+
+    They are loaded in the order in which they are asked for first, and that should be the order of memory:
+    a Zen 4 reads Q6_K 1.4 to 1.8 times as fast if the scales, a block's last bytes, are not the first.
+    """
 
     def __init__(self, builder, isa, address, row_bytes, size):
         """`address` is that of the first row's block, the others lie row_bytes apart; `size` in bytes."""

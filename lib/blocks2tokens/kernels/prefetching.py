@@ -1,6 +1,6 @@
 """How to ask memory for the next rows: tried on this machine, kept, and looked up.
 
-    16 rows after 16 rows of a matrix that no cache holds  --each way of WAYS-->  GB/s  --> the fastest
+    16 rows after 16 rows of matrices that no cache holds  --each way of WAYS-->  GB/s  --> the fastest
 
 Hardware prefetchers differ: how many places they follow, how far ahead, and whether it pays to ask at all.
 Each way is compiled as it is used in decoding, without Numba, and run by as many threads as Numba's pool has.
@@ -9,7 +9,7 @@ Each way is compiled as it is used in decoding, without Numba, and run by as man
 import ctypes
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -34,8 +34,8 @@ WAYS = (
     Prefetch(1, 1),
     Prefetch(0, 0),
 )
-FORMAT, BLOCKS = "Q4_K", 16  # of a row: 4096 weights
-BYTES = 256 << 20  # of the matrix; less where memory is short
+FORMATS, BLOCKS = ("Q4_K", "Q6_K"), 16  # of a row: 4096 weights; those of Q4_K_M, on which ways differ most
+BYTES = 128 << 20  # of each matrix; less where memory is short
 REPEATS = 5
 MARGIN = 1.05  # another way than the default must be faster by this factor
 
@@ -78,35 +78,41 @@ def kept(isa: str, anew: bool = False) -> dict[Prefetch, float]:
 
 
 def measure_speeds(n_threads: int, isa: str) -> dict[Prefetch, float]:
-    """Return the GB/s of each way, medians of runs in turn."""
-    row_bytes = BLOCKS * PACKED[FORMAT].size
-    n_panels = max(n_threads, min(BYTES, psutil.virtual_memory().available // 8) // (row_bytes * ROWS))
-    weights = np.full((n_panels, ROWS, row_bytes), 17, np.uint8)
-    functions = {way: compiled(isa, way) for way in WAYS}
-    parts = np.array_split(np.arange(n_panels), n_threads)
-    runs = {way: [] for way in WAYS}
+    """Return the GB/s of each way, medians of runs in turn, over as many bytes of each format."""
+    weights = {name: matrix(name, n_threads) for name in FORMATS}
+    functions = {(way, name): compiled(isa, way, name) for way in WAYS for name in FORMATS}
+    seconds = {way: [] for way in WAYS}
     rounds = [way for _ in range(1 + REPEATS) for way in WAYS]  # the first is for warming up
     with ThreadPoolExecutor(n_threads) as pool:
         for way in tqdm(rounds, "choosing how to prefetch", delay=2, leave=False):
-            run = functions[way][1]
             before = time.perf_counter()
-            list(pool.map(lambda part, run=run: run_part(run, weights, part), parts))
-            runs[way].append(weights.nbytes / (time.perf_counter() - before) / 1e9)
-    return {way: float(np.median(speed[1:])) for way, speed in runs.items()}
+            for name in FORMATS:
+                parts = np.array_split(weights[name], n_threads)
+                list(pool.map(partial(run_part, functions[way, name][1], name), parts))
+            seconds[way].append(time.perf_counter() - before)
+    total = sum(each.nbytes for each in weights.values()) / 1e9
+    return {way: float(total / np.median(took[1:])) for way, took in seconds.items()}
 
 
-def run_part(run, weights, part):
+def matrix(name, n_threads):
+    """Return panels of a format, uint8 [n, ROWS, row_bytes], that no cache holds."""
+    row_bytes = BLOCKS * PACKED[name].size
+    n = max(n_threads, min(BYTES, psutil.virtual_memory().available // 16) // (row_bytes * ROWS))
+    return np.full((n, ROWS, row_bytes), 17, np.uint8)
+
+
+def run_part(run, name, part):
     """Multiply some panels by a row of x made of ones."""
-    size = BLOCKS * PACKED[FORMAT].weights
+    size = BLOCKS * PACKED[name].weights
     x, d, sums = np.ones(size, np.int8), np.ones(size, np.float32), np.ones(size, np.int16)
     out = np.empty(ROWS, np.float32)
     addresses = [array.ctypes.data for array in (x, d, sums, out)]
-    run(weights[part[0]].ctypes.data, weights.shape[2], BLOCKS, *addresses, len(part))
+    run(part.ctypes.data, part.shape[2], BLOCKS, *addresses, len(part))
 
 
-def compiled(isa: str, way: Prefetch):
+def compiled(isa: str, way: Prefetch, name: str):
     """Return a function that multiplies panel after panel, and what keeps its code alive."""
-    module = panels.module_of((("rows", 1),), FORMAT, isa, way)
+    module = panels.module_of((("rows", 1),), name, isa, way)
     define_pass(module, next(f for f in module.functions if f.name.startswith("b2t_rows")))
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=config.CPU_NAME or llvm.get_host_cpu_name(),

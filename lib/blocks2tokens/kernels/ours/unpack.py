@@ -89,6 +89,7 @@ def q5_k(b, out):
 
 
 def q6_k(b, out):
+    b.words(0, 32)  # first what comes first in memory, see `Rows`
     scales, d = b.words(192, 4), b.half(208)
     for part in range(4):  # 16 bytes: half part // 2
         half, at = part // 2, 64 * (part // 2) + 16 * (part % 2)
@@ -115,6 +116,7 @@ def q2_k(b, out):
 
 
 def q3_k(b, out):
+    b.words(0, 16)  # first what comes first in memory, see `Rows`
     a, e, top = (b.word(96 + 4 * i) for i in range(3))
     low = a & NIBBLES, e & NIBBLES, (a >> 4) & NIBBLES, (e >> 4) & NIBBLES
     scales = [(s | ((top >> 2 * i) & PAIRS) << 4).minus_bytes(32) for i, s in enumerate(low)]
