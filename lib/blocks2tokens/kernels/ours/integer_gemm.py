@@ -33,14 +33,11 @@ def panels_of(packed):
     return 1 if packed.is_float else PANELS
 
 
-def span_of(packed):
-    """Return how many blocks of each row a panel has, at the most."""
-    return 2**31 if packed.is_float else SPAN // packed.weights
-
-
 def panel_bytes(packed, isa, blocks):
-    """Return the bytes of a panel of so many blocks of each row."""
-    return float_dot.panel_bytes(blocks) if packed.is_float else Layout(isa, packed).size * blocks
+    """Return the bytes of a panel, for rows of so many blocks: one of floats holds all of them."""
+    if packed.is_float:
+        return float_dot.panel_bytes(blocks)
+    return Layout(isa, packed).size * (SPAN // packed.weights)
 
 
 @cache
@@ -55,13 +52,13 @@ def panel_job(name, isa_name):
     tag = tag_of(name, isa_name, n_rows, prefetch)
     step = packed.size * ROWS // max(1, prefetch.streams)  # of what comes, for each block
     code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
-    size, of_a_span = packed.size, span_of(packed)
-    room_of_one = panel_bytes(packed, isa, of_a_span)
+    size, of_a_span = packed.size, None if packed.is_float else SPAN // packed.weights
+    room_of_one = panel_bytes(packed, isa, 0)  # from one to the next: of floats there is one
 
     def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
         results, room = part.ctypes.data, panel.ctypes.data
         size_of_results = 4 * ROWS * n_rows * tiles
-        span = min(blocks, of_a_span)
+        span = blocks if of_a_span is None else of_a_span
         for n in range(first, last, most * ROWS):
             n_panels = min(most, (last - n + ROWS - 1) // ROWS)
             part[:] = 0
@@ -93,7 +90,7 @@ def needs(M, w):
         return simd_tiles.needs(M, w)
     isa, packed = ISAS[isa_name], PACKED[w.format.name]
     blocks, n_rows, most = w.shape[1] // packed.weights, tile_of(packed, isa), panels_of(packed)
-    room = panel_bytes(packed, isa, min(blocks, span_of(packed)))
+    room = panel_bytes(packed, isa, blocks)
     return job_needs(M, w, n_rows, most * -(-M // n_rows) * n_rows, most * room)
 
 
