@@ -13,6 +13,7 @@
     a panel, for each block, vectors of 64 bytes: groups (codes ..., scale), then d, offset, pairs
                              where rows of x share a sum, codes are mixed: see `lanes.I8mm`
 
+Where weights are floats the functions are those of `float_dot`: nothing is unpacked, `tile` fills out.
 The functions exist once for each format, instruction set and T. They take addresses and check nothing.
 `module_of` makes them by themselves, for any CPU, so that its code can be looked at.
 """
