@@ -11,32 +11,33 @@ from blocks2tokens.kernels.ours.unpack import PACKED
 
 # Signs that a vector was taken apart, that a call is left in the loop, or that the CPU stalls.
 BAD = re.compile(r"(extrq|insertq|movnts\w|v?p?gather\w*|call\w*|blr?|v?pextr\w|v?pinsr\w|[us]mov|ins)\b")
+STORED = re.compile(r"v\w*mov\w+\s+%[yz]mm\d+, -?\w*\(|st[pr]\s+q")  # a vector, to memory
 # Instructions for 256 weights and one row of x on the worst CPU of each set, when this was written.
 MOST = {
     "avx2": {
         "Q4_K": 77, "Q5_K": 130, "Q6_K": 135, "Q2_K": 75, "Q3_K": 122, "IQ4_XS": 115, "Q8_0": 114,
-        "Q4_0": 82, "Q4_1": 86, "Q5_0": 131, "Q5_1": 132, "IQ4_NL": 117, "MXFP4": 100, "F32": 222,
-        "F16": 266, "BF16": 182,
+        "Q4_0": 82, "Q4_1": 86, "Q5_0": 131, "Q5_1": 132, "IQ4_NL": 117, "MXFP4": 100, "F32": 77,
+        "F16": 101, "BF16": 133,
     },
     "avx512": {
         "Q4_K": 33, "Q5_K": 50, "Q6_K": 55, "Q2_K": 32, "Q3_K": 45, "IQ4_XS": 39, "Q8_0": 62, "Q4_0":
-        48, "Q4_1": 48, "Q5_0": 65, "Q5_1": 66, "IQ4_NL": 52, "MXFP4": 53, "F32": 148, "F16": 124,
-        "BF16": 100,
+        48, "Q4_1": 48, "Q5_0": 65, "Q5_1": 66, "IQ4_NL": 52, "MXFP4": 53, "F32": 59, "F16": 69,
+        "BF16": 85,
     },
     "avxvnni": {
         "Q4_K": 68, "Q5_K": 110, "Q6_K": 122, "Q2_K": 67, "Q3_K": 109, "IQ4_XS": 79, "Q8_0": 93,
-        "Q4_0": 73, "Q4_1": 75, "Q5_0": 134, "Q5_1": 135, "IQ4_NL": 81, "MXFP4": 86, "F32": 208,
-        "F16": 247, "BF16": 176,
+        "Q4_0": 73, "Q4_1": 75, "Q5_0": 134, "Q5_1": 135, "IQ4_NL": 81, "MXFP4": 86, "F32": 77,
+        "F16": 101, "BF16": 133,
     },
     "i8mm": {
         "Q4_K": 128, "Q5_K": 212, "Q6_K": 236, "Q2_K": 126, "Q3_K": 208, "IQ4_XS": 128, "Q8_0": 144,
-        "Q4_0": 141, "Q4_1": 144, "Q5_0": 230, "Q5_1": 230, "IQ4_NL": 148, "MXFP4": 152, "F32": 298,
-        "F16": 342, "BF16": 286,
+        "Q4_0": 141, "Q4_1": 144, "Q5_0": 230, "Q5_1": 230, "IQ4_NL": 148, "MXFP4": 152, "F32": 153,
+        "F16": 209, "BF16": 209,
     },
     "neon": {
         "Q4_K": 130, "Q5_K": 210, "Q6_K": 235, "Q2_K": 130, "Q3_K": 208, "IQ4_XS": 134, "Q8_0": 142,
-        "Q4_0": 134, "Q4_1": 142, "Q5_0": 228, "Q5_1": 228, "IQ4_NL": 145, "MXFP4": 154, "F32": 381,
-        "F16": 362, "BF16": 306,
+        "Q4_0": 134, "Q4_1": 142, "Q5_0": 228, "Q5_1": 228, "IQ4_NL": 145, "MXFP4": 154, "F32": 153,
+        "F16": 209, "BF16": 209,
     },
 }  # fmt: skip
 SPARE = 1.1  # what LLVM's next version, or a small change, may add
@@ -77,10 +78,23 @@ def test_prefill_on_some_cpus(cpu, name):
         if not PACKED[name].is_float:
             dot = (listing.TILE_DOTS if kind == "tile" else listing.DOTS)[isa]
             assert bytes_dotted(lines, dot) == 16 * PACKED[name].weights * n_rows
-        assert listing.per_256(name, len(lines)) / n_rows < listing.per_256(
-            name, len(listing.loop_of(name, cpu))
-        )
+        most = listing.per_256(name, len(listing.loop_of(name, cpu)))
+        if PACKED[name].is_float:  # nothing is unpacked once for all: only some loads are
+            most *= SPARE
+        assert listing.per_256(name, len(lines)) / n_rows < most
     assert_no_bad_signs(listing.loop_of(name, cpu, "fill"))
+
+
+def vectors_stored(lines):
+    """Return how many vectors are written to memory."""
+    return sum(2 if line.startswith("stp") else 1 for line in lines if STORED.match(line))
+
+
+@pytest.mark.parametrize("name", [name for name in PACKED if PACKED[name].is_float])
+@pytest.mark.parametrize("cpu", listing.CPUS)
+@pytest.mark.parametrize("n_rows", [1, 2, 4, 8])
+def test_totals_of_floats_stay_in_registers_until_a_span_ends(n_rows, cpu, name):
+    assert vectors_stored(listing.loop_of(name, cpu, "rows", n_rows)) == 16 * n_rows
 
 
 def test_a_loop_in_a_loop_is_listed_in_the_order_in_which_it_runs():

@@ -290,6 +290,19 @@ def test_decoding_everything_costs_a_float32_copy():
     assert (cost.bytes_read, cost.temporary_bytes) == (20 * 144 + (10 + 3) * 512 * 4, 10 * 512 * 4)
 
 
+def test_float32_is_multiplied_where_it_lies():
+    rng, kernel = np.random.default_rng(14), KERNELS["dequantize_then_blas"]
+    W, x = rng.standard_normal((40, 96), np.float32), rng.standard_normal((3, 96), np.float32)
+    w = QuantizedMatrix.quantize(W, "F32")
+    shifted = np.zeros(w.nbytes + 1, np.uint8)[1:].reshape(w.raw.shape)
+    shifted[:] = w.raw
+    moved = QuantizedMatrix(shifted, "F32", w.shape)  # not at a multiple of 4 bytes: a copy is made
+    assert kernel.needs(3, w) == {} and kernel.needs(3, moved) == {"W": ((40, 96), np.float32)}
+    assert np.array_equal(kernel(x, w), x @ W.T) and np.array_equal(kernel(x, moved), x @ W.T)
+    cost = kernel.cost(3, 96, 40, w.format, 2)
+    assert (cost.bytes_read, cost.temporary_bytes) == (4 * 96 * (40 + 3), 0)
+
+
 def test_kernels_are_found_by_their_name_and_cannot_be_replaced():
     assert all(
         kernel.name == name and kernel.layout in ("gguf", "report") for name, kernel in KERNELS.items()

@@ -1,6 +1,7 @@
 """The vector kernels of all formats against float64, on every instruction set that this CPU has."""
 
 import tracemalloc
+from math import prod
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from blocks2tokens.kernels.ours.unpack import PACKED
 
 SETS = [name for name in cpu.available() if name in ISAS]
 FAST = ("simd_dot", "simd_tiles", "integer_gemm")
+GUARD = 4096  # bytes before and behind an array
 SHAPES = ((1, 16, 1), (2, 40, 2), (3, 17, 1), (9, 130, 3), (70, 33, 2))  # M, N, blocks of 256 along K
 
 
@@ -103,6 +105,26 @@ def test_where_vectors_do_not_fit_the_plain_twin_runs(kernel, N, K, name, monkey
     rng = np.random.default_rng(6)
     w, x = matrix(name, N, K, rng), rng.standard_normal((3, K), np.float32)
     assert np.array_equal(KERNELS[kernel](x, w), KERNELS["integer_dot"](x, w))
+
+
+def guarded(shape, dtype):
+    """Return an array, and the bytes that it lies in the middle of."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    around = np.full(GUARD + size + GUARD, 0xA5, np.uint8)
+    return around[GUARD : GUARD + size].view(dtype).reshape(shape), around
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize(("name", "blocks"), [("Q4_0", 2), ("Q4_K", 3), ("F16", 1), ("F16", 9), ("F32", 3)])
+def test_nothing_is_written_behind_what_a_kernel_asks_for(name, blocks, kernel):
+    rng = np.random.default_rng(9)
+    w = matrix(name, 300, blocks * PACKED[name].weights, rng)
+    for M in (1, 3, 9, 17, 64):
+        x, (out, around) = rng.standard_normal((M, w.shape[1]), np.float32), guarded((M, 300), np.float32)
+        made = {part: guarded(*need) for part, need in KERNELS[kernel].needs(M, w).items()}
+        KERNELS[kernel].run_into(x, w, out, {part: array for part, (array, _) in made.items()})
+        for memory in (around, *(memory for _, memory in made.values())):
+            assert (memory[:GUARD] == 0xA5).all() and (memory[-GUARD:] == 0xA5).all()
 
 
 @pytest.mark.parametrize("kernel", FAST)

@@ -17,6 +17,7 @@ The products, `ISAS[name]`, are where instruction sets differ.
 Sources: Intel Intrinsics Guide; Arm's intrinsics reference; LLVM `llvm.x86.*`, `llvm.aarch64.neon.*`.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -86,6 +87,29 @@ def pointer(builder, base, offset, kind):
 
 def load(builder, base, offset, kind):
     return builder.load(pointer(builder, base, offset, kind), align=1)
+
+
+@contextmanager
+def loop(builder, count):
+    """Make a loop that LLVM does not unroll: it is not told how often; one turn alone is no loop.
+
+    count may be an LLVM value that is at least 1.
+    """
+    if isinstance(count, int) and count == 1:
+        yield I64(0)
+        return
+    told = I64(count) if isinstance(count, int) else count
+    same = builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [told], side_effect=False)
+    before, body = builder.block, builder.append_basic_block("loop")
+    builder.branch(body)
+    builder.position_at_end(body)
+    turn = builder.phi(I64)
+    turn.add_incoming(I64(0), before)
+    yield turn
+    following, after = builder.add(turn, I64(1)), builder.append_basic_block("after")
+    turn.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_unsigned("<", following, same), body, after)
+    builder.position_at_end(after)
 
 
 @dataclass
@@ -226,7 +250,8 @@ class Rows:
 
 def merge(builder, a, b, lanes):
     """Return, for each 16 bytes, the words that `lanes` numbers: 0 to 3 are those of a, 4 to 7 of b."""
-    return shuffle(builder, a, b, [4 * r + i % 4 + (ROWS if i > 3 else 0) for r in range(4) for i in lanes])
+    words, fours = a.type.count, range(0, a.type.count, 4)
+    return shuffle(builder, a, b, [four + i % 4 + (words if i > 3 else 0) for four in fours for i in lanes])
 
 
 def transpose(builder, rows):
@@ -271,6 +296,9 @@ class Isa:
     at_a_time: int  # vectors of codes, in the innermost loop over what lies there
     signed: bool  # is it as fast with int8 as with uint8?
     shares: int = 1  # rows of x whose products a sum of `multiply_tile` holds, mixed
+    lanes: int  # float32 in a register
+    sums: int  # registers for sums of products of floats, with enough left for what is multiplied
+    register: str = "v"  # any of them, as LLVM's inline assembly names it
 
     def at_once(self, largest):
         """Return how many vectors of codes one sum can take."""
@@ -321,6 +349,7 @@ class Avx512(Isa):
 
     name, tile, at_a_time, signed = "avx512", 8, 4, False
     registers = 1  # for 64 bytes
+    lanes, sums = 16, 16
 
     def multiply_add(self, builder, total, code, four, largest):
         return self._dot(builder, "vpdpbusd", total, code, four)
@@ -351,12 +380,14 @@ class AvxVnni(Avx512):
 
     name, tile, at_a_time = "avxvnni", 4, 2
     registers = 2
+    lanes, sums = 8, 8
 
 
 class Avx2(Isa):
     """AVX2: 32 products and 16 sums in one instruction, of 16 bits, so that only some can be added up."""
 
     name, tile, at_a_time, signed = "avx2", 4, 2, True
+    lanes, sums = 8, 8
 
     def at_once(self, largest):
         return products_in_16_bits(largest)
@@ -397,6 +428,7 @@ class Neon(Isa):
     """ARM with the dot product extension: 16 products and 4 sums in one instruction."""
 
     name, tile, at_a_time, signed = "neon", 4, 2, True
+    lanes, sums, register = 4, 16, "w"
 
     def multiply_add(self, builder, total, code, four, largest):
         return in_parts(builder, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", WORDS, [total, code, four])
@@ -442,8 +474,8 @@ class I8mm(Neon):
 
 
 def fma(builder, a, b, c):
-    """Return a * b + c, rounded once."""
-    return call(builder, "llvm.fma.v16f32", FLOATS, [a, b, c])
+    """Return a * b + c, float32, rounded once."""
+    return call(builder, f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
 
 
 ISAS = {isa.name: isa for isa in (Avx512(), AvxVnni(), Avx2(), I8mm(), Neon())}

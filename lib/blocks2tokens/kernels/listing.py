@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 
 from blocks2tokens.jit.cpu import UNWANTED
 from blocks2tokens.jit.lanes import ISAS
-from blocks2tokens.kernels.ours import panels
+from blocks2tokens.kernels.ours import float_dot, panels
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
@@ -43,7 +43,7 @@ _JUMP, _LABEL = re.compile(r"(j[a-z]+|b\.\w+|b|cbn?z)\s"), re.compile(r"\.?\w+:"
 
 
 def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[str]:
-    """Return the instructions that the loop over blocks of a format runs through, on a CPU of CPUS.
+    """Return the instructions that the loop over blocks of a format, over spans of floats, runs through.
 
     Those of loops in it are there as often as they are run.
     """
@@ -51,7 +51,9 @@ def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[st
     at = {line.split(":")[0]: i for i, line in enumerate(lines) if _LABEL.match(line)}
     jumps = [(at.get(line.split()[-1], i), i) for i, line in enumerate(lines) if _JUMP.match(line)]
     loops = sorted(((start, end) for start, end in jumps if start < end), key=lambda loop: loop[0] - loop[1])
-    inside = panels.turns(PACKED[name], ISAS[CPUS[cpu]]) if kind == "tile" else []
+    start, end = loops[0]
+    loops = [loop for loop in loops if start <= loop[0] and loop[1] <= end]  # others add up what it has made
+    inside = panels.turns(PACKED[name], ISAS[CPUS[cpu]], kind, n_rows)
     assert len(loops) == 1 + len(inside), f"{name}, {cpu}, {kind}: {len(loops) - 1} loops in a block's"
     here = in_order(lines, loops, inside)
     return [line for line in here if line[0] not in ".#/" and not _LABEL.match(line)]
@@ -71,8 +73,9 @@ def in_order(lines: list[str], loops: list[tuple[int, int]], times: list[int]) -
 
 
 def per_256(name: str, count: float) -> float:
-    """Return a count for the blocks of 16 rows as one for 256 weights of one row."""
-    return count * 256 / PACKED[name].weights / panels.ROWS
+    """Return a count for the blocks, or spans, of 16 rows as one for 256 weights of one row."""
+    packed = PACKED[name]
+    return count * 256 / (packed.weights * (float_dot.SPAN if packed.is_float else 1)) / panels.ROWS
 
 
 @cache

@@ -22,7 +22,7 @@ from blocks2tokens.jit import cores, cpu
 from blocks2tokens.jit.lanes import I64, ROWS
 from blocks2tokens.kernels import measured
 from blocks2tokens.kernels.ours import panels
-from blocks2tokens.kernels.ours.panels import DEFAULT, Prefetch
+from blocks2tokens.kernels.ours.prefetch import DEFAULT, Prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 WAYS = (

@@ -3,7 +3,8 @@
     16 rows of w  --fill-->  panel, 256 codes of each row  --tile-->  T rows of x at a time
 
 A panel is 4 KiB of codes and stays in the first-level cache while all rows of x pass by; unpacking is paid
-once for all of them. See `panels`; the sharing of the cores is that of `simd_dot`.
+once for all of them. See `panels`; the sharing of the cores is that of `simd_dot`. Floats are decoded, whole
+rows at a time: see `float_dot`.
 """
 
 from functools import cache
@@ -12,7 +13,7 @@ from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
 from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.kernel import Cost, Kernel
-from blocks2tokens.kernels.ours import simd_tiles
+from blocks2tokens.kernels.ours import float_dot, simd_tiles
 from blocks2tokens.kernels.ours.panels import Layout, fill, tag_of, tile, tile_sizes
 from blocks2tokens.kernels.ours.simd_dot import copy_tile, job_needs, run_job, vectors_for
 from blocks2tokens.kernels.ours.unpack import PACKED
@@ -22,6 +23,23 @@ SPAN = 256  # weights of a row in a panel
 PANELS = 4  # that a tile of x meets while it is in the first-level cache
 
 
+def tile_of(packed, isa):
+    """Return how many rows of x a tile has."""
+    return float_dot.TILE if packed.is_float else isa.tile
+
+
+def panels_of(packed):
+    """Return how many panels there are at a time: one of floats is too much for the first-level cache."""
+    return 1 if packed.is_float else PANELS
+
+
+def panel_bytes(packed, isa, blocks):
+    """Return the bytes of a panel, for rows of so many blocks: one of floats holds all of them."""
+    if packed.is_float:
+        return float_dot.panel_bytes(blocks)
+    return Layout(isa, packed).size * (SPAN // packed.weights)
+
+
 @cache
 def compiled_job(name, isa_name):
     return panel_job(name, isa_name)
@@ -29,19 +47,20 @@ def compiled_job(name, isa_name):
 
 def panel_job(name, isa_name):
     """Return the job: rows `first` to `last` - 1 of the weights, times all tiles of x."""
-    packed, n_rows = PACKED[name], ISAS[isa_name].tile
-    prefetch = prefetching.chosen()
+    packed, isa, prefetch = PACKED[name], ISAS[isa_name], prefetching.chosen()
+    n_rows, most = tile_of(packed, isa), panels_of(packed)
     tag = tag_of(name, isa_name, n_rows, prefetch)
     step = packed.size * ROWS // max(1, prefetch.streams)  # of what comes, for each block
     code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
-    size, span = packed.size, SPAN // packed.weights
-    panel_bytes = Layout(ISAS[isa_name], packed).size * span
+    size, of_a_span = packed.size, None if packed.is_float else SPAN // packed.weights
+    room_of_one = panel_bytes(packed, isa, 0)  # from one to the next: of floats there is one
 
     def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
         results, room = part.ctypes.data, panel.ctypes.data
         size_of_results = 4 * ROWS * n_rows * tiles
-        for n in range(first, last, PANELS * ROWS):
-            n_panels = min(PANELS, (last - n + ROWS - 1) // ROWS)
+        span = blocks if of_a_span is None else of_a_span
+        for n in range(first, last, most * ROWS):
+            n_panels = min(most, (last - n + ROWS - 1) // ROWS)
             part[:] = 0
             for block in range(0, blocks, span):
                 count = min(span, blocks - block)
@@ -50,14 +69,14 @@ def panel_job(name, isa_name):
                         n + ROWS * p, out.shape[1] - ROWS
                     )  # the last sixteen may overlap those before
                     at = weights + start * row_bytes
-                    coming = at + PANELS * ROWS * row_bytes + step * block
-                    fill(tag, at + size * block, row_bytes, count, room + panel_bytes * p, coming)
+                    coming = at + most * ROWS * row_bytes + step * block
+                    fill(tag, at + size * block, row_bytes, count, room + room_of_one * p, coming)
                 for t in range(tiles):
                     place = t * blocks + block
                     x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
                     for p in range(n_panels):
                         made = results + size_of_results * p + 4 * ROWS * n_rows * t
-                        tile(tag, room + panel_bytes * p, count, *x, made)
+                        tile(tag, room + room_of_one * p, count, *x, made)
             for p in range(n_panels):
                 rows = part[n_rows * tiles * p : n_rows * tiles * (p + 1)]
                 copy_tile(rows, out, 0, min(n + ROWS * p, out.shape[1] - ROWS))
@@ -70,8 +89,9 @@ def needs(M, w):
     if isa_name == "plain":
         return simd_tiles.needs(M, w)
     isa, packed = ISAS[isa_name], PACKED[w.format.name]
-    rows, panel_bytes = -(-M // isa.tile) * isa.tile, Layout(isa, packed).size * (SPAN // packed.weights)
-    return job_needs(M, w, isa.tile, PANELS * rows, PANELS * panel_bytes)
+    blocks, n_rows, most = w.shape[1] // packed.weights, tile_of(packed, isa), panels_of(packed)
+    room = panel_bytes(packed, isa, blocks)
+    return job_needs(M, w, n_rows, most * -(-M // n_rows) * n_rows, most * room)
 
 
 def run_into(x, w, out, room):
@@ -88,12 +108,13 @@ run = with_own_memory(needs, run_into)
 def count(M, K, N, fmt, cores):
     if vectors_for(fmt, N, K) == "plain":
         return simd_tiles.count(M, K, N, fmt, cores)
+    is_float, blocks = PACKED[fmt.name].is_float, K // PACKED[fmt.name].weights
     return Cost(
         elements_decoded=K * N,
         blocks_decoded=K * N // fmt.block_size,
         lookups=0,
         bytes_read=N * fmt.row_bytes(K) + 4 * M * K,
-        temporary_bytes=cores * ROWS * SPAN,
+        temporary_bytes=cores * (float_dot.panel_bytes(blocks) if is_float else ROWS * SPAN),
         multiply_adds=M * K * N,
     )
 

@@ -13,14 +13,13 @@
     a panel, for each block, vectors of 64 bytes: groups (codes ..., scale), then d, offset, pairs
                              where rows of x share a sum, codes are mixed: see `lanes.I8mm`
 
+Where weights are floats the functions are those of `float_dot`: nothing is unpacked, `tile` fills out.
 The functions exist once for each format, instruction set and T. They take addresses and check nothing.
 `module_of` makes them by themselves, for any CPU, so that its code can be looked at.
 """
 
 from collections import namedtuple
-from contextlib import contextmanager
 from functools import cache, partial
-from typing import NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -43,29 +42,21 @@ from blocks2tokens.jit.lanes import (
     constant,
     fma,
     load,
+    loop,
     pointer,
     shuffle,
     splat,
 )
+from blocks2tokens.kernels.ours import float_dot
+from blocks2tokens.kernels.ours.prefetch import DEFAULT, Prefetch, prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED, Packed
 
 VECTOR = 64  # bytes
-LINE = 64  # bytes that memory delivers at a time
 ARGUMENTS = {
     "rows": ("weights", "row_bytes", "blocks", "codes", "d", "sums", "out", "coming"),
     "fill": ("weights", "row_bytes", "blocks", "panel", "coming"),
     "tile": ("panel", "blocks", "codes", "d", "sums", "out"),
 }
-
-
-class Prefetch(NamedTuple):
-    """How the next 16 rows are asked for: see `prefetch`, and `prefetching` for how it is chosen."""
-
-    streams: int = 4  # places at which memory is read at a time, 0: it is not asked for
-    level: int = 2  # of the cache that it is to come to
-
-
-DEFAULT = Prefetch()
 
 
 def tile_sizes(packed: Packed, n_rows: int) -> tuple[int, int, int]:
@@ -105,10 +96,6 @@ class Activations:
             pair = self.builder.insert_element(pair, eight, I32(k))
         return self.builder.bitcast(shuffle(self.builder, pair, pair, [0, 1] * 4), BYTES)
 
-    def value(self, m, i):
-        """Return number i of row m, a float32, 16 times."""
-        return self._float(self.codes, self._offset(4 * m * self.packed.weights, 4, i))
-
     def _offset(self, start, size, i):
         if isinstance(i, int):
             return start + size * i
@@ -142,11 +129,6 @@ class Multiply:
     def group(self, g, codes, scale):
         b, x, packed = self.builder, self.x, self.packed
         first = g * len(codes)
-        if packed.is_float:
-            for i, values in enumerate(codes):
-                for m in range(x.n_rows):
-                    add_product(b, self.totals[m], values, x.value(m, first + i))
-            return
         codes = [getattr(code, "bytes", code) for code in codes]
         scale = scale if isinstance(scale, (ir.Value, type(None))) else self.isa.scale(b, *scale)
         at_once = self.isa.at_once(packed.largest)
@@ -216,9 +198,7 @@ class Store:
 
     def group(self, g, codes, scale):
         codes = [code if isinstance(code, ir.Value) else code.value for code in codes]
-        if not self.packed.is_float:
-            codes = in_shares(self.isa.shares, codes, partial(self.isa.mix, self.builder))
-        for i, code in enumerate(codes):
+        for i, code in enumerate(in_shares(self.isa.shares, codes, partial(self.isa.mix, self.builder))):
             self._store(self.layout.code(g, i), code)
         if scale is not None:
             self._store(self.layout.scale(g), self.isa.scale(self.builder, *scale))
@@ -244,13 +224,13 @@ class Layout:
     """Where things are in a block of a panel, in bytes."""
 
     def __init__(self, isa, packed):
-        self.codes = packed.group // (1 if packed.is_float else 4)  # vectors of a group
+        self.codes = packed.group // 4  # vectors of a group
         self.has_offset = not (isa.signed and packed.largest == 128)
         self.step = (self.codes + packed.is_super) * VECTOR
         self.ends = self.step * packed.groups
         self.scale_type = isa.zero_total().type if isa.name != "avx2" else PAIRS
         self.n_pairs = packed.groups // 2 if packed.is_super and self.has_offset else 0
-        self.size = self.ends + (0 if packed.is_float else (2 + self.n_pairs) * VECTOR)
+        self.size = self.ends + (2 + self.n_pairs) * VECTOR
 
     def code(self, g, i):
         return self.step * g + VECTOR * i
@@ -281,12 +261,16 @@ def function(module, kind, packed, isa, n_rows=1, prefetching=DEFAULT):
 def define_rows(
     builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, codes, d, sums, out, coming
 ):
+    if packed.is_float:
+        addresses = weights, row_bytes, blocks, codes, out, coming
+        float_dot.define_rows(builder, packed, isa, n_rows, prefetching, *addresses)
+        return
     x = Activations(builder, packed, n_rows, codes, d, sums)
     multiply = Multiply(builder, isa, packed, x)
     for total in multiply.totals:
         builder.store(constant(FLOATS, 0.0), total)
     with cgutils.for_range(builder, blocks) as turn:
-        prefetch(builder, packed, prefetching, coming, row_bytes, turn.index)
+        prefetch(builder, prefetching, ROWS * packed.size, coming, row_bytes, turn.index)
         at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
         x.at(turn.index)
         multiply.begin()
@@ -296,15 +280,21 @@ def define_rows(
 
 
 def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, panel, coming):
+    if packed.is_float:
+        float_dot.define_fill(builder, packed, isa, prefetching, weights, row_bytes, blocks, panel, coming)
+        return
     store = Store(builder, isa, packed, panel)
     with cgutils.for_range(builder, blocks) as turn:
-        prefetch(builder, packed, prefetching, coming, row_bytes, turn.index)
+        prefetch(builder, prefetching, ROWS * packed.size, coming, row_bytes, turn.index)
         at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
         store.at(turn.index)
         packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), store)
 
 
 def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes, d, sums, out):
+    if packed.is_float:
+        float_dot.define_tile(builder, isa, n_rows, panel, blocks, codes, out)
+        return
     x, layout = Activations(builder, packed, n_rows, codes, d, sums), Layout(isa, packed)
     totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(n_rows)]
     places = [pointer(builder, out, VECTOR * m, FLOATS) for m in range(n_rows)]
@@ -313,10 +303,7 @@ def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes,
     with cgutils.for_range(builder, blocks) as turn:
         x.at(turn.index)
         base = builder.add(panel, builder.mul(turn.index, I64(layout.size)))
-        if packed.is_float:
-            define_float_groups(builder, packed, isa, x, layout, base, totals)
-        else:
-            define_groups(builder, packed, isa, x, layout, base, totals)
+        define_groups(builder, packed, isa, x, layout, base, totals)
     for place, total in zip(places, totals, strict=True):
         builder.store(builder.load(total), place, align=1)
 
@@ -324,16 +311,6 @@ def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes,
 # The loops of a tile are loops in the code, too, of a few vectors of codes each. Written out, a block is one
 # long stretch of code, which LLVM goes through row of x by row of x: with all weights of the block on the
 # stack, a third of the instructions moved them there and back.
-
-
-def define_float_groups(builder, packed, isa, x, layout, base, totals):
-    """Multiply the numbers of a block of a panel by those of the tile."""
-    with loop(builder, layout.codes * packed.groups // isa.at_a_time) as turn:
-        for j in range(isa.at_a_time):
-            i = builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j))
-            values = load(builder, builder.add(base, builder.mul(i, I64(VECTOR))), 0, FLOATS)
-            for m, total in enumerate(totals):
-                add_product(builder, total, values, x.value(m, i))
 
 
 def define_groups(builder, packed, isa, x, layout, base, totals):
@@ -388,11 +365,13 @@ def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts,
         flush()
 
 
-def turns(packed, isa):
-    """Return how often each loop of `tile` within the loop over blocks goes round, from the outside in."""
-    codes = Layout(isa, packed).codes
+def turns(packed, isa, kind, n_rows):
+    """Return how often each loop within that over blocks, or spans, goes round, from the outside in."""
+    if kind == "fill" or (kind == "rows" and not packed.is_float):
+        return []
     if packed.is_float:
-        return [codes * packed.groups // isa.at_a_time]
+        return [count for count in float_dot.turns(isa, n_rows) if count > 1]
+    codes = Layout(isa, packed).codes
     at_once = power_of_two(min(codes, isa.at_once(packed.largest)))
     size = max(at_once, isa.at_a_time)
     return [count for count in (packed.groups, codes // size, size // isa.at_a_time) if count > 1]
@@ -401,48 +380,6 @@ def turns(packed, isa):
 def power_of_two(n):
     """Return the largest power of two that is at most n."""
     return 1 << (n.bit_length() - 1)
-
-
-@contextmanager
-def loop(builder, count):
-    """Make a loop that LLVM does not unroll: it is not told how often; one turn alone is no loop."""
-    if count == 1:
-        yield I64(0)
-        return
-    same = builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [I64(count)], side_effect=False)
-    before, body = builder.block, builder.append_basic_block("loop")
-    builder.branch(body)
-    builder.position_at_end(body)
-    turn = builder.phi(I64)
-    turn.add_incoming(I64(0), before)
-    yield turn
-    following, after = builder.add(turn, I64(1)), builder.append_basic_block("after")
-    turn.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_unsigned("<", following, same), body, after)
-    builder.position_at_end(after)
-
-
-def prefetch(builder, packed, how, coming, row_bytes, block):
-    """Ask for the bytes of 16 blocks of the 16 rows that begin at `coming`, to be multiplied later.
-
-    Not for block b of each row, but in the order of memory at some places, of 4: at rows 0, 4, 8 and 12.
-    Hardware prefetchers follow addresses that run upwards, each in a page of its own, and fetch further ahead
-    than the 10 to 16 requests of one core can. One place keeps too few bytes on their way, 16 are too many.
-    """
-    if not how.streams:
-        return
-    size = ROWS // how.streams * packed.size
-    first = builder.add(coming, builder.mul(block, I64(size)))
-    apart = builder.mul(row_bytes, I64(ROWS // how.streams))
-    starts = [builder.add(first, builder.mul(apart, I64(i))) for i in range(how.streams)]
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    asked = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
-        builder.module, kind, "llvm.prefetch.p0"
-    )
-    read, data, locality = I32(0), I32(1), I32(4 - how.level)
-    for line in range(-(-size // LINE)):
-        for start in starts:
-            builder.call(asked, [pointer(builder, start, LINE * line, I8), read, locality, data])
 
 
 def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2", prefetching=DEFAULT):

@@ -5,7 +5,7 @@
 
     blocks of 256    weight = d * scale[g] * code - offset * min[g]     scales and mins integers
     blocks of 32     weight = d * code + offset                         one group
-    float32, 16      weight = code                                      no codes: floats
+    float32, 16      no codes: some weights of one row as float32, see `float_dot`
 
 `out` multiplies at once, or stores for later: see `panels`. The codes of a format are uint8, at most
 `largest`; those that are signed by nature are int8 with `largest` 128 where the instruction set likes that,
@@ -16,9 +16,11 @@ Sources: those of the formats, see `formats/`.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llvmlite import ir
+
 from blocks2tokens.formats.iq4_nl import VALUES
 from blocks2tokens.formats.mxfp4 import VALUES as FLOATS_4
-from blocks2tokens.jit.lanes import FLOATS, WORDS, Words, constant, lookup
+from blocks2tokens.jit.lanes import F32, FLOATS, HALF, I16, I32, WORDS, Words, constant, load, lookup
 
 NIBBLES, BITS, PAIRS, SIXES = 0x0F0F0F0F, 0x01010101, 0x03030303, 0x3F3F3F3F
 
@@ -236,23 +238,22 @@ def mxfp4(b, out):
     out.end(d, scaled(b, d, -12), None)
 
 
-# --- Floats: 32 of them are a block, 4 or 8 a group -------------------------------------------------------
+# --- Floats: no codes, but some neighbouring weights of one row, as float32 ---------------------------------
 
 
-def f32(b, out):
-    for g in range(8):
-        out.group(g, [w.as_floats() for w in b.chunk(16 * g)], None)
+def f32(builder, row, first, count):
+    return load(builder, row, 4 * first, ir.VectorType(F32, count))
 
 
-def f16(b, out):
-    for g in range(4):
-        out.group(g, [half for w in b.chunk(16 * g) for half in (w.halves(), (w >> 16).halves())], None)
+def f16(builder, row, first, count):
+    halves = load(builder, row, 2 * first, ir.VectorType(HALF, count))
+    return builder.fpext(halves, ir.VectorType(F32, count))
 
 
-def bf16(b, out):
-    for g in range(4):
-        parts = [part.as_floats() for w in b.chunk(16 * g) for part in (w << 16, w & 0xFFFF0000)]
-        out.group(g, parts, None)
+def bf16(builder, row, first, count):
+    words = ir.VectorType(I32, count)
+    bits = builder.zext(load(builder, row, 2 * first, ir.VectorType(I16, count)), words)
+    return builder.bitcast(builder.shl(bits, constant(words, 16)), ir.VectorType(F32, count))
 
 
 PACKED = {
@@ -271,8 +272,8 @@ PACKED = {
         Packed("Q5_1", 32, 24, 32, 31, q5_1),
         Packed("IQ4_NL", 32, 18, 32, 128, iq4_nl),
         Packed("MXFP4", 32, 17, 32, 24, mxfp4),
-        Packed("F32", 32, 128, 4, 0, f32),
-        Packed("F16", 32, 64, 8, 0, f16),
-        Packed("BF16", 32, 64, 8, 0, bf16),
+        Packed("F32", 32, 128, 32, 0, f32),
+        Packed("F16", 32, 64, 32, 0, f16),
+        Packed("BF16", 32, 64, 32, 0, bf16),
     )
 }
