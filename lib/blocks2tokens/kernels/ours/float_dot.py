@@ -6,8 +6,8 @@
 
 Weights lie in memory as x does, so a register of neighbouring weights meets one of neighbouring x, and each
 lane adds up its own products. Some rows of weights and some of x are taken at a time: each pair of them has
-its total in a register, and what is loaded is used several times. After SPAN blocks the totals wait in memory
-and the next rows come: so the span of x stays in the first-level cache until all 16 rows have met it.
+its total in a register, and what is loaded is used several times. After a span of some blocks the totals wait
+in memory and the next rows come: so the span of x stays in the first-level cache until all 16 have met it.
 A total has the same lanes and the same order of additions for every T.
 
     a panel     float32 [spans, 16, SPAN, 32]     the weights of 16 rows, for many rows of x
@@ -24,10 +24,10 @@ from blocks2tokens.jit.lanes import F32, I64, ROWS, constant, fma, load, loop, p
 from blocks2tokens.kernels.ours.prefetch import prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED
 
-SPAN = 8  # blocks of 32 numbers
+SPAN = 8  # blocks of 32 numbers, in a tile of TILE rows: 8 KiB of x; in smaller ones, as many bytes
 MOST_ROWS, MOST_COLUMNS = 8, 4  # of weights and of x at a time
 TOGETHER, AT_ONCE = 4, 8  # rows of weights, numbers of each, whose loads LLVM may put in any order
-TILE = 8  # rows of x that meet the span of a row of weights while it is in the first-level cache
+TILE = 8  # rows of x, at the most
 LINE = 4 * 32  # bytes of 32 float32
 
 
@@ -46,7 +46,7 @@ def at_a_time(isa, n_rows):
 
 
 def turns(isa, n_rows):
-    """Return how often the loops within that over spans go round: over rows, columns and blocks."""
+    """Return how often the loops within that over spans, of SPAN, go round: over rows, columns and blocks."""
     rows, columns = at_a_time(isa, n_rows)
     return ROWS // rows, n_rows // columns, SPAN
 
@@ -89,7 +89,8 @@ def define_products(builder, packed, isa, n_rows, place, blocks, x, out, ask):
     rows, columns = at_a_time(isa, n_rows)
     down, across, _ = turns(isa, n_rows)
     totals = Totals(builder, isa, n_rows)
-    with spans(builder, blocks) as (first, count), loop(builder, down) as i, loop(builder, across) as j:
+    size = SPAN * TILE // n_rows
+    with spans(builder, blocks, size) as (first, count), loop(builder, down) as i, loop(builder, across) as j:
         row, column = builder.mul(i, I64(rows)), builder.mul(j, I64(columns))
         at = behind(builder, place.start, (row, place.row), (first, place.block))
         x_at = behind(builder, x, (first, LINE * n_rows), (column, LINE))
@@ -175,12 +176,12 @@ def sums(builder, four):
 
 
 @contextmanager
-def spans(builder, blocks):
-    """Make a loop over spans of blocks; give the first block of each, and how many there are."""
-    with loop(builder, builder.udiv(builder.add(blocks, I64(SPAN - 1)), I64(SPAN))) as turn:
-        first = builder.mul(turn, I64(SPAN))
+def spans(builder, blocks, size):
+    """Make a loop over spans of `size` blocks; give the first block of each, and how many there are."""
+    with loop(builder, builder.udiv(builder.add(blocks, I64(size - 1)), I64(size))) as turn:
+        first = builder.mul(turn, I64(size))
         left = builder.sub(blocks, first)
-        yield first, builder.select(builder.icmp_unsigned("<", left, I64(SPAN)), left, I64(SPAN))
+        yield first, builder.select(builder.icmp_unsigned("<", left, I64(size)), left, I64(size))
 
 
 def behind(builder, start, *steps):
