@@ -35,8 +35,6 @@ import numpy as np
 
 from blocks2tokens import files
 from blocks2tokens.gguf_file import GGUFFile
-from blocks2tokens.model.cache_rows import PAGE, row_bytes
-from blocks2tokens.model.kv_cache import KVCache
 
 FORMAT = "blocks2tokens session 1"
 LENGTH = struct.Struct("<Q")
@@ -65,10 +63,10 @@ def fingerprint(file: GGUFFile) -> dict[str, object]:
     return {"bytes": file.nbytes, "architecture": architecture, "sha256": digest.hexdigest()}
 
 
-def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int], cache: KVCache) -> None:
+def write(path: str | os.PathLike[str], model, conversation: dict, ids: list[int], cache) -> None:
     """Write a session; ValueError for what JSON does not know, OSError if the file cannot be written.
 
-    `ids` are those in the cache.
+    `ids` are those in the cache, a KVCache.
     """
     try:
         told = json.dumps(conversation, allow_nan=False)
@@ -136,8 +134,8 @@ def _arrays(model, n_tokens: int) -> dict[str, dict]:
     rows = DTYPES[cache.row.base.name], [c.n_layers, c.n_kv_heads, n_tokens, *cache.row.shape]
     parts = {"ids": ("I64", [n_tokens]), "keys": rows, "values": rows}
     if cache.frames is not None:
-        recent = c.n_layers, 2, c.n_kv_heads, n_tokens % PAGE, row_bytes("q8_0", c.head_dim)
-        parts |= {"frames": ("F32", list(cache.frames.shape)), "recent": ("U8", list(recent))}
+        parts["frames"] = "F32", list(cache.frames.shape)
+        parts["recent"] = "U8", list(cache.recent_shape(n_tokens))
     arrays, end = {}, 0
     for name, (dtype, shape) in parts.items():
         start, end = end, end + prod(shape) * NUMPY[dtype].itemsize

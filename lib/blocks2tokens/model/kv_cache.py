@@ -272,6 +272,11 @@ class KVCache:
         copy_recent(before, there, first, end - here.ring)
         copy_recent(here, there, max(first, end - here.ring), end)
 
+    def recent_shape(self, n_tokens: int) -> tuple[int, ...]:
+        """Return the shape of what `recent` gives behind so many tokens: those of a page that is not full."""
+        n_layers, n_kv_heads, head_dim = self.shape
+        return n_layers, 2, n_kv_heads, n_tokens % PAGE, row_bytes("q8_0", head_dim)
+
     def recent(self) -> np.ndarray | None:
         """Return the recent rows of the page that is being filled, uint8 [n_layers, 2, n_kv_heads, n, bytes].
 
@@ -281,7 +286,7 @@ class KVCache:
             return None
         first = self.length // PAGE * PAGE
         if first == self.length:
-            return np.empty((self.shape[0], 2, self.shape[1], 0, row_bytes("q8_0", self.shape[2])), np.uint8)
+            return np.empty(self.recent_shape(first), np.uint8)
         return self._recent_rows(self._recent[0], first, self.length)
 
     def _recent_rows(self, page, first, last):
@@ -396,7 +401,7 @@ class KVCache:
         self._restore_recent(self.length)
         if recent is None:
             return
-        first, expected = self._recent_from, self.recent().shape
+        first, expected = self._recent_from, self.recent_shape(self.length)
         if recent.shape != expected or recent.dtype != np.uint8:
             raise ValueError(f"recent: expected uint8 {expected}, got {recent.dtype} {recent.shape}")
         if first < self.length:
