@@ -29,6 +29,7 @@ from blocks2tokens.sampler import Sampler
 from blocks2tokens.tokenizer import Tokenizer
 
 MOST_GUESSES = MOST_ROWS - 1  # and the token before them
+FEW = 4 * MOST_ROWS  # tokens: those that a draft has missed are so many rows of passes sooner than a batch
 
 
 class Model(Protocol):
@@ -120,9 +121,13 @@ class _Drafter:
         while self.read[:same] != history[:same]:
             same -= 1
         self.cache.truncate(same)
-        guesses, unread = [], history[same:]
+        guesses, unread, transformer = [], history[same:], self.model.transformer
+        if len(unread) <= FEW:
+            while len(unread) > MOST_ROWS:
+                transformer.steps(unread[:MOST_ROWS], self.cache)
+                unread = unread[MOST_ROWS:]
         while len(guesses) < most:
-            guesses.append(int(np.argmax(self.model.transformer.next_logits(unread, self.cache))))
+            guesses.append(int(np.argmax(transformer.next_logits(unread, self.cache))))
             unread = guesses[-1:]
         self.read = [*history, *guesses[:-1]]
         return guesses
@@ -153,49 +158,67 @@ class Pace:
 
     A pass of k guesses gives expected_tokens(a, k) tokens for the time of k + 1 rows and k guesses. The rate
     a is that of the last guesses, the older the less they count; where it is too low for any guess to pay,
-    one is made now and then: a text changes.
+    one is made now and then, and less often each time that it was for nothing: a text changes. The first
+    passes are better made without (`settled`): all others are measured against them, and the very first
+    finds cold caches.
     """
 
     FORGETS, FIRST_RATE, MORE_ROWS, NOW_AND_THEN = 0.15, 0.7, 0.25, 32
+    FIRST_WITHOUT = 4
 
     def __init__(self):
         self.rate = self.FIRST_RATE
         self.seconds: dict[int, float] = {}  # of a pass, by its rows
         self.guess_seconds = 0.0
-        self.passes_without = 0
+        self.passes_without, self.patience = 0, self.NOW_AND_THEN
+        self.passes_counted = 0
+
+    @property
+    def settled(self) -> bool:
+        """Have there been passes enough to measure others against?"""
+        return self.passes_counted >= self.FIRST_WITHOUT
 
     def guesses(self, most: int) -> int:
         """Return how many of at most so many tokens to guess for the next pass."""
         paces = [expected_tokens(self.rate, k) / self.time_of(k) for k in range(most + 1)]
-        best = int(np.argmax(paces))
+        best = paces.index(max(paces))
         if best or not most:
+            self.passes_without, self.patience = 0, self.NOW_AND_THEN
             return best
         self.passes_without += 1
-        return int(self.passes_without % self.NOW_AND_THEN == 0)
+        if self.passes_without < self.patience:
+            return 0
+        self.passes_without, self.patience = 0, 2 * self.patience
+        return 1
 
     def time_of(self, k: int) -> float:
         """Return the time that a pass with k guesses takes, in those of one without."""
         if 1 not in self.seconds:
             return 1 + self.MORE_ROWS * k
-        known = sorted(self.seconds)
-        times = [self.seconds[rows] for rows in known]
-        rows, last = k + 1, known[-1]
-        if rows > last:
-            slope = self.MORE_ROWS * times[0] if last == 1 else (times[-1] - times[0]) / (last - 1)
-            found = times[-1] + slope * (rows - last)
+        rows, one, last = k + 1, self.seconds[1], max(self.seconds)
+        if rows in self.seconds:
+            found = self.seconds[rows]
+        elif rows > last:
+            slope = self.MORE_ROWS * one if last == 1 else (self.seconds[last] - one) / (last - 1)
+            found = self.seconds[last] + slope * (rows - last)
         else:
-            found = float(np.interp(rows, known, times))
-        return (found + k * self.guess_seconds) / times[0]
+            below, above = max(n for n in self.seconds if n < rows), min(n for n in self.seconds if n > rows)
+            share = (rows - below) / (above - below)
+            found = (1 - share) * self.seconds[below] + share * self.seconds[above]
+        return (found + k * self.guess_seconds) / one
 
     def count(self, rows: int, seconds: float) -> None:
         """Take note of what a pass took."""
-        before = self.seconds.get(rows)
-        # An interruption by others says nothing of the pass: what is far too long hardly counts.
-        self.seconds[rows] = seconds if before is None else before + 0.2 * (min(seconds, 2 * before) - before)
+        self.passes_counted += 1
+        before = self.seconds.get(rows, seconds)
+        # An interruption says nothing of the pass: what is too long counts less, and at most twofold.
+        share = 0.5 if seconds < before else 0.2
+        self.seconds[rows] = before + share * (min(seconds, 2 * before) - before)
 
     def count_guesses(self, made: int, seconds: float) -> None:
         """Take note of what it took to make guesses."""
-        self.guess_seconds += 0.2 * (seconds / made - self.guess_seconds)
+        each, before = seconds / made, self.guess_seconds
+        self.guess_seconds += 0.2 * ((min(each, 2 * before) if before else each) - before)
 
     def judge(self, right: int, made: int) -> None:
         """Take note that of the guesses the first `right` were right, and the next one, if any, was not."""
@@ -238,7 +261,8 @@ def generate(
             right += 1
         pace.judge(right, len(guesses))
         cache.truncate(len(history) - 1)  # the last choice is still to be read
-        guesses = _timed_guesses(guess, history, pace.guesses(min(speculation.tokens, max_tokens - 1)), pace)
+        wanted = pace.guesses(min(speculation.tokens, max_tokens - 1)) if pace.settled else 0
+        guesses = _timed_guesses(guess, history, wanted, pace)
         start = perf_counter()
         rows = transformer.steps([history[-1], *guesses], cache)
         pace.count(len(rows), perf_counter() - start)

@@ -79,6 +79,7 @@ def test_right_guesses_take_fewer_passes(endless, monkeypatch):
     model = endless
     expected = list(model.generate(PROMPT, 60))
     monkeypatch.setattr(Pace, "guesses", lambda self, most: most)
+    monkeypatch.setattr(Pace, "FIRST_WITHOUT", 0)
     passes, steps = [], model.transformer.steps
     monkeypatch.setattr(
         model.transformer, "steps", lambda ids, cache: passes.append(ids) or steps(ids, cache)
@@ -225,8 +226,8 @@ def test_the_number_of_guesses_is_the_best_of_all():
 
 def test_where_guesses_do_not_pay_one_is_made_now_and_then():
     pace = paced(0.1, {1: 1.0, 2: 1.9})
-    made = [pace.guesses(5) for _ in range(64)]
-    assert sorted(made) == [0] * 62 + [1, 1]
+    made = [pace.guesses(5) for _ in range(32 + 64 + 128)]
+    assert [i for i, n in enumerate(made) if n] == [31, 95, 223] and max(made) == 1
     for _ in range(20):
         pace.judge(1, 1)
     pace.seconds[2] = 1.2
@@ -244,6 +245,13 @@ def test_a_pass_that_was_interrupted_hardly_counts():
     for seconds in (1.0, 100.0, 1.0):
         pace.count(2, seconds)
     assert pace.seconds[2] < 1.2
+
+
+def test_the_first_passes_are_made_without_guesses(endless):
+    always = Always(lambda history: [1, 2, 3])
+    ids = [5, 6, 7]
+    assert [*endless.generate(ids, 20, speculate=always)] == [*endless.generate(ids, 20)]
+    assert min(len(history) for history, _ in always.asked) == len(ids) + 1 + Pace.FIRST_WITHOUT
 
 
 def test_guesses_that_were_never_judged_count_neither_way():
