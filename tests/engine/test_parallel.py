@@ -14,7 +14,7 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens.parallel.pipeline import Stage
 from blocks2tokens.parallel.shares import Machine, cut_columns, layer_shares, ranges
-from blocks2tokens.parallel.tensor import columns_of
+from blocks2tokens.parallel.tensor import TensorParallel, columns_of
 
 needs_mpi = pytest.mark.skipif(many_ranks.mpiexec() is None, reason="no mpiexec: pip install mpi4py mpich")
 
@@ -113,6 +113,33 @@ def test_tensor_parallel_logits_are_close(kind, tmp_path):
     expected, texts = one_process(path, ids)
     found, said = on_ranks(2, "tensor", path, ids, tmp_path)
     assert np.abs(found - expected).max() < 0.05 * expected.std() and said == texts
+
+
+class Alone:
+    """The ranks of a run of one process."""
+
+    rank, size, here = 0, 1, 1
+
+    def add_up(self, part):
+        return part
+
+    def check_same(self, what, value):
+        pass
+
+    def told(self, value):
+        return value
+
+
+@pytest.mark.parametrize("cache", ["float32", "q8_0", "q4_0"])
+def test_tensor_parallel_sees_what_one_process_sees(cache, tmp_path):
+    """Each token of a prompt sees its own page in q8_0: what is in the other pages depends on that."""
+    sizes = {"n_heads": 4, "n_kv_heads": 2, "dim": 128, "n_layers": 4, "context_length": 200}
+    model = b2t.load(small_model(seed=2, **sizes).write(tmp_path / "small.gguf"), cache=cache)
+    ids = np.random.default_rng(3).integers(3, 320, 190)
+    expected = model.transformer.next_logits(ids, model.transformer.new_cache(200))
+    cut = TensorParallel(model, Alone())
+    found = cut.next_logits(ids, cut.new_cache(200))
+    assert np.std(found - expected) < 0.01 * np.std(expected)  # a code may differ
 
 
 # --- Stages, without MPI ----------------------------------------------------------------------------------

@@ -161,8 +161,7 @@ class KVCache:
         if self.pool.recent and not self._recent:
             self._have_recent([self.pool.recent.take()])
         elif self._recent and self._recent[0].users > 1:
-            self._recent[0] = self.pool.recent.writable(self._recent[0])
-            self.table[-1] = self._recent[0].address
+            self._own_recent()
 
     def _set(self, i, page):
         self._pages[i : i + 1] = [page]
@@ -232,12 +231,16 @@ class KVCache:
         self._recent += pages
         self.table[-1] = pages[0].address if pages else 0
 
+    def _own_recent(self) -> None:
+        """Have the recent rows for oneself, to write into."""
+        self._recent[0] = self.pool.recent.writable(self._recent[0])
+        self.table[-1] = self._recent[0].address
+
     def _restore_recent(self, length: int) -> None:
         """Make the recent rows of the page of token `length` from those in 4 bits: they were overwritten."""
         first, x = length // PAGE * PAGE, np.empty(self.shape[2], np.float32)
         if self._recent and first < length:
-            self._recent[0] = self.pool.recent.writable(self._recent[0])
-            self.table[-1] = self._recent[0].address
+            self._own_recent()
             for layer in range(self.shape[0]):
                 restore_recent(self.rows(layer), first, length, x)
         self._recent_from = first
@@ -287,13 +290,19 @@ class KVCache:
         first = self.length // PAGE * PAGE
         if first == self.length:
             return np.empty(self.recent_shape(first), np.uint8)
-        return self._recent_rows(self._recent[0], first, self.length)
+        return self._recent_view(self._recent[0])[:, :, :, np.arange(first, self.length) % RECENT]
 
-    def _recent_rows(self, page, first, last):
-        """Return recent rows of a page of them, uint8 [n_layers, 2, n_kv_heads, n, bytes]."""
+    def _recent_view(self, page: Page) -> np.ndarray:
+        """Return a page of recent rows as an array, uint8 [n_layers, 2, n_kv_heads, RECENT, bytes]."""
         n_layers, n_kv_heads, head_dim = self.shape
-        shape = n_layers, 2, n_kv_heads, RECENT, row_bytes("q8_0", head_dim)
-        return page.data.reshape(shape)[:, :, :, np.arange(first, last) % RECENT]
+        return page.data.reshape(n_layers, 2, n_kv_heads, RECENT, row_bytes("q8_0", head_dim))
+
+    def at_once(self, most: int) -> int:
+        """Return how many tokens more, up to so many, see one thing: what `get` gives behind the last.
+
+        All there is, but for recent rows, which are those of one page.
+        """
+        return min(most, PAGE - self.length % PAGE) if self.pool.recent else most
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -344,7 +353,7 @@ class KVCache:
         first = (n_tokens - 1) // PAGE * PAGE
         page = self._coming if self._coming_for == (self.length, n_tokens - self.length) else self._recent
         if page and n_tokens and first >= self._recent_from:
-            rows = self._recent_rows(page[0], first, n_tokens)[layer]
+            rows = self._recent_view(page[0])[layer][:, :, np.arange(first, n_tokens) % RECENT]
             for part, recent in zip(parts, rows, strict=True):
                 part[:, first:] = FORMATS["Q8_0"].dequantize(np.ascontiguousarray(recent))
         if turned(self.kind, self.shape[2]):
@@ -405,9 +414,7 @@ class KVCache:
         if recent.shape != expected or recent.dtype != np.uint8:
             raise ValueError(f"recent: expected uint8 {expected}, got {recent.dtype} {recent.shape}")
         if first < self.length:
-            n_layers, n_kv_heads, _ = self.shape
-            page = self._recent[0].data.reshape(n_layers, 2, n_kv_heads, RECENT, -1)
-            page[:, :, :, np.arange(first, self.length) % RECENT] = recent
+            self._recent_view(self._recent[0])[:, :, :, np.arange(first, self.length) % RECENT] = recent
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as seen, once every layer has put theirs."""

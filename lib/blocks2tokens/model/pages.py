@@ -42,7 +42,7 @@ class PagePool:
 
         Beside them pages of `recent_bytes`, of which each cache has one or two: see `kv_cache`.
         """
-        self.page_bytes, self.limit, self.recent_bytes = page_bytes, limit, recent_bytes
+        self.page_bytes, self.limit = page_bytes, limit
         self.recent = PagePool(recent_bytes) if recent_bytes else None
         self.n_used = 0
         self._spare: list[np.ndarray] = []  # memory of pages that nobody holds, of one slab at the most

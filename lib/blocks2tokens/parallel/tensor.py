@@ -103,8 +103,10 @@ class TensorParallel:
         """Run ids behind the tokens of the cache; return the logits after the last, float32 [vocab]."""
         c = self.config
         with cores.one_blas_thread(), cores.using(self.whole.threads):
-            for start in range(0, len(ids), BATCH):
-                x = self._hidden(np.asarray(ids[start : start + BATCH]), cache)
+            end = cache.length + len(ids)
+            while cache.length < end:
+                some = ids[cache.length - end :][: cache.at_once(BATCH)]
+                x = self._hidden(np.asarray(some), cache)
             logits = np.zeros((1, c.vocab_size), np.float32)
             x = rms_norm(x[-1:], self.whole.output_norm, c.norm_eps)
             logits[:, self.vocab] = softcap(matmul(x, self.output), c.logit_softcap)

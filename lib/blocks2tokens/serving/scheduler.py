@@ -32,8 +32,7 @@ from blocks2tokens.jit import cores
 from blocks2tokens.model.batch_memory import BatchMemory
 from blocks2tokens.model.cache_rows import PAGE
 from blocks2tokens.model.decode import POSITION, TABLE, TOKEN, Decoder
-from blocks2tokens.model.kv_cache import KVCache
-from blocks2tokens.model.pages import PagePool
+from blocks2tokens.model.kv_cache import KVCache, pool_of
 from blocks2tokens.model.prefill import run_batch
 from blocks2tokens.model.transformer import MOST_ROWS
 from blocks2tokens.sampler import Sampler
@@ -74,7 +73,7 @@ class Scheduler:
         self.model, self.slots = model, [None] * slots
         self.waiting: deque[Request] = deque()
         self.reading: deque[Request] = deque()  # their prompts are not read to the end yet
-        self.pool = PagePool(t.pool.page_bytes, pages, t.pool.recent_bytes)
+        self.pool = pool_of(c.n_layers, c.n_kv_heads, c.head_dim, t.cache_type, pages)
         self.tables = np.zeros((slots, pages_of(c.context_length) + 1), np.int64)
         self.decoder = Decoder(t.weights, c, self._cache(1).rows(0), self.tables, slots)
         self.memory = BatchMemory(t.weights, c)  # of chunks
