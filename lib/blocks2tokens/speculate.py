@@ -29,7 +29,6 @@ from blocks2tokens.sampler import Sampler
 from blocks2tokens.tokenizer import Tokenizer
 
 MOST_GUESSES = MOST_ROWS - 1  # and the token before them
-FEW = 4 * MOST_ROWS  # tokens: those that a draft has missed are so many rows of passes sooner than a batch
 
 
 class Model(Protocol):
@@ -121,13 +120,9 @@ class _Drafter:
         while self.read[:same] != history[:same]:
             same -= 1
         self.cache.truncate(same)
-        guesses, unread, transformer = [], history[same:], self.model.transformer
-        if len(unread) <= FEW:
-            while len(unread) > MOST_ROWS:
-                transformer.steps(unread[:MOST_ROWS], self.cache)
-                unread = unread[MOST_ROWS:]
+        guesses, unread = [], history[same:]
         while len(guesses) < most:
-            guesses.append(int(np.argmax(transformer.next_logits(unread, self.cache))))
+            guesses.append(int(np.argmax(self.model.transformer.next_logits(unread, self.cache))))
             unread = guesses[-1:]
         self.read = [*history, *guesses[:-1]]
         return guesses
