@@ -540,6 +540,19 @@ def put(cache, keys, values, first, last):
     cache.advance(last - first)
 
 
+@pytest.fixture
+def used_memory(monkeypatch):
+    """Pages come with what somebody else has left in them, which is none of what a test puts there."""
+    take = PagePool.take
+
+    def taken(self):
+        page = take(self)
+        page.data[:] = 0x55
+        return page
+
+    monkeypatch.setattr(PagePool, "take", taken)
+
+
 def same(one, other):
     """Do two caches hold the same, recent rows too?"""
     pairs = zip((*one.used(), one.recent()), (*other.used(), other.recent()), strict=True)
@@ -556,7 +569,7 @@ def test_a_token_sees_its_own_page_in_eight_bits():
 
 
 @pytest.mark.parametrize("n", [5, PAGE, PAGE + 1, 2 * PAGE - 1, 3 * PAGE + 40])
-def test_recent_rows_do_not_depend_on_how_tokens_came(n):
+def test_recent_rows_do_not_depend_on_how_tokens_came(n, used_memory):
     cache, *given = filled(n, "q4_0")
     for step in (1, 16, 17, PAGE + 16):
         other = KVCache(N_LAYERS, N_KV_HEADS, 64, n, "q4_0")
@@ -566,7 +579,7 @@ def test_recent_rows_do_not_depend_on_how_tokens_came(n):
 
 
 @pytest.mark.parametrize("n", [1, 50, PAGE, PAGE + 1, 2 * PAGE, 3 * PAGE - 3])
-def test_guesses_that_were_wrong_leave_recent_rows_as_they_were(n):
+def test_guesses_that_were_wrong_leave_recent_rows_as_they_were(n, used_memory):
     """Sixteen tokens come in one pass, or one by one; all are taken back, and others come."""
     keys, values = (random_floats(N_LAYERS, n + 40, N_KV_HEADS, 64, seed=i) for i in range(2))
     plain = KVCache(N_LAYERS, N_KV_HEADS, 64, n + 40, "q4_0")
@@ -613,7 +626,8 @@ def test_a_fork_shares_recent_rows_until_it_writes():
 
 
 @pytest.mark.parametrize("n_tokens", [1, 16, 100])
-def test_a_pass_that_is_broken_off_leaves_recent_rows_as_they_were(n_tokens):
+@pytest.mark.parametrize("following", [10, 50])
+def test_a_pass_that_is_broken_off_leaves_recent_rows_as_they_were(n_tokens, following, used_memory):
     n = PAGE + 40
     cache, *given = filled(n, "q4_0", capacity=5 * PAGE)
     before = copy.deepcopy(cache)
@@ -624,7 +638,8 @@ def test_a_pass_that_is_broken_off_leaves_recent_rows_as_they_were(n_tokens):
         raise KeyboardInterrupt
     assert same(cache, before) and cache.pool.recent.n_used <= 3
     for one in (cache, before):
-        put(one, *given, 0, 50)
+        one._of_pass[:] = 0x55
+        put(one, *given, 0, following)
     assert same(cache, before)
 
 

@@ -251,7 +251,7 @@ def test_the_first_passes_are_made_without_guesses(endless):
     always = Always(lambda history: [1, 2, 3])
     ids = [5, 6, 7]
     assert [*endless.generate(ids, 20, speculate=always)] == [*endless.generate(ids, 20)]
-    assert min(len(history) for history, _ in always.asked) == len(ids) + 1 + Pace.FIRST_WITHOUT
+    assert min(len(history) for history, _ in always.asked) == len(ids) + 1 + 4
 
 
 def test_guesses_that_were_never_judged_count_neither_way():
