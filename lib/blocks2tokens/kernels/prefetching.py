@@ -29,6 +29,7 @@ WAYS = (
     DEFAULT,
     Prefetch(4, 1),
     Prefetch(8, 2),
+    Prefetch(16, 2),
     Prefetch(2, 2),
     Prefetch(1, 2),
     Prefetch(1, 1),

@@ -123,10 +123,13 @@ class Multiply:
         self.builder, self.isa, self.packed, self.x = builder, isa, packed, x
         self.totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(x.n_rows)]
 
-    def begin(self):
+    def begin(self, ask):
+        """`ask` asks for a part of the next weights, by the number of a group."""
+        self.ask = ask
         self.parts = [self.isa.zero_total() if self.packed.is_super else None] * self.x.n_rows
 
     def group(self, g, codes, scale):
+        self.ask(g)
         b, x, packed = self.builder, self.x, self.packed
         first = g * len(codes)
         codes = [getattr(code, "bytes", code) for code in codes]
@@ -193,10 +196,12 @@ class Store:
         self.builder, self.isa, self.packed, self.layout = builder, isa, packed, Layout(isa, packed)
         self.panel = panel
 
-    def at(self, block):
+    def begin(self, ask, block):
+        self.ask = ask
         self.base = self.builder.add(self.panel, self.builder.mul(block, I64(self.layout.size)))
 
     def group(self, g, codes, scale):
+        self.ask(g)
         codes = [code if isinstance(code, ir.Value) else code.value for code in codes]
         for i, code in enumerate(in_shares(self.isa.shares, codes, partial(self.isa.mix, self.builder))):
             self._store(self.layout.code(g, i), code)
@@ -270,13 +275,18 @@ def define_rows(
     for total in multiply.totals:
         builder.store(constant(FLOATS, 0.0), total)
     with cgutils.for_range(builder, blocks) as turn:
-        prefetch(builder, prefetching, ROWS * packed.size, coming, row_bytes, turn.index)
         at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
         x.at(turn.index)
-        multiply.begin()
+        multiply.begin(asking(builder, packed, prefetching, coming, row_bytes, turn.index))
         packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), multiply)
     for m, total in enumerate(multiply.totals):
         builder.store(builder.load(total), pointer(builder, out, VECTOR * m, FLOATS), align=1)
+
+
+def asking(builder, packed, how, coming, row_bytes, turn):
+    """Return a function that asks for what a group's share of a block of the next weights is."""
+    arguments = builder, how, ROWS * packed.size, coming, row_bytes, turn
+    return lambda g: prefetch(*arguments, part=g, parts=packed.groups)
 
 
 def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, panel, coming):
@@ -285,9 +295,8 @@ def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, b
         return
     store = Store(builder, isa, packed, panel)
     with cgutils.for_range(builder, blocks) as turn:
-        prefetch(builder, prefetching, ROWS * packed.size, coming, row_bytes, turn.index)
         at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
-        store.at(turn.index)
+        store.begin(asking(builder, packed, prefetching, coming, row_bytes, turn.index), turn.index)
         packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), store)
 
 

@@ -19,24 +19,39 @@ class Prefetch(NamedTuple):
 DEFAULT = Prefetch()
 
 
-def prefetch(builder, how, n_bytes, coming, row_bytes, turn):
+def prefetch(builder, how, n_bytes, coming, row_bytes, turn, part=0, parts=1):
     """Ask for as many bytes of the 16 rows that begin at `coming` as a turn of a loop takes of its own rows.
 
     Not for the same places of each row, but in the order of memory at some, of 4: at rows 0, 4, 8 and 12.
     Hardware prefetchers follow addresses that run upwards, each in a page of its own, and fetch further ahead
-    than the 10 to 16 requests of one core can. One place keeps too few bytes on their way, 16 are too many.
+    than the 10 to 16 requests of one core can. One place keeps too few bytes on their way; 16 are more than
+    some prefetchers follow.
+
+    A turn with much work asks in `parts`, this being number `part`: a core that asks for 40 lines at once has
+    no request left for what it loads, and waits. LLVM keeps the loads of each part behind what it asks for.
     """
     if not how.streams:
         return
     size = n_bytes // how.streams
     first = builder.add(coming, builder.mul(turn, I64(size)))
     apart = builder.mul(row_bytes, I64(ROWS // how.streams))
-    starts = [builder.add(first, builder.mul(apart, I64(i))) for i in range(how.streams)]
+    places = [(stream, LINE * line) for line in range(-(-size // LINE)) for stream in range(how.streams)]
+    per_part = -(-len(places) // parts)
+    for stream, offset in places[per_part * part : per_part * (part + 1)]:
+        ask(builder, builder.add(first, builder.mul(apart, I64(stream))), offset, how.level)
+    if parts > 1:
+        fence(builder)
+
+
+def ask(builder, start, offset, level):
+    """Ask for the line of memory at an address, to come to the cache of a level."""
     kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    asked = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
-        builder.module, kind, "llvm.prefetch.p0"
-    )
-    read, data, locality = I32(0), I32(1), I32(4 - how.level)
-    for line in range(-(-size // LINE)):
-        for start in starts:
-            builder.call(asked, [pointer(builder, start, LINE * line, I8), read, locality, data])
+    name = "llvm.prefetch.p0"
+    asked = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    read, data, locality = I32(0), I32(1), I32(4 - level)
+    builder.call(asked, [pointer(builder, start, offset, I8), read, locality, data])
+
+
+def fence(builder):
+    """Let LLVM move no load across this place: what looks like an instruction is none."""
+    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)

@@ -91,7 +91,7 @@ def q5_k(b, out):
 
 
 def q6_k(b, out):
-    b.words(0, 32)  # first what comes first in memory, see `Rows`
+    b.words(0, 16)  # first what comes first in memory, see `Rows`
     scales, d = b.words(192, 4), b.half(208)
     for part in range(4):  # 16 bytes: half part // 2
         half, at = part // 2, 64 * (part // 2) + 16 * (part % 2)
