@@ -1,5 +1,6 @@
 """Guesses change how long a text takes, and nothing of the text."""
 
+import pickle
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ from small_model import small_model
 import blocks2tokens as b2t
 from blocks2tokens import speculate
 from blocks2tokens.model.decode import Decoder
+from blocks2tokens.model.transformer import FEW, MOST_ROWS
 from blocks2tokens.speculate import MOST_GUESSES, Pace, expected_tokens
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 8, 5, 6]
@@ -75,15 +77,24 @@ def test_the_text_is_the_same(endless, draft, name, n_tokens):
         assert list(model.generate(PROMPT, n_tokens, sampler(), speculate=way)) == expected, way
 
 
+def passes_of(model, monkeypatch):
+    """Return a list to which the ids of each pass will be added."""
+    passes, decode = [], model.transformer._decode
+
+    def noted(ids, cache, with_logits):
+        passes.append(list(ids))
+        return decode(ids, cache, with_logits)
+
+    monkeypatch.setattr(model.transformer, "_decode", noted)
+    return passes
+
+
 def test_right_guesses_take_fewer_passes(endless, monkeypatch):
     model = endless
     expected = list(model.generate(PROMPT, 60))
     monkeypatch.setattr(Pace, "guesses", lambda self, most: most)
     monkeypatch.setattr(Pace, "FIRST_WITHOUT", 0)
-    passes, steps = [], model.transformer.steps
-    monkeypatch.setattr(
-        model.transformer, "steps", lambda ids, cache: passes.append(ids) or steps(ids, cache)
-    )
+    passes = passes_of(model, monkeypatch)
     way = Always(lambda history: (PROMPT + expected)[len(history) :])
     assert list(model.generate(PROMPT, 60, speculate=way)) == expected
     assert [len(ids) for ids in passes] == [len(PROMPT)] + [9] * 6 + [5]  # 1 + 6 x 9 + 5 tokens
@@ -102,6 +113,20 @@ def test_the_memory_of_passes_is_made_once(endless, draft, monkeypatch, way):
     list(endless.generate(PROMPT, 40, speculate=way))
     assert made.count(endless.transformer.weights) == 1
     assert made.count(draft.transformer.weights) == isinstance(way, b2t.Draft)
+
+
+@pytest.mark.parametrize("n", [1, MOST_ROWS, MOST_ROWS + 1, FEW - 1, FEW])
+@pytest.mark.parametrize("kind", ["float32", "q4_0"])
+def test_few_ids_are_rows_of_passes(tmp_path, kind, n):
+    wide = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=200)
+    transformer = b2t.load(wide.write(tmp_path / "wide.gguf"), cache=kind).transformer
+    before, ids = np.split(np.random.default_rng(n).integers(3, 300, 150), [150 - n])
+    cache = transformer.new_cache(150)
+    transformer.next_logits(before, cache)
+    other = cache.fork()
+    logits = [transformer.step(int(i), other).copy() for i in ids]
+    assert np.array_equal(transformer.next_logits(ids, cache), logits[-1])
+    assert pickle.dumps(cache) == pickle.dumps(other)
 
 
 @pytest.mark.parametrize("fmt", ["Q8_0", "F16"])
@@ -172,12 +197,11 @@ def test_a_draft_reads_each_token_once(model, draft, monkeypatch):
     first = list(draft.generate(PROMPT, 3))
     history = [*PROMPT, first[0], first[1], 99]
     then = list(draft.generate(history, 2))
-    read, steps = [], draft.transformer.steps
-    monkeypatch.setattr(draft.transformer, "steps", lambda ids, cache: read.extend(ids) or steps(ids, cache))
+    passes = passes_of(draft, monkeypatch)
     guess = b2t.Draft(draft).guesser(model)
-    assert guess(PROMPT, 3) == first and read == [*PROMPT, *first[:2]]
-    read.clear()
-    assert guess(history, 2) == then and read == [99, then[0]]
+    assert guess(PROMPT, 3) == first and passes == [PROMPT, first[:1], first[1:2]]
+    passes.clear()
+    assert guess(history, 2) == then and passes == [[99], then[:1]]
     assert len(guess([3] * 117, 9)) == 3 and guess([3] * 120, 9) == guess([3] * 150, 9) == []
 
 

@@ -23,7 +23,7 @@ from blocks2tokens.jit import cpu
 from blocks2tokens.model import KVCache, prefill, transformer
 from blocks2tokens.model.decode import POSITION, TOKEN, Decoder
 from blocks2tokens.model.interrupt import interrupts_wait
-from blocks2tokens.model.transformer import MOST_ROWS
+from blocks2tokens.model.transformer import FEW, MOST_ROWS
 
 IDS = [1, 70, 304, 3, 3, 259, 12, 319, 8, 100, 41, 7]
 PROMPT = [1, 70, 304, 3]
@@ -393,9 +393,9 @@ def interrupt(*_):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
 def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkeypatch):
-    ids = np.arange(MOST_ROWS + 1)  # more than are rows of one pass
-    expected = model.transformer.next_logits(ids, model.transformer.new_cache(20)).copy()
-    original, cache, calls = prefill.attend_rows, model.transformer.new_cache(20), []
+    ids = np.arange(FEW + 1)  # more than are rows of passes
+    expected = model.transformer.next_logits(ids, model.transformer.new_cache(60)).copy()
+    original, cache, calls = prefill.attend_rows, model.transformer.new_cache(60), []
 
     def interrupted(*arguments):
         interrupt()
@@ -408,6 +408,30 @@ def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkey
             model.transformer.next_logits(ids, cache)
     assert len(calls) == 1 and cache.length == 0  # the layer was finished, the next one not begun
     assert close(model.transformer.next_logits(ids, cache), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
+@pytest.mark.parametrize("kind", ["float32", "q4_0"])
+def test_an_interrupt_between_passes_of_a_prompt_leaves_the_cache_as_it_was(tmp_path, monkeypatch, kind):
+    wide = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=200).write(tmp_path / "wide.gguf")
+    model, ids = b2t.load(wide, cache=kind), np.random.default_rng(1).integers(3, 300, 160)
+    cache, passes, original = model.transformer.new_cache(200), [], Decoder.step
+    model.transformer.next_logits(ids[:100], cache)
+    before, expected = cache.fork(), model.transformer.next_logits(ids[100:148], cache.fork()).copy()
+
+    def interrupted(self, n_rows, with_logits):
+        original(self, n_rows, with_logits)
+        passes.append(n_rows)
+        if len(passes) == 2:
+            interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.transformer.next_logits(ids[100:148], cache)
+    assert passes == [MOST_ROWS] * 2
+    assert cache.length == 100 and pickle.dumps(cache) == pickle.dumps(before)
+    assert np.array_equal(model.transformer.next_logits(ids[100:148], cache), expected)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
@@ -445,6 +469,7 @@ def test_a_prompt_of_several_batches_is_read_whole_or_not_at_all(model, monkeypa
         return original(weights, config, ids, *more)
 
     monkeypatch.setattr(transformer, "PREFILL", 8)
+    monkeypatch.setattr(transformer, "FEW", 1)
     monkeypatch.setattr(transformer, "run_batch", breaking)
     for run in (model.transformer.hidden, model.transformer.next_logits):
         batches.clear()

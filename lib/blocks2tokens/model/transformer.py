@@ -38,6 +38,7 @@ from blocks2tokens.model.weights import Weights
 
 PREFILL = 512  # tokens in one batch
 MOST_ROWS = 16  # in one pass of several rows
+FEW = 48  # ids that passes of so many rows run sooner than a batch, whose products wait for each other
 
 
 class Transformer:
@@ -116,18 +117,28 @@ class Transformer:
     def next_logits(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Run ids behind the tokens of the cache; return the logits after the last, float32 [vocab].
 
-        Few ids are rows of one pass, which reads each weight once. The next call with this cache overwrites
-        them. Raises ValueError as `hidden` does.
+        Few ids are rows of passes, each of which reads the weights once. The next call with this cache
+        overwrites them. Raises ValueError as `hidden` does.
         """
-        ids = self.check_ids(ids)
-        if len(ids) <= MOST_ROWS:
-            return self.steps(ids, cache)[-1]
-        self._make_room(len(ids), cache)
+        ids = self._checked(ids, cache)
         with cache.all_or_nothing():
+            if len(ids) <= FEW:
+                return self._in_passes(ids, cache)
             for x in self._batches(ids, cache):  # noqa: B007
                 pass
             self._decoder(cache)  # the tokens that follow find all memory there
             return self.project(x[-1:])[0]
+
+    def _in_passes(self, ids, cache):
+        """Run few ids, for which there is room, as rows of passes; return the logits after the last."""
+        parts = [ids[i : i + MOST_ROWS] for i in range(0, len(ids), MOST_ROWS)]
+        with interrupts_wait() as let_interrupt_through:
+            for i, part in enumerate(parts):
+                if i:
+                    let_interrupt_through()
+                    cache.prepare(len(part))  # recent rows of its own: the pass overwrites what was there
+                decoder = self._decode(part, cache, with_logits=part is parts[-1])
+        return decoder.logits[len(part) - 1]
 
     def expect_rows(self, n_rows: int, cache: KVCache) -> None:
         """Make now, once, all that passes of up to so many tokens behind this cache need: see `steps`."""

@@ -31,7 +31,7 @@ from blocks2tokens.matrix import QuantizedMatrix
 from blocks2tokens.model import ModelConfig, Transformer
 from blocks2tokens.model.interrupt import interrupts_wait
 from blocks2tokens.model.kv_cache import KVCache, pool_of
-from blocks2tokens.model.transformer import MOST_ROWS, PREFILL
+from blocks2tokens.model.transformer import FEW, MOST_ROWS, PREFILL
 from blocks2tokens.parallel.ranks import Ranks, digest
 from blocks2tokens.parallel.shares import Machine, layer_shares, ranges
 from blocks2tokens.parallel.speed import read_bandwidth
@@ -153,12 +153,13 @@ class Pipeline:
     def next_logits(self, ids: Sequence[int], cache: KVCache) -> np.ndarray | None:
         """Run ids behind the tokens of the stage's cache; return the logits after the last, on the last rank.
 
-        None on the others. Few ids are rows of one pass, as in one process. The next call with this cache
+        None on the others. Few ids are rows of passes, as in one process. The next call with this cache
         overwrites them.
         """
-        decodes = len(ids) <= MOST_ROWS
-        for start in range(0, len(ids), PREFILL):
-            part = np.asarray(ids[start : start + PREFILL], np.int64)
+        decodes = len(ids) <= FEW
+        size = MOST_ROWS if decodes else PREFILL
+        for start in range(0, len(ids), size):
+            part = np.asarray(ids[start : start + size], np.int64)
             x = self._pass(part, cache, decodes)
         return self.stage.logits(x, cache, decodes) if self.stage.is_last else None
 

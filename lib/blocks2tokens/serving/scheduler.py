@@ -34,7 +34,7 @@ from blocks2tokens.model.cache_rows import PAGE
 from blocks2tokens.model.decode import POSITION, TABLE, TOKEN, Decoder
 from blocks2tokens.model.kv_cache import KVCache, pool_of
 from blocks2tokens.model.prefill import run_batch
-from blocks2tokens.model.transformer import MOST_ROWS
+from blocks2tokens.model.transformer import FEW, MOST_ROWS
 from blocks2tokens.sampler import Sampler
 from blocks2tokens.serving.answers import Answer, HeldBack, Request
 from blocks2tokens.stops import checked_stops
@@ -160,8 +160,8 @@ class Scheduler:
         end = request.prompt_tokens if start == last else start + CHUNK
         ids = np.array(request.history[start:end], np.int64)
         try:
-            if request.prompt_tokens <= MOST_ROWS:  # rows of a pass, as it is alone
-                logits = t.steps(ids, cache)[-1]
+            if request.prompt_tokens <= FEW:  # rows of passes, as it is alone
+                logits = t.next_logits(ids, cache)
             else:
                 with cores.one_blas_thread(), cores.using(t.threads):
                     x = run_batch(t.weights, t.config, ids, cache, _nothing)
