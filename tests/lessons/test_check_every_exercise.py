@@ -390,6 +390,8 @@ EXCEPTIONS = [
     ("a, b, c = 1, 2", "count the names on the left"),
     ("return [1, 2].astype(int)", "this is a list: np.array(...)"),
     ("return (1, 2).reshape(2)", "this is a tuple: np.array(...)"),
+    ("return (1, 2).append(3)", "a tuple has no `.append`: list(...) makes a list"),
+    ("return range(3).copy()", "a range has no `.copy`: list(...) makes a list"),
     ("return [].sort().shape", "something here is None"),
     ("return x[4]", "\nplaces are counted from 0: of 4 the last is 3\n"),
     ("return [3, 4][2]", "of n the last is n - 1"),

@@ -72,6 +72,8 @@ def _no_such_attribute(match):
         return (
             "something here is None: a function without `return`, or one that changes its argument in place"
         )
+    if kind in ("tuple", "range", "bytes", "generator", "map", "zip") and hasattr(list, name):
+        return f"a {kind} has no `.{name}`: list(...) makes a list of it, which has"
     if kind in ("list", "tuple", "int", "float", "range", "bytes", "set", "generator", "map", "zip"):
         return NOT_A_FUNCTION_OF_NUMPY.format(kind=kind, name=name)
     return None
