@@ -256,6 +256,7 @@ WRONG = [
     ("attend_turned", find(weigh=lambda scores: scores), "softmax is missing"),
     ("attend_turned", find(weigh=lambda scores: np.exp(scores - scores.max())), "do not add up to 1"),
     ("attend_turned", find(weigh=of_exp), "exp overflows"),
+    ("attend_turned", find(weigh=in_float64), "exp overflows"),
     ("row_of", locate(entry=lambda table, i: i), "the place in the table"),
     ("row_of", locate(inside=lambda token, page: token), "right in the first page alone"),
     ("row_of", locate(unit=1), "you count rows"),
@@ -284,7 +285,7 @@ WRONG = [
 RIGHT = {
     "bytes_of_pages": [weigh()],
     "hadamard": [recursive(), by_steps(), root_of_2_each_time],
-    "attend_turned": [find(), find(by_row=True), find(weigh=in_float64)],
+    "attend_turned": [find(), find(by_row=True)],
     "row_of": [locate()],
     "own_page": [own(), in_arrays],
 }
