@@ -383,6 +383,8 @@ def raises(code):
 
 EXCEPTIONS = [
     ("return np.ones((1, 8)) * np.ones((1, 8, 32))", "from the right, and there 8 meets 32"),
+    ("return np.ones((3, 4)) @ np.ones((5, 4))", "here they are 4 and 5: does one want .T?"),
+    ("return np.dot(np.ones((3, 4)), np.ones(5))", "here they are 4 and 5: does one want .T?"),
     ("x[:] = np.ones(7)", "you write an array of shape (7,) to a place of shape (4,)"),
     ("return x.reshape(3, 5)", "must hold all 4 elements"),
     ("return 1 if x > 0 else 2", "np.where"),

@@ -66,6 +66,13 @@ def _shapes_that_do_not_match(match):
     return None
 
 
+def _axes_that_do_not_meet(match):
+    return (
+        "a product of matrices goes along the last axis of the left one and the last but one of the right, "
+        f"or its only one, and here they are {match['left']} and {match['right']}: does one want .T?"
+    )
+
+
 def _no_such_attribute(match):
     kind, name = match["kind"], match["name"]
     if kind == "NoneType":
@@ -89,6 +96,8 @@ def _cannot_reshape(match):
 
 MEANINGS = (
     (ValueError, r"could not be broadcast together with .*", _shapes_that_do_not_match),
+    (ValueError, r"matmul.*\(size (?P<right>\d+) is different from (?P<left>\d+)\)", _axes_that_do_not_meet),
+    (ValueError, r"not aligned: (?P<left>\d+) \(dim \d\) != (?P<right>\d+) \(dim", _axes_that_do_not_meet),
     (
         ValueError,
         r"could not broadcast input array from shape (?P<a>\([\d,]*\)) into shape (?P<b>\([\d,]*\))",
