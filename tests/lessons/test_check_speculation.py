@@ -161,6 +161,10 @@ def of_any_order(a, b):
     return set(a) == set(b) and sorted(a) == sorted(b)
 
 
+def by_both_ends(a, b):
+    return a[0] == b[0] and a[-1] == b[-1]
+
+
 def by_the_last(a, b):
     return a[-1] == b[-1]
 
@@ -272,6 +276,7 @@ WRONG = [
     ("find_guess", find(length=lambda start, tokens: tokens), "where it ends, not how long"),
     ("find_guess", three_then_two, "you look for fewer"),
     ("find_guess", find(equal=of_any_order), "their order has to be the same"),
+    ("find_guess", find(equal=by_both_ends), "another stood in the middle: "),
     ("find_guess", as_text, "their digits came in other numbers: "),
     ("find_guess", with_a_smaller_n, "a text shorter than n: "),
     ("keep_or_redraw", draw(lambda p, q: p / q), "a chance above 1"),

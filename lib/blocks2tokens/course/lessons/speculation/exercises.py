@@ -242,6 +242,7 @@ def text_cases():
         "a text shorter than n": ([5, 5], 3, 4),
         "one token": ([3, 8, 3, 9, 3], 1, 1),
         "its last token came once more": ([1, 2, 3, 8, 2, 9, 1, 2], 2, 2),
+        "another stood in the middle": ([1, 2, 3, 8, 1, 9, 3], 3, 2),
         "they came in another order": ([2, 1, 3, 8, 1, 2], 2, 2),
         "their digits came in other numbers": ([31, 24, 5, 6, 1, 2], 2, 2),
     }
