@@ -337,6 +337,7 @@ def test_a_function_without_end_is_stopped(body, monkeypatch):
     exec(f"def endless(x):\n    try:\n        {body}\n    except Exception:\n        pass", scope)
     verdict = TWICE.judge(scope["endless"])
     assert verdict.kind == "wrong" and "does every loop in it end?" in verdict.message
+    assert "If it does, it goes round too often" in verdict.message
 
 
 def test_what_a_function_prints_is_kept_on_the_card(capsys):

@@ -24,7 +24,10 @@ NOT_A_FUNCTION_OF_NUMPY = (
 def explain(error: BaseException) -> str:
     """Return the type and message of an exception, the learner's line that raised it, and what it means."""
     if isinstance(error, TooLongError):
-        return f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end?"
+        return (
+            f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end? If it does, "
+            "it goes round too often"
+        )
     if isinstance(error, RecursionError):
         return "your function calls itself again and again, and nothing ends it (RecursionError)"
     if isinstance(error, SystemExit):
