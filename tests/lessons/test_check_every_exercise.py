@@ -337,6 +337,7 @@ def test_a_function_without_end_is_stopped(body, monkeypatch):
     exec(f"def endless(x):\n    try:\n        {body}\n    except Exception:\n        pass", scope)
     verdict = TWICE.judge(scope["endless"])
     assert verdict.kind == "wrong" and "does every loop in it end?" in verdict.message
+    assert "If it does, it goes round too often" in verdict.message
 
 
 def test_what_a_function_prints_is_kept_on_the_card(capsys):
@@ -383,6 +384,8 @@ def raises(code):
 
 EXCEPTIONS = [
     ("return np.ones((1, 8)) * np.ones((1, 8, 32))", "from the right, and there 8 meets 32"),
+    ("return np.ones((3, 4)) @ np.ones((5, 4))", "here they are 4 and 5: does one want .T?"),
+    ("return np.dot(np.ones((3, 4)), np.ones(5))", "here they are 4 and 5: does one want .T?"),
     ("x[:] = np.ones(7)", "you write an array of shape (7,) to a place of shape (4,)"),
     ("return x.reshape(3, 5)", "must hold all 4 elements"),
     ("return 1 if x > 0 else 2", "np.where"),
@@ -390,6 +393,8 @@ EXCEPTIONS = [
     ("a, b, c = 1, 2", "count the names on the left"),
     ("return [1, 2].astype(int)", "this is a list: np.array(...)"),
     ("return (1, 2).reshape(2)", "this is a tuple: np.array(...)"),
+    ("return (1, 2).append(3)", "a tuple has no `.append`: list(...) makes a list"),
+    ("return range(3).copy()", "a range has no `.copy`: list(...) makes a list"),
     ("return [].sort().shape", "something here is None"),
     ("return x[4]", "\nplaces are counted from 0: of 4 the last is 3\n"),
     ("return [3, 4][2]", "of n the last is n - 1"),

@@ -24,7 +24,10 @@ NOT_A_FUNCTION_OF_NUMPY = (
 def explain(error: BaseException) -> str:
     """Return the type and message of an exception, the learner's line that raised it, and what it means."""
     if isinstance(error, TooLongError):
-        return f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end?"
+        return (
+            f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end? If it does, "
+            "it goes round too often"
+        )
     if isinstance(error, RecursionError):
         return "your function calls itself again and again, and nothing ends it (RecursionError)"
     if isinstance(error, SystemExit):
@@ -66,12 +69,21 @@ def _shapes_that_do_not_match(match):
     return None
 
 
+def _axes_that_do_not_meet(match):
+    return (
+        "a product of matrices goes along the last axis of the left one and the last but one of the right, "
+        f"or its only one, and here they are {match['left']} and {match['right']}: does one want .T?"
+    )
+
+
 def _no_such_attribute(match):
     kind, name = match["kind"], match["name"]
     if kind == "NoneType":
         return (
             "something here is None: a function without `return`, or one that changes its argument in place"
         )
+    if kind in ("tuple", "range", "bytes", "generator", "map", "zip") and hasattr(list, name):
+        return f"a {kind} has no `.{name}`: list(...) makes a list of it, which has"
     if kind in ("list", "tuple", "int", "float", "range", "bytes", "set", "generator", "map", "zip"):
         return NOT_A_FUNCTION_OF_NUMPY.format(kind=kind, name=name)
     return None
@@ -87,6 +99,8 @@ def _cannot_reshape(match):
 
 MEANINGS = (
     (ValueError, r"could not be broadcast together with .*", _shapes_that_do_not_match),
+    (ValueError, r"matmul.*\(size (?P<right>\d+) is different from (?P<left>\d+)\)", _axes_that_do_not_meet),
+    (ValueError, r"not aligned: (?P<left>\d+) \(dim \d\) != (?P<right>\d+) \(dim", _axes_that_do_not_meet),
     (
         ValueError,
         r"could not broadcast input array from shape (?P<a>\([\d,]*\)) into shape (?P<b>\([\d,]*\))",
