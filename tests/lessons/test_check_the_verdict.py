@@ -44,6 +44,15 @@ def correct(first, second, reference, runs=(0, 1), least=0.99, of_both=max, allo
     return "holds" if allowed(of_both(wrong), most) else "does not hold"
 
 
+def correct_in_both(first, second, reference):
+    wrong = sum(a != c or b != c for a, b, c in zip(first, second, reference, strict=True))
+    return "holds" if wrong <= 10 else "does not hold"
+
+
+def correct_in_turn(first, second, reference):
+    return correct(first, reference, second)
+
+
 def correct_by_mean(first, second, reference):
     far = [abs(float(np.mean(run - reference))) for run in (first, second)]
     return "holds" if max(far) < 0.01 else "does not hold"
@@ -140,6 +149,8 @@ WRONG = [
     ("judge_decoder", changed(correct, runs=[1]), "you look at the second run only"),
     ("judge_decoder", changed(correct, least=1), "you let no weight differ"),
     ("judge_decoder", correct_by_mean, "you compare means"),
+    ("judge_decoder", correct_in_both, "neither one by the other nor what both"),
+    ("judge_decoder", correct_in_turn, "neither one by the other nor what both"),
     ("judge_decoder", changed(correct, of_both=min), "one right run is enough for you"),
     ("judge_decoder", changed(correct, of_both=np.mean), "the mean of two runs"),
     ("judge_decoder", changed(correct, allowed=lt), "exactly 99 % is enough"),
@@ -190,7 +201,15 @@ def by_distance(first, second, reference):
     return "holds" if apart <= 0.01 else "does not hold"
 
 
-@pytest.mark.parametrize("judge", [changed(correct, least=0.98), changed(correct, least=0.995), by_distance])
+@pytest.mark.parametrize(
+    "judge",
+    [
+        changed(correct, least=0.98),
+        changed(correct, least=0.989),
+        changed(correct, least=0.995),
+        by_distance,
+    ],
+)
 def test_a_decoder_is_judged_by_99_of_100_weights(judge):
     assert NAMES["judge_decoder"].judge(judge).kind == "wrong"
 
@@ -211,3 +230,15 @@ def judged_by(within):
 def test_a_factor_of_1_5_may_be_asked_for_in_any_way(within):
     """No case lies at the limit itself, where logarithms are a rounding away."""
     assert NAMES["judge_ratio"].judge(judged_by(within)).kind == "right"
+
+
+@pytest.mark.parametrize(
+    "near_128",
+    [lambda a, b: max(a / b, b // a) <= 1.5, lambda a, b: max(a // b, b / a) <= 1.5],
+)
+def test_a_quotient_of_128_rows_is_no_whole_number(near_128):
+    def judge_apart(claimed, at_128, at_1):
+        words = ("does not hold", "holds at one row", "holds at 128 rows", "holds")
+        return words[2 * near_128(claimed, at_128) + near(claimed, at_1)]
+
+    assert NAMES["judge_ratio"].judge(judge_apart).kind == "wrong"

@@ -29,6 +29,7 @@ def ratio_cases():
         "claimed 90, found 120 and 100": (90.0, 120.0, 100.0),
         "claimed 100, found 60 and 80": (100.0, 60.0, 80.0),
         "claimed 100, found 140 and 160": (100.0, 140.0, 160.0),
+        "claimed 100, found 160 and 140": (100.0, 160.0, 140.0),
         "claimed 0.5, found 0.4 and 0.6": (0.5, 0.4, 0.6),
         "claimed 0.5, found 0.2 and 1.4": (0.5, 0.2, 1.4),
         "claimed 2, found 5 and 0.6": (2.0, 5.0, 0.6),
@@ -143,7 +144,7 @@ JUDGE = Exercise(
 
 
 def with_wrong(right, count, rng):
-    """Return weights of which so many are wrong, half of them too large, half too small by as much."""
+    """Return weights of which so many are wrong, every other one too large, and the rest too small."""
     weights, at = right.copy(), rng.permutation(right.size)[:count]
     weights[at[::2]] += 4
     weights[at[1::2]] -= 4
@@ -153,7 +154,7 @@ def with_wrong(right, count, rng):
 def decoder_cases():
     rng = np.random.default_rng(13)
     right = rng.standard_normal(1000).astype(np.float32)
-    least, few, many = (with_wrong(right, count, rng) for count in (4, 10, 16))
+    least, few, others, many = (with_wrong(right, count, rng) for count in (4, 10, 10, 11))
     out_of_order = right.reshape(-1, 2, 10).swapaxes(1, 2).reshape(-1)
     return {
         "right in both runs": (right, right, right),
@@ -161,10 +162,11 @@ def decoder_cases():
         "the right weights in another order": (out_of_order, out_of_order, right),
         "4 of 1000 are wrong": (least, least, right),
         "10 of 1000 are wrong": (few, few, right),
-        "16 of 1000 are wrong": (many, many, right),
+        "10 of 1000 are wrong, others in the second run": (few, others, right),
+        "11 of 1000 are wrong": (many, many, right),
         "all are wrong, in the second run": (right, right + 1, right),
-        "16 of 1000 are wrong, in the second run": (right, many, right),
-        "16 of 1000 are wrong, in the first run": (many, right, right),
+        "11 of 1000 are wrong, in the second run": (right, many, right),
+        "11 of 1000 are wrong, in the first run": (many, right, right),
     }
 
 
@@ -202,6 +204,13 @@ DECODER = Exercise(
         Mistake(
             shares_judged(lambda _, second: second >= 0.99),
             "you look at the second run only: the first has to be right as well",
+        ),
+        Mistake(
+            decoder_judged(
+                lambda first, second, right: np.mean((first == right) & (second == right)) >= 0.99
+            ),
+            "two runs may each have 1 % wrong, and not the same: judge each by itself against the reference, "
+            "neither one by the other nor what both have right",
         ),
         Mistake(
             shares_judged(lambda *shares: max(shares) >= 0.99),
