@@ -153,9 +153,14 @@ def mean_by_total(best, total, out, best2, total2, out2):
     return max(best, best2), both, total / both * out + total2 / both * out2
 
 
-def to_the_first_alone(position, first, n, tile):
-    whole = (position + first) // tile
-    return whole, sum(count()(position, first, n, tile)) - whole
+def first_query(sees):
+    """Return a count in which only the first query sees otherwise."""
+
+    def tiles_seen(position, first, n, tile):
+        whole = (position + first + sees) // tile
+        return whole, sum(count()(position, first, n, tile)) - whole
+
+    return tiles_seen
 
 
 def one_more(position, first, n, tile):
@@ -190,7 +195,9 @@ WRONG = [
     ("join_parts", better_part, "you keep the better part and drop the other"),
     ("join_parts", better_part_or_second, "you keep the better part and drop the other"),
     ("join_parts", divided_before, "parts are joined undivided"),
-    ("tiles_seen", to_the_first_alone, "off by one: the block's first query"),
+    ("tiles_seen", first_query(sees=0), "the block's first query sees its own token too"),
+    ("tiles_seen", first_query(sees=2), "not the one after its own"),
+    ("tiles_seen", count(lambda position, t: position + t + 2), "a query sees no token after its own"),
     ("tiles_seen", lambda position, first, *block: count()(position, 0, *block), "the first block alone"),
     ("tiles_seen", one_more, "rounded up wrongly"),
     ("tiles_seen", begun_is_whole, "round down there"),

@@ -358,7 +358,7 @@ def token_cases():
     states = {
         "the first token": (-np.inf, 0.0, 0 * out, 2.5),
         "a lower score": (3.0, 1.25, out, 1.0),
-        "a higher score": (1.0, 2.5, out, 2.5),
+        "a higher score": (1.0, 2.25, out, 2.5),
         "the same score": (0.5, 1.5, out, 0.5),
         "scores below 0": (-4.0, 1.75, out, -6.0),
         "a thousand higher": (2.0, 3.5, out, 1002.0),

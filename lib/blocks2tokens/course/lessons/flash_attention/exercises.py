@@ -38,7 +38,7 @@ def tile_cases():
     return {
         "the first tile": case(-np.inf, 0.0, [1, 3, 2, 0.5]),
         "lower scores": case(4.0, 1.25, [1, 3, 2, 0.5]),
-        "one higher score": case(2.0, 2.5, [1, 3, 2, 0.5]),
+        "one higher score": case(2.0, 1.25, [1, 3, 2, 0.5]),
         "a tile of one": case(0.5, 1.5, [1.5]),
         "scores below 0": case(-4.0, 1.75, [-6, -9, -3]),
         "a thousand higher": case(2.0, 3.5, [1002, 1001]),
@@ -329,6 +329,7 @@ def block_cases():
         "the last block before a tile's end": (0, 48, 16, 64),
         "behind 100 tokens": (100, 32, 16, 64),
         "one query at a tile's end": (0, 63, 1, 64),
+        "one query before a tile's end": (0, 62, 1, 64),
         "a last query that begins a tile": (5, 44, 16, 64),
         "blocks as long as tiles": (0, 128, 64, 64),
         "a block longer than tiles": (0, 32, 32, 8),
@@ -372,6 +373,14 @@ TILES = Exercise(
         Mistake(
             partial(seen_with, own=0),
             "off by one: a query sees its own token, so query t sees position + t + 1 keys",
+        ),
+        Mistake(
+            partial(seen_with, own=2, last=lambda n: n - 2),
+            "off by one: the block's first query sees position + first + 1 keys, not the one after its own",
+        ),
+        Mistake(
+            partial(seen_with, own=2),
+            "off by one: a query sees no token after its own, so query t sees position + t + 1 keys",
         ),
         Mistake(
             partial(seen_with, own=0, last=lambda n: n),
