@@ -1,6 +1,7 @@
 """What learners write in lesson 20, for test_check_learners.py, and what is the lesson's own."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from blocks2tokens.course.lessons.attention.at_all import at_all
 from blocks2tokens.course.setup import notebooks
 from blocks2tokens.model import KVCache
 from blocks2tokens.model.attention import attend
+
+NAMES = {e.name: e for e in lesson.EXERCISES}
 
 
 def softmax(scores):
@@ -35,6 +38,18 @@ def one(divisor=lambda q, k: math.sqrt(len(q)), weigh=softmax, shrink=lambda q: 
 
 def overflowing(scores):
     exp = np.exp(np.float32(scores))
+    return exp / exp.sum()
+
+
+def less(by, scores):
+    """Return the softmax of scores, less a number made of them in the place of the largest."""
+    scores = np.array(scores)
+    exp = np.exp(scores - by(scores))
+    return exp / exp.sum()
+
+
+def cut_off(scores, least=-np.inf):
+    exp = np.exp(np.clip(scores, least, 80))
     return exp / exp.sum()
 
 
@@ -75,6 +90,32 @@ def over_queries(scores):
     return exp / exp.sum(axis=0)
 
 
+def hidden(scores):
+    T, S = scores.shape
+    return np.triu(np.full((T, S), True), S - T + 1)
+
+
+def less_the_largest_of_all(scores):
+    scores = np.where(hidden(scores), -np.inf, scores)
+    exp = np.exp(scores - scores.max())
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def times_infinity(scores):
+    masked = scores + hidden(scores) * -np.inf
+    exp = np.exp(masked - masked.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def not_divided(scores):
+    masked = np.where(hidden(scores), -np.inf, scores)
+    return np.exp(masked - masked.max(axis=1, keepdims=True))
+
+
+def over_everything(scores):
+    return not_divided(scores) / not_divided(scores).sum()
+
+
 def take(
     top=max,
     keep_total=lambda best, new: math.exp(best - new),
@@ -91,6 +132,20 @@ def take(
         return new, total, (out / total if divided else out)
 
     return absorb
+
+
+def anew(best, total, out, score, value):
+    return (score, 1, value) if score > best else take()(best, total, out, score, value)
+
+
+def only_better(best, total, out, score, value):
+    return take()(best, total, out, score, value) if score > best else (best, total, out)
+
+
+def mean_so_far(best, total, out, score, value):
+    new = max(best, score)
+    share = np.exp(score - new) / (np.exp(best - new) * total + np.exp(score - new))
+    return new, np.exp(best - new) * total + np.exp(score - new), out + share * (value - out)
 
 
 def kept(best, new):
@@ -138,6 +193,26 @@ def hides_in_place(scores):
 
 WRONG = [
     ("causal_weights", hides_in_place, "you wrote into scores"),
+    ("attend_one", one(weigh=partial(less, lambda s: max(0, *s))), "where all scores are far below 0"),
+    ("attend_one", one(weigh=partial(less, lambda s: max(abs(s)))), "where all scores are far below 0"),
+    ("attend_one", one(weigh=partial(less, np.mean)), "you subtract the mean"),
+    ("attend_one", one(weigh=cut_off), "you cut scores off"),
+    ("attend_one", one(weigh=partial(cut_off, least=-80)), "you cut scores off"),
+    ("causal_weights", less_the_largest_of_all, "you subtract the largest of all"),
+    ("causal_weights", causal(top=lambda row: max(0, *row)), "the largest begins at 0"),
+    ("causal_weights", causal(hide=-1000), "a score that is seen may be lower still"),
+    ("causal_weights", times_infinity, "0 * inf is no number"),
+    ("causal_weights", causal(lambda s, own: s > own), "your mask is the wrong way round"),
+    ("causal_weights", over_everything, "all weights together sum to 1"),
+    ("causal_weights", not_divided, "divide each by its sum"),
+    ("absorb", take(weigh=lambda score, best, new: 1), "the new token weighs 1 always"),
+    ("absorb", anew, "starts anew with you"),
+    ("absorb", only_better, "a lower score is left out"),
+    ("absorb", mean_so_far, "out is a mean with you"),
+    ("kv_bytes", lambda c, n_tokens, bits: size(bit=1)(c, n_tokens, bits // 8), "less than a byte"),
+    ("kv_bytes", lambda c, n_tokens, bits: size()(c, n_tokens, 32), "are float32's"),
+    ("offset_of", place(lambda h, group, n: h // n), "counts packs as long as there are key heads"),
+    ("offset_of", place(lambda h, group, n: h / group), "lies between two heads"),
     ("attend_one", one(lambda q, k: 1), "the scores are not scaled"),
     ("attend_one", one(lambda q, k: len(q)), "divide the scores by head_dim"),
     ("attend_one", one(lambda q, k: len(q) ** -0.5), "multiply the scores by the square root"),
@@ -261,6 +336,27 @@ def test_the_engine_s_cache_has_the_head_layout():
     flat = cache.get(0, 5)[0].reshape(-1)
     for head, token, i in [(0, 0, 0), (1, 2, 3), (3, 1, 7)]:
         assert flat[lesson.offset_of("head", head, token, i, 2, 2, 5, 8)] == keys[token, head // 2, i]
+
+
+def in_loops(scores):
+    """Give each row its own softmax of what it sees, as lists."""
+    T, S = scores.shape
+    rows = [[float(s) for s in row[: S - T + t + 1]] for t, row in enumerate(scores)]
+    return [softmax(row) + [0.0] * (S - len(row)) for row in rows]
+
+
+@pytest.mark.parametrize("hide", [-1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_a_score_that_is_far_below_all_hides_as_well(hide):
+    assert NAMES["causal_weights"].judge(causal(hide=hide)).kind == "right"
+
+
+def test_rows_of_a_list_are_weights():
+    assert NAMES["causal_weights"].judge(in_loops).kind == "right"
+
+
+def test_each_of_absorb_s_values_is_called_by_its_name():
+    message = NAMES["absorb"].judge(lambda *state: (*lesson.absorb(*state)[:2], 0 * state[2])).message
+    assert "the first token, out: " in message
 
 
 # The lesson asks for many places at once, the exercise for one

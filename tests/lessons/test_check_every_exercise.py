@@ -4,6 +4,7 @@ import ast
 import html
 import re
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -228,6 +229,33 @@ def test_a_view_of_an_argument_becomes_an_array_of_its_own():
     assert x[0] == 0
 
 
+@dataclass
+class Room:
+    """Something that a function may change."""
+
+    size: int
+    things: list
+
+
+def test_each_call_gets_a_dataclass_of_its_own():
+    """What a function takes out of it is there for the next call, and for the right answer."""
+    count = Exercise(
+        "count",
+        engine=lambda room: room.size + len(room.things),
+        cases=lambda: {"one thing": (Room(3, ["chair"]),)},
+        mistakes=(),
+        hints=("think",),
+    )
+
+    def takes_out(room):
+        while room.things:
+            room.size += room.things.pop() is not None
+        return room.size
+
+    message = count.judge(takes_out).message
+    assert "your answers are right, but you wrote into room" in message and ".copy()" not in message, message
+
+
 def test_a_list_turned_round_in_place_is_refused():
     def reverses(ne, fmt):
         ne.reverse()
@@ -337,6 +365,7 @@ def test_a_function_without_end_is_stopped(body, monkeypatch):
     exec(f"def endless(x):\n    try:\n        {body}\n    except Exception:\n        pass", scope)
     verdict = TWICE.judge(scope["endless"])
     assert verdict.kind == "wrong" and "does every loop in it end?" in verdict.message
+    assert "If it does, it goes round too often" in verdict.message
 
 
 def test_what_a_function_prints_is_kept_on_the_card(capsys):
@@ -383,6 +412,8 @@ def raises(code):
 
 EXCEPTIONS = [
     ("return np.ones((1, 8)) * np.ones((1, 8, 32))", "from the right, and there 8 meets 32"),
+    ("return np.ones((3, 4)) @ np.ones((5, 4))", "here they are 4 and 5: does one want .T?"),
+    ("return np.dot(np.ones((3, 4)), np.ones(5))", "here they are 4 and 5: does one want .T?"),
     ("x[:] = np.ones(7)", "you write an array of shape (7,) to a place of shape (4,)"),
     ("return x.reshape(3, 5)", "must hold all 4 elements"),
     ("return 1 if x > 0 else 2", "np.where"),
@@ -390,7 +421,21 @@ EXCEPTIONS = [
     ("a, b, c = 1, 2", "count the names on the left"),
     ("return [1, 2].astype(int)", "this is a list: np.array(...)"),
     ("return (1, 2).reshape(2)", "this is a tuple: np.array(...)"),
+    ("return (1, 2).append(3)", "a tuple has no `.append`: list(...) makes a list"),
+    ("return range(3).copy()", "a range has no `.copy`: list(...) makes a list"),
     ("return [].sort().shape", "something here is None"),
+    ("return (1, 2).append(3)", "list(...) makes a list of it"),
+    ("return x @ np.ones(3)", "here they are 4 and 3: does one want .T?"),
+    ("return np.dot(np.ones((2, 3)), x)", "here they are 3 and 4: does one want .T?"),
+    ("return x.sum(axis=1)", "this array has axis 0 alone"),
+    ("return np.ones((2, 2)).sum(axis=2)", "this array has axes 0 to 1"),
+    ("return x[0].sum(axis=1)", "it is a single number"),
+    ("return [].pop(0)", "nothing is left to take out"),
+    ("return {}.popitem()", "nothing is left to take out"),
+    ("return {(1, 2): 3}[{1, 2}]", "a set can change, so it is no key"),
+    ("return {x: 3}", "a numpy.ndarray can change, so it is no key"),
+    ("return {(1, 2): 3}[1]", "nothing is kept under this key"),
+    ("return {frozenset(['reuse']): 3}[frozenset('reuse')]", "the set of its letters"),
     ("return x[4]", "\nplaces are counted from 0: of 4 the last is 3\n"),
     ("return [3, 4][2]", "of n the last is n - 1"),
     ("return x[0.5]", "`//` divides in whole numbers"),

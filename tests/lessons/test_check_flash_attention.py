@@ -8,6 +8,8 @@ from blocks2tokens.course.lessons.flash_attention import exercises as lesson
 from blocks2tokens.model.attention import attend
 from blocks2tokens.model.attention_tile import room_floats
 
+NAMES = {e.name: e for e in lesson.EXERCISES}
+
 
 def take(
     top=lambda best, scores: max([best, *scores]),
@@ -104,6 +106,19 @@ def overtakes(pairs=lambda n: n * (n + 1) / 2, each=lambda h, d: 2 * h * d):
     return overtakes_at
 
 
+def anew(best, total, out, scores, values):
+    if max(scores) > best:
+        best, total, out = -np.inf, 0, np.zeros_like(out)
+    return take()(best, total, out, scores, values)
+
+
+def shares_of_a_tile(best, total, out, scores, values):
+    new = max(best, *scores)
+    weights = np.exp(scores - new)
+    found = np.exp(best - new) * out + values.T @ (weights / sum(weights))
+    return new, np.exp(best - new) * total + sum(weights), found
+
+
 def sum_of_values(best, total, out, scores, values):
     new, total, _ = take()(best, total, out, scores, values)
     return new, total, sum(values, start=np.exp(best - new) * out)
@@ -112,6 +127,19 @@ def sum_of_values(best, total, out, scores, values):
 def total_before_best(*arguments):
     new, total, out = take()(*arguments)
     return total, new, out
+
+
+def better_part(*parts):
+    return max(parts[:3], parts[3:], key=lambda part: part[0])
+
+
+def better_part_or_second(*parts):
+    return max(parts[3:], parts[:3], key=lambda part: part[0])
+
+
+def divided_before(best, total, out, best2, total2, out2):
+    outs = [out / (total or 1), out2 / (total2 or 1)]
+    return join()(best, total, outs[0], best2, total2, outs[1])
 
 
 def others_factor(best, total, out, best2, total2, out2):
@@ -123,6 +151,26 @@ def others_factor(best, total, out, best2, total2, out2):
 def mean_by_total(best, total, out, best2, total2, out2):
     both = total + total2
     return max(best, best2), both, total / both * out + total2 / both * out2
+
+
+def first_query(sees):
+    """Return a count in which only the first query sees otherwise."""
+
+    def tiles_seen(position, first, n, tile):
+        whole = (position + first + sees) // tile
+        return whole, sum(count()(position, first, n, tile)) - whole
+
+    return tiles_seen
+
+
+def one_more(position, first, n, tile):
+    whole = (position + first + 1) // tile
+    return whole, (position + first + n) // tile + 1 - whole
+
+
+def begun_is_whole(position, first, n, tile):
+    whole = math.ceil((position + first + 1) / tile)
+    return whole, math.ceil((position + first + n) / tile) - whole
 
 
 def masked_first(*block):
@@ -140,6 +188,19 @@ def last_query(position, first, n, tile):
 
 
 WRONG = [
+    ("absorb_tile", take(against=lambda best, new, scores: best), "weighed against the old best"),
+    ("absorb_tile", anew, "a better tile starts anew"),
+    ("absorb_tile", shares_of_a_tile, "nothing is divided before the last tile"),
+    ("join_parts", join(totals=(1, 0), outs=(1, 0)), "one part alone"),
+    ("join_parts", better_part, "you keep the better part and drop the other"),
+    ("join_parts", better_part_or_second, "you keep the better part and drop the other"),
+    ("join_parts", divided_before, "parts are joined undivided"),
+    ("tiles_seen", first_query(sees=0), "the block's first query sees its own token too"),
+    ("tiles_seen", first_query(sees=2), "not the one after its own"),
+    ("tiles_seen", count(lambda position, t: position + t + 2), "a query sees no token after its own"),
+    ("tiles_seen", lambda position, first, *block: count()(position, 0, *block), "the first block alone"),
+    ("tiles_seen", one_more, "rounded up wrongly"),
+    ("tiles_seen", begun_is_whole, "round down there"),
     ("absorb_tile", take(against=lambda best, new, scores: 0), "measured against nothing"),
     ("absorb_tile", sum_of_values, "every value counts the same"),
     ("absorb_tile", total_before_best, "best and total have changed places"),
@@ -213,6 +274,20 @@ RIGHT = {
     "bytes_held": [held()],
     "overtakes_at": [overtakes()],
 }
+
+
+def test_either_part_may_have_seen_nothing():
+    state = lesson.absorb_tile(-np.inf, 0.0, np.zeros(2), np.ones(3), np.ones((3, 2)))
+    for parts in ((state, (-np.inf, 0.0, np.zeros(2))), ((-np.inf, 0.0, np.zeros(2)), state)):
+        assert np.allclose(lesson.join_parts(*parts[0], *parts[1])[2], state[2])
+    verdict = NAMES["join_parts"].judge(nothing_in_the_second)
+    assert verdict.kind == "wrong" and "a second part that saw nothing" in verdict.message
+
+
+def nothing_in_the_second(best, total, out, best2, total2, out2):
+    a = np.exp(min(best - best2, 0)) if best2 > -np.inf else np.nan
+    b = np.exp(best2 - max(best, best2))
+    return max(best, best2), a * total + b * total2, a * out + b * out2
 
 
 # The plain answers agree with the engine

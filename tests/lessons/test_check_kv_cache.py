@@ -18,15 +18,16 @@ def weigh(
     pages=lambda n, page: (n + page - 1) // page * page,
     heads=None,
     layers=True,
+    row=lambda block, scale, n: (block + scale) * n,
 ):
     """A learner's loop over pages, with bits."""
 
     def bytes_of_pages(c, n_tokens, kind, page):
         bits = {"float32": 32, "float16": 16, "q8_0": 8, "q4_0": 4 if half else 8}[kind]
-        block = 32 * bits // 8 + (scale if kind.startswith("q") else 0)
+        a_row = row(32 * bits // 8, scale if kind.startswith("q") else 0, c.head_dim // 32)
         total = 0
         for _ in parts:
-            total += block * (c.head_dim // 32) * getattr(c, heads or "n_kv_heads")
+            total += a_row * getattr(c, heads or "n_kv_heads")
         return total * pages(n_tokens, page) * (c.n_layers if layers else 1)
 
     return bytes_of_pages
@@ -57,17 +58,41 @@ def in_place(x):
     return x / np.sqrt(n)
 
 
-def by_steps(steps=None, first=1, write=lambda a, b: (a + b, a - b), after=lambda out: out):
+def by_steps(
+    steps=None, first=1, write=lambda a, b: (a + b, a - b), after=lambda out: out, less=0, each=lambda n: 1
+):
     def hadamard(x):
         out, distance, done = [float(v) for v in x], first, 0
-        while distance < len(out) and (steps is None or done < steps):
+        last = len(x).bit_length() - 1 - less if steps is None else steps
+        while distance < len(out) and done < last:
             for i in range(len(out)):
                 if not i & distance:
                     out[i], out[i + distance] = write(out[i], out[i + distance])
+            out = [v / each(len(x)) for v in out]
             distance, done = 2 * distance, done + 1
         return np.array(after(out)) / len(out) ** 0.5
 
     return hadamard
+
+
+def joined_end_to_end(x):
+    out = x
+    for step in range(len(x).bit_length() - 1):
+        a, b = np.split(out.reshape(-1, 2 * 2**step), 2, axis=1)
+        out = np.append(a + b, a - b)
+    return out / len(x) ** 0.5
+
+
+def always_neighbours(x):
+    out = list(x)
+    for _ in range(len(x).bit_length() - 1):
+        out = [v for a, b in zip(out[::2], out[1::2], strict=True) for v in (a + b, a - b)]
+    return np.array(out) / len(x) ** 0.5
+
+
+def root_of_2_each_time(x):
+    """Right: all steps together divide by the square root of n."""
+    return by_steps(each=lambda n: 2**0.5)(x) * len(x) ** 0.5
 
 
 def taken_twice(a, b):
@@ -80,14 +105,29 @@ def reordered(out):
     return [out[int(format(i, f"0{bits}b")[::-1], 2)] for i in range(len(out))]
 
 
-def find(query=True, result=True, divisor=lambda q: len(q) ** 0.5, by_row=False):
+def soft(scores):
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+def of_exp(scores):
+    weights = np.exp(scores)
+    return weights / weights.sum()
+
+
+def in_float64(scores):
+    return of_exp(scores.astype(np.float64))
+
+
+def find(
+    query=True, result=True, divisor=lambda q: len(q) ** 0.5, by_row=False, weigh=soft, of_all=lambda keys: 1
+):
     def attend_turned(q, keys, values, turn):
         if by_row:  # turns all rows back: right, and dearer
             keys, values = (np.array([turn(row) for row in rows]) for rows in (keys, values))
         asked = turn(q) if query and not by_row else q
-        scores = np.array([float(asked @ key) for key in keys]) / divisor(q)
-        weights = np.exp(scores - scores.max())
-        out = sum(w * value for w, value in zip(weights / weights.sum(), values, strict=True))
+        scores = np.array([asked @ key for key in keys]) / np.float32(divisor(q) * of_all(keys))
+        out = sum(w * value for w, value in zip(weigh(scores), values, strict=True))
         return turn(out) if result and not by_row else out
 
     return attend_turned
@@ -115,6 +155,26 @@ def locate(
     return row_of
 
 
+def turned_keys_and_q(q, keys, values, turn):
+    keys = np.array([turn(key) for key in keys])
+    return turn(soft(keys @ turn(q) / len(q) ** 0.5) @ values)
+
+
+def from_the_first_page(table, layer, part, head, token, s):
+    page, byte = locate()(table, layer, part, head, token, s)
+    return page, byte + page * (2 * s.n_layers * s.n_kv_heads * s.page * s.row_bytes)
+
+
+def keys_then_values(table, layer, part, head, token, s):
+    place = part * s.n_layers + layer
+    return locate(layer_of=lambda layer, part: (place // 2, place % 2))(table, layer, part, head, token, s)
+
+
+def byte_and_page(*arguments):
+    page, byte = locate()(*arguments)
+    return byte, page
+
+
 def one_part(layer, part):
     return layer // 2, layer % 2
 
@@ -132,11 +192,34 @@ def own(alone=lambda n: n < 2, old=-1, new=1, free=min, named=True):
     return own_page
 
 
+def users_of_the_place(table, i, users):
+    return (table[:], users[:], None) if users[i] == 1 else own(alone=lambda n: False)(table, i, users)
+
+
+def to_and_from(table, i, users):
+    table, users, copied = own()(table, i, users)
+    return table, users, copied if copied is None else (copied[1], copied[0])
+
+
+def not_in_the_table(table, i, users):
+    others = [p for p in range(len(users)) if p not in table]
+    return own(free=lambda free: others[0])(table, i, users)
+
+
+def in_arrays(table, i, users):
+    table, users, copied = own()(table, i, users)
+    return np.array(table), np.array(users, np.int64), copied
+
+
 WRONG = [
     ("bytes_of_pages", weigh(scale=0), "the codes alone"),
     ("bytes_of_pages", weigh(scale=4), "your scales have 4 bytes"),
     ("bytes_of_pages", weigh(half=False), "half a byte"),
     ("bytes_of_pages", weigh(parts=("keys",)), "half of it"),
+    ("bytes_of_pages", weigh(row=lambda block, scale, n: block * n + scale), "one scale for a row"),
+    ("bytes_of_pages", weigh(row=lambda block, scale, n: (block + scale) * n * 32), "those of 32 numbers"),
+    ("bytes_of_pages", weigh(pages=lambda n, page: n + page - n % page), "a page too many"),
+    ("bytes_of_pages", weigh(pages=lambda n, page: (n + page - 1) // page), "as if they were tokens"),
     ("bytes_of_pages", weigh(pages=lambda n, page: n), "round the number of pages up"),
     ("bytes_of_pages", weigh(pages=lambda n, page: n // page * page), "you round down"),
     ("bytes_of_pages", weigh(heads="n_heads"), "the queries' heads"),
@@ -148,12 +231,32 @@ WRONG = [
     ("hadamard", by_steps(write=lambda a, b: (a + b, a + b)), "sums alone"),
     ("hadamard", by_steps(steps=1), "this is the first step"),
     ("hadamard", by_steps(first=2), "the first step is missing"),
+    ("hadamard", by_steps(less=1), "the last step is missing"),
+    (
+        "hadamard",
+        by_steps(each=lambda n: n**0.5, after=lambda out: np.array(out) * len(out) ** 0.5),
+        "every step",
+    ),
+    ("hadamard", joined_end_to_end, "all sums before all differences"),
+    ("hadamard", always_neighbours, "you mix neighbours in every step"),
     ("hadamard", by_steps(after=reordered), "order of reversed bits"),
     ("hadamard", in_place, "you wrote into x"),
-    ("attend_turned", find(query=False), "q meets turned keys"),
+    ("attend_turned", find(query=False), "are not turned alike"),
+    ("attend_turned", turned_keys_and_q, "leave the keys as they are stored"),
     ("attend_turned", find(result=False), "turn it back"),
     ("attend_turned", find(query=False, result=False), "nothing is turned"),
     ("attend_turned", find(divisor=lambda q: 1), "the scores are not scaled"),
+    ("attend_turned", find(divisor=len), "you divide the scores by head_dim"),
+    ("attend_turned", find(divisor=lambda q: 8), "heads of 64 alone"),
+    (
+        "attend_turned",
+        find(divisor=lambda q: 1, of_all=lambda keys: len(keys) ** 0.5),
+        "the root of the number of tokens",
+    ),
+    ("attend_turned", find(weigh=lambda scores: scores), "softmax is missing"),
+    ("attend_turned", find(weigh=lambda scores: np.exp(scores - scores.max())), "do not add up to 1"),
+    ("attend_turned", find(weigh=of_exp), "exp overflows"),
+    ("attend_turned", find(weigh=in_float64), "exp overflows"),
     ("row_of", locate(entry=lambda table, i: i), "the place in the table"),
     ("row_of", locate(inside=lambda token, page: token), "right in the first page alone"),
     ("row_of", locate(unit=1), "you count rows"),
@@ -164,6 +267,9 @@ WRONG = [
     ),
     ("row_of", locate(layer_of=one_part), "values lie where you look for keys"),
     ("row_of", locate(shape="lpth"), "the heads of a token lie together"),
+    ("row_of", keys_then_values, "the values of all layers behind all keys"),
+    ("row_of", from_the_first_page, "from the first page of all"),
+    ("row_of", byte_and_page, "first the page, then the byte"),
     ("own_page", own(alone=lambda n: False), "nobody shares"),
     ("own_page", own(alone=lambda n: True), "you never copy"),
     ("own_page", own(old=0), "the old page keeps its user"),
@@ -171,14 +277,17 @@ WRONG = [
     ("own_page", own(named=False), "the table still names"),
     ("own_page", own(alone=lambda n: n < 3), "two users are one too many"),
     ("own_page", own(free=max), "take the first"),
+    ("own_page", users_of_the_place, "i is a place in the table"),
+    ("own_page", to_and_from, "named backwards"),
+    ("own_page", not_in_the_table, "may be another's"),
 ]
 
 RIGHT = {
     "bytes_of_pages": [weigh()],
-    "hadamard": [recursive(), by_steps()],
+    "hadamard": [recursive(), by_steps(), root_of_2_each_time],
     "attend_turned": [find(), find(by_row=True)],
     "row_of": [locate()],
-    "own_page": [own()],
+    "own_page": [own(), in_arrays],
 }
 
 

@@ -55,6 +55,24 @@ def too_few(W, X, share):
     return mask
 
 
+def scored(W, X):
+    return np.abs(W) * np.linalg.norm(X, axis=0)
+
+
+def places_not_ranks(W, X, share):
+    return np.array([np.argsort(row) >= int(share * len(row)) for row in scored(W, X)])
+
+
+def by_partition(W, X, share):
+    n, mask = int(share * W.shape[1]), np.ones(W.shape, bool)
+    np.put_along_axis(mask, np.argpartition(scored(W, X), n, axis=1)[:, :n], False, axis=1)
+    return mask
+
+
+def by_squares(W, X, share):
+    return np.argsort(np.argsort(W**2 * (X**2).mean(axis=0))) >= int(share * W.shape[1])
+
+
 def fours(best=2, stays=True, pick=lambda s, K: [list(range(j, j + 4)) for j in range(0, K, 4)]):
     def two_of_four(scores):
         keep = np.zeros(scores.shape, bool)
@@ -103,6 +121,29 @@ def first_of_equals(scores):
     return keep
 
 
+def places_in_fours(scores):
+    keep = np.zeros(scores.shape, bool)
+    for n, row in enumerate(scores):
+        for j in range(0, len(row), 4):
+            keep[n, j : j + 4] = np.argsort(row[j : j + 4]) >= 2
+    return keep
+
+
+def zeroed_and_asked(scores):
+    left = scores.copy()
+    for four in left.reshape(-1, 4):
+        four[np.argsort(four, kind="stable")[:2]] = 0
+    return left != 0
+
+
+def by_rounds(scores):
+    """Take the lowest out of each four, twice."""
+    left = scores.reshape(-1, 4).astype(float)
+    for _ in range(2):
+        left[np.arange(len(left)), left.argmin(axis=1)] = np.inf
+    return np.isfinite(left).reshape(scores.shape)
+
+
 def kept_scores(scores):
     return [[score if stays else 0 for score, stays in zip(*row, strict=True)] for row in pairs_of(scores)]
 
@@ -130,14 +171,16 @@ def above(level):
     return two_of_four
 
 
-def influence(one=1, divide=True, mean=True, compare=lambda b, a: (b, a), sign=-1):
+def influence(
+    one=1, divide=True, mean=True, compare=lambda b, a: (b, a), sign=-1, length=math.sqrt, size=float
+):
     def block_influence(before, after):
         found = []
         for b, a in zip(before, after, strict=True):
             b, a = compare(b.astype(float), a.astype(float))
-            cosine = float(b @ a)
+            cosine = size(b @ a)
             if divide:
-                cosine /= math.sqrt(b @ b) * math.sqrt(a @ a)
+                cosine /= length(b @ b) * length(a @ a)
             found.append(one + sign * cosine)
         return sum(found) / len(found) if mean else sum(found)
 
@@ -174,6 +217,16 @@ def less_the_sum(before, after):
     return 1 - sum(b @ a / np.linalg.norm(b) / np.linalg.norm(a) for b, a in zip(before, after, strict=True))
 
 
+def with_a_column(before, after):
+    dots = (before * after).sum(axis=1, keepdims=True)
+    return np.mean(1 - dots / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)))
+
+
+def of_unit_vectors(before, after):
+    before, after = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (before, after))
+    return np.array(1 - np.einsum("td,td->", before, after) / len(before))
+
+
 def moved(before, after):
     return np.mean([math.dist(b, a) for b, a in zip(before, after, strict=True)])
 
@@ -193,12 +246,25 @@ def neurons(cut_gate=True, cut_up=True, cut_down=True, which=lambda ffn, keep: k
 
 
 def rows_of_down(gate, up, down, keep):
-    return gate[keep], up[keep], np.array([down[i % len(down)] for i in keep])
+    return gate[keep], up[keep], down[keep]
 
 
 def turned(gate, up, down, keep):
-    gate, up = (np.take(x, keep % x.shape[1], axis=1) for x in (gate, up))
-    return gate, up, np.take(down, keep % len(down), axis=0)
+    return np.take(gate, keep, axis=1), np.take(up, keep, axis=1), np.take(down, keep, axis=0)
+
+
+def on_its_side(gate, up, down, keep):
+    return gate[keep], up[keep], down.T[keep]
+
+
+def up_and_gate(gate, up, down, keep):
+    gate, up, down = neurons()(gate, up, down, keep)
+    return up, gate, down
+
+
+def deleted(gate, up, down, keep):
+    gone = [i for i in range(len(gate)) if i not in keep]
+    return [np.delete(gate, gone, axis=0), np.delete(up, gone, axis=0), np.delete(down, gone, axis=1)]
 
 
 def silenced(gate, up, down, keep):
@@ -214,14 +280,24 @@ def other_row(n_bytes=lambda K, right: right, share=lambda K, kept, right: right
     return sparse_row
 
 
+def saved_by_this_row(K, kept, value_bytes, dense_bits):
+    n_bytes, _ = row()(K, kept, value_bytes, dense_bits)
+    return n_bytes, 1 - n_bytes / (K * dense_bits / 8)
+
+
+def in_float32(*arguments):
+    n_bytes, share = row()(*arguments)
+    return n_bytes, np.float32(share)
+
+
 def starts_added(K, kept, value_bytes, dense_bits):
     return row()(K, kept, value_bytes, dense_bits)[0], 1 - (dense_bits / 8 + 4 / 256) / (value_bytes + 1)
 
 
-def row(place=1, start=4, share=True, per_value=8, starts_count=True, bits=1):
+def row(place=1, start=4, share=True, per_value=8, starts_count=True, bits=1, byte=8):
     def sparse_row(K, kept, value_bytes, dense_bits):
         total = sum(place + value_bytes for _ in range(kept)) + start * (K // 256)
-        fixed = start * 8 / 256 if starts_count else 0
+        fixed = start * byte / 256 if starts_count else 0
         kept_share = (dense_bits - fixed) / (per_value * (place + value_bytes))
         return total * bits, (1 - kept_share if share else kept_share)
 
@@ -229,7 +305,16 @@ def row(place=1, start=4, share=True, per_value=8, starts_count=True, bits=1):
 
 
 WRONG = [
-    ("wanda_keep", wanda(norm=lambda column: 1), "this is magnitude"),
+    ("wanda_keep", wanda(norm=lambda column: 1), "this orders as magnitude does"),
+    (
+        "wanda_keep",
+        lambda W, X, share: wanda(norm=lambda column: np.linalg.norm(X))(W, X, share),
+        "of its own input column, K norms, axis=0",
+    ),
+    ("wanda_keep", wanda(norm=np.std), "spread about their mean"),
+    ("wanda_keep", wanda(norm=lambda column: max(map(abs, column))), "the loudest input"),
+    ("wanda_keep", places_not_ranks, "not how low a place is"),
+    ("wanda_keep", lambda W, X, share: scored(W, X), "these are the scores"),
     ("wanda_keep", wanda(size=float), "the sign counts"),
     ("wanda_keep", whole_matrix, "you compare the whole matrix"),
     ("wanda_keep", lambda *a: whole_matrix(*a, norms=False), "two steps are missing"),
@@ -247,6 +332,8 @@ WRONG = [
     ("two_of_four", long_rows, "makes four long rows"),
     ("two_of_four", above(np.mean), "above the mean"),
     ("two_of_four", above(np.median), "none is above the median"),
+    ("two_of_four", places_in_fours, "not how low each is"),
+    ("two_of_four", zeroed_and_asked, "right until a score that stays is 0"),
     ("two_of_four", best_half, "but not two of each four"),
     ("two_of_four", down_a_column, "run down a column"),
     ("two_of_four", fours(pick=every_so_many), "every so many columns"),
@@ -261,6 +348,9 @@ WRONG = [
     ("block_influence", flattened, "one long vector"),
     ("block_influence", influence(mean=False), "the sum over the tokens"),
     ("block_influence", influence(compare=lambda b, a: (b, a - b)), "with what the layer adds"),
+    ("block_influence", influence(size=lambda dot: abs(float(dot))), "the sign of the cosine counts"),
+    ("block_influence", influence(length=float), "the squares of the lengths"),
+    ("block_influence", with_a_column, "a column [T, 1] divided by a row [T]"),
     ("block_influence", moved, "this is a distance"),
     ("block_influence", of_tokens, "the tokens' own numbers"),
     ("block_influence", all_pairs, "every token with every other"),
@@ -276,6 +366,8 @@ WRONG = [
         neurons(which=lambda n, keep: set(range(n)) - set(keep.tolist())),
         "upside down: `keep`",
     ),
+    ("drop_neurons", on_its_side, "down lies on its side"),
+    ("drop_neurons", up_and_gate, "gate and up are exchanged"),
     ("drop_neurons", silenced, "zeros are bytes"),
     ("drop_neurons", neurons(which=lambda n, keep: range(len(keep))), "the first so many"),
     ("sparse_row", row(place=0), "the places are missing"),
@@ -285,6 +377,9 @@ WRONG = [
     ("sparse_row", row(share=False), "the share of kept weights"),
     ("sparse_row", row(per_value=1), "bits are compared with bytes"),
     ("sparse_row", row(starts_count=False), "in the share the starts are missing"),
+    ("sparse_row", row(byte=1), "you take bytes of the starts from bits"),
+    ("sparse_row", row(place=0, start=0), "you count the values alone"),
+    ("sparse_row", saved_by_this_row, "that this very row saves"),
     ("sparse_row", row(bits=8), "these are bits"),
     ("sparse_row", other_row(lambda K, right: right - 4 * (K // 256 - 1)), "one start for the whole row"),
     ("sparse_row", other_row(share=lambda K, kept, _: (K - kept) / K), "zeros of this very row"),
@@ -294,11 +389,11 @@ WRONG = [
 
 
 RIGHT = {
-    "wanda_keep": [wanda(), lambda W, X, share: wanda()(W, X, share).tolist()],
-    "two_of_four": [fours(pick=lambda s, K: [list(range(j, j + 4)) for j in range(0, K, 4)])],
-    "block_influence": [influence()],
-    "drop_neurons": [neurons()],
-    "sparse_row": [row()],
+    "wanda_keep": [wanda(), lambda W, X, share: wanda()(W, X, share).tolist(), by_partition, by_squares],
+    "two_of_four": [fours(), by_rounds],
+    "block_influence": [influence(), of_unit_vectors],
+    "drop_neurons": [neurons(), deleted],
+    "sparse_row": [row(), in_float32],
 }
 
 

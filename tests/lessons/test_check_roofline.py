@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from blocks2tokens import FORMATS, KERNELS
@@ -50,10 +51,11 @@ def one_after_the_other(intensity, peak, bandwidth):
     return intensity / seconds
 
 
-def rows(round_=lambda m: math.ceil(m), each=2, bytes_=lambda fmt: fmt.bits_per_weight / 8):
+def rows(
+    round_=lambda m: math.ceil(m), each=2, bytes_=lambda fmt: fmt.bits_per_weight / 8, balance=lambda b: b
+):
     def ridge_rows(peak, bandwidth, fmt):
-        balance = peak / bandwidth
-        return round_(balance * bytes_(fmt) / each)
+        return round_(balance(peak / bandwidth) * bytes_(fmt) / each)
 
     return ridge_rows
 
@@ -71,12 +73,12 @@ def times_one_row(peak, bandwidth, fmt):
     return math.ceil(peak / bandwidth * one_row)
 
 
-def tokens(byte=8, giga=1e9, each=2, M_times=True, M_tokens=True, again=False, how="longer"):
+def tokens(byte=8, giga=1e9, each=2, M_times=True, M_tokens=True, again=False, how="longer", peak_giga=1e9):
     def tokens_per_second(n_weights, bits, M, peak, bandwidth):
         read = n_weights * bits / byte / bandwidth / giga * (M if again else 1)
-        multiply = each * n_weights * (M if M_times else 1) / peak / 1e9
+        multiply = each * n_weights * (M if M_times else 1) / peak / peak_giga
         took = {"longer": max(read, multiply), "both": read + multiply, "reading": read}
-        took["shorter"] = min(read, multiply)
+        took |= {"shorter": min(read, multiply), "multiplying": multiply}
         return (M if M_tokens else 1) / took[how]
 
     return tokens_per_second
@@ -100,6 +102,12 @@ def needed(weight=lambda bits: bits / 8, giga=1e9, passes=lambda rate, M: rate /
 WRONG = [
     ("product_intensity", intensity(each=1), "one operation for each multiply-add"),
     ("product_intensity", intensity(weight_bytes=lambda f: f.bits_per_weight), "as they have bits"),
+    ("product_intensity", intensity(weight_bytes=lambda f: f.bytes_per_block), "of a whole block"),
+    (
+        "product_intensity",
+        intensity(weight_bytes=lambda f: f.block_size / f.bytes_per_block),
+        "weights for each byte",
+    ),
     ("product_intensity", intensity(times_m=False), "M is missing"),
     ("product_intensity", intensity(weights_again=True), "read the weights again"),
     ("product_intensity", intensity(weight_bytes=lambda f: 4), "W comes encoded"),
@@ -118,6 +126,8 @@ WRONG = [
     ("ridge_rows", rows(round_=lambda m: int(m + 0.5)), "to the nearest"),
     ("ridge_rows", rows(round_=float), "rows come whole"),
     ("ridge_rows", rows(round_=up_always), "even what is whole"),
+    ("ridge_rows", rows(balance=math.ceil), "you round up peak / bandwidth, too"),
+    ("ridge_rows", rows(balance=int), "you round down peak / bandwidth"),
     ("ridge_rows", rows(each=1), "one operation for each multiply-add"),
     ("ridge_rows", rows(bytes_=lambda fmt: fmt.bits_per_weight), "bits for bytes"),
     ("ridge_rows", rows(bytes_=lambda fmt: 4), "whatever the format"),
@@ -130,6 +140,9 @@ WRONG = [
     ("tokens_per_second", tokens(M_tokens=False), "passes a second"),
     ("tokens_per_second", tokens(again=True), "read the weights again"),
     ("tokens_per_second", tokens(how="reading"), "arithmetic is missing"),
+    ("tokens_per_second", tokens(how="multiplying"), "reading is missing"),
+    ("tokens_per_second", tokens(giga=1), "the bandwidth is in billions"),
+    ("tokens_per_second", tokens(peak_giga=1), "the peak is in billions"),
     ("tokens_per_second", tokens(how="reading", M_tokens=False), "lesson 13's count"),
     ("tokens_per_second", tokens(M_times=False), "M is missing"),
     ("tokens_per_second", tokens(each=1), "one operation for each multiply-add"),
@@ -145,12 +158,19 @@ WRONG = [
 ]
 
 
+def in_float32(function):
+    def rounded(*arguments):
+        return np.float32(function(*arguments))
+
+    return rounded
+
+
 RIGHT = {
-    "product_intensity": [intensity()],
-    "attainable": [roof()],
+    "product_intensity": [intensity(), in_float32(intensity())],
+    "attainable": [roof(), in_float32(roof())],
     "ridge_rows": [rows()],
-    "tokens_per_second": [tokens()],
-    "bandwidth_needed": [needed()],
+    "tokens_per_second": [tokens(), in_float32(tokens())],
+    "bandwidth_needed": [needed(), in_float32(needed())],
 }
 
 

@@ -49,6 +49,17 @@ def nothing(choices, n):
     return []
 
 
+def and_the_last_choice(guesses, choices):
+    return accept(nothing)(guesses, choices) + choices[-1:]
+
+
+def without_an_end(guesses, choices):
+    n = 0
+    while guesses[n] == choices[n]:
+        n += 1
+    return choices[: n + 1]
+
+
 def chain(first=1.0, last=0, step=None):
     """A learner's loop: the chance that all guesses so far are right, and the sum of these."""
 
@@ -73,6 +84,19 @@ def by_first_wrong(rate, k):
 
 def by_number_of_right_ones(rate, k):
     return sum((n + 1) * rate**n * (1 - rate) for n in range(k)) + (k + 1) * rate**k
+
+
+def closed_in_numpy(rate, k):
+    powers = np.array([1.0, rate]) ** (k + 1)
+    return (powers[0] - powers[1]) / (1 - np.array(rate))
+
+
+def closed_form_alone(rate, k):
+    return (1 - rate ** (k + 1)) / (1 - rate)
+
+
+def in_float32(rate, k):
+    return np.sum(np.float32(rate) ** np.arange(k + 1, dtype=np.float32))
 
 
 def closed_form(rate, k):
@@ -116,6 +140,31 @@ def by_dictionary(history, n, tokens):
     return tuple(history[end : end + tokens])
 
 
+def as_text(history, n, tokens):
+    text, last = (",".join(map(str, ids)) for ids in (history, history[-n:]))
+    at = text[:-1].rfind(last) if n < len(history) else -1
+    start = text[:at].count(",") + n
+    return history[start : start + tokens] if at >= 0 else []
+
+
+def with_a_smaller_n(history, n, tokens):
+    return find()(history, min(n, len(history) - 1), tokens)
+
+
+def in_an_array(history, n, tokens):
+    ids = np.array(history)
+    ends = [end for end in range(n, len(ids)) if np.array_equal(ids[end - n : end], ids[len(ids) - n :])]
+    return ids[ends[-1] :][:tokens] if ends else ids[:0]
+
+
+def of_any_order(a, b):
+    return set(a) == set(b) and sorted(a) == sorted(b)
+
+
+def by_both_ends(a, b):
+    return a[0] == b[0] and a[-1] == b[-1]
+
+
 def by_the_last(a, b):
     return a[-1] == b[-1]
 
@@ -129,6 +178,10 @@ def draw(chance=lambda p, q: min(p / q, 1), left=lambda p, q, here: max(p - q, 0
         return chance(p[guess], q[guess]), np.array([r / total for r in rest])
 
     return keep_or_redraw
+
+
+def drawn_in_float32(p, q, guess):
+    return draw()(p.astype(np.float32), q.astype(np.float32), guess)
 
 
 def for_every_token(p, q, guess):
@@ -162,10 +215,41 @@ def choose(tokens=mean, rows=0, start=0, guesses=lambda k, g: k * g, cost=lambda
     return best_k
 
 
+def first_of_the_best(pace):
+    def best_k(rate, cost, guess_cost):
+        return max(range(len(cost)), key=lambda k: pace(mean(rate, k), cost[k], k * guess_cost))
+
+    return best_k
+
+
+minus_the_guesses = first_of_the_best(lambda tokens, cost, guesses: tokens / cost - guesses)
+times_the_pass = first_of_the_best(lambda tokens, cost, guesses: tokens / (cost + cost * guesses))
+
+
+def one_row_further(rate, cost, guess_cost):
+    return int(np.argmax([mean(rate, k) / (cost[k + 1] + k * guess_cost) for k in range(len(cost))]))
+
+
+def one_at_least(rate, cost, guess_cost):
+    return 1 + int(np.argmax([mean(rate, k) / (c + k * guess_cost) for k, c in enumerate(cost)][1:]))
+
+
+def vectorized(rate, cost, guess_cost):
+    k = np.arange(len(cost))
+    return np.argmax(np.cumsum(rate**k) / (np.array(cost) + k * guess_cost))
+
+
+def appended(rate, cost, guess_cost):
+    """Right but for what it does to its argument, as to a list."""
+    cost.append(1e9)
+    return choose()(rate, cost, guess_cost)
+
+
 WRONG = [
     ("accept_guesses", accept(nothing), "the model's own choice is lost"),
     ("accept_guesses", accept(nothing, keep=and_the_wrong_one), "you keep the guess that was wrong"),
     ("accept_guesses", but_not_when_all_are_right, "k guesses can give k + 1 tokens"),
+    ("accept_guesses", and_the_last_choice, "you take the last choice"),
     ("accept_guesses", accept(stops=False), "you go on behind a wrong guess"),
     ("accept_guesses", accept(shift=1), "off by one"),
     ("accept_guesses", lambda guesses, choices: list(choices), "you return all choices"),
@@ -180,6 +264,7 @@ WRONG = [
     ("expected_tokens", chain(last=1), "one power too many"),
     ("expected_tokens", lambda rate, k: k + 1 if rate == 1 else 1 / (1 - rate), "without an end"),
     ("expected_tokens", by_first_wrong, "no wrong one follows"),
+    ("expected_tokens", closed_in_numpy, "0 / 0 at a rate of 1"),
     ("find_guess", find(1), "the first time they came"),
     ("find_guess", find(last=0), "the end of the text itself"),
     ("find_guess", find(returned=1), "what followed them"),
@@ -190,10 +275,23 @@ WRONG = [
     ("find_guess", find(late=1), "right behind the place"),
     ("find_guess", find(length=lambda start, tokens: tokens), "where it ends, not how long"),
     ("find_guess", three_then_two, "you look for fewer"),
+    ("find_guess", find(equal=of_any_order), "their order has to be the same"),
+    ("find_guess", find(equal=by_both_ends), "another stood in the middle: "),
+    ("find_guess", as_text, "their digits came in other numbers: "),
+    ("find_guess", with_a_smaller_n, "a text shorter than n: "),
     ("keep_or_redraw", draw(lambda p, q: p / q), "a chance above 1"),
     ("keep_or_redraw", draw(lambda p, q: min(1, q / p) if p else 1), "must fall with q"),
     ("keep_or_redraw", draw(lambda p, q: p), "p[guess] alone"),
     ("keep_or_redraw", draw(lambda p, q: 1 if p >= q else 0), "all or nothing"),
+    ("keep_or_redraw", draw(min), "it has been made already"),
+    ("keep_or_redraw", draw(lambda p, q: max(p / q, 1)), "max(1, ...) is 1 or more"),
+    ("keep_or_redraw", draw(left=lambda p, q, here: q), "you draw from q again"),
+    ("keep_or_redraw", draw(left=lambda p, q, here: p if p > q else 0), "comes as guesses already"),
+    (
+        "keep_or_redraw",
+        draw(left=lambda p, q, here: max(p / q - 1 if q else p * 1e30, 0)),
+        "missing is the difference",
+    ),
     ("keep_or_redraw", draw(left=lambda p, q, here: p), "you draw from p again"),
     ("keep_or_redraw", draw(left=lambda p, q, here: 0 if here else p), "p without the guess"),
     ("keep_or_redraw", draw(left=lambda p, q, here: abs(p - q)), "only where p is larger"),
@@ -211,19 +309,41 @@ WRONG = [
     ("best_k", choose(lambda rate, k: 1 + k * rate), "use expected_tokens"),
     ("best_k", choose(start=1), "not to guess is a choice"),
     ("best_k", choose(minus=True), "tokens minus time"),
+    ("best_k", minus_the_guesses, "is added to the time of the pass"),
+    ("best_k", times_the_pass, "is added to the time of the pass"),
+    ("best_k", choose(lambda rate, k: mean(rate, k) - 1), "the right guesses alone"),
+    ("best_k", choose(lambda rate, k: mean(rate, k + 1)), "the row more is counted in it"),
     ("best_k", choose(last=True), "equally fast"),
     ("best_k", choose(stops=True), "where c(k) has a step"),
     ("best_k", choose(answer=lambda pace, k: pace), "the pace of the best k"),
     ("best_k", choose(answer=lambda pace, k: k + 1), "the rows of the pass"),
+    ("best_k", appended, "you wrote into cost"),
 ]
 
 RIGHT = {
-    "accept_guesses": [accept()],
-    "expected_tokens": [chain(), closed_form, by_number_of_right_ones],
-    "find_guess": [find(), by_dictionary],
-    "keep_or_redraw": [draw()],
-    "best_k": [choose()],
+    "accept_guesses": [accept(), lambda guesses, choices: tuple(accept()(guesses, choices))],
+    "expected_tokens": [chain(), closed_form, by_number_of_right_ones, in_float32],
+    "find_guess": [find(), by_dictionary, in_an_array],
+    "keep_or_redraw": [draw(), drawn_in_float32],
+    "best_k": [
+        choose(),
+        first_of_the_best(lambda tokens, cost, guesses: tokens / (cost + guesses)),
+        vectorized,
+    ],
 }
+
+RAISED = [
+    ("accept_guesses", without_an_end, "the guesses end before the choices do"),
+    ("expected_tokens", closed_form_alone, "0 / 0 at a rate of 1"),
+    ("best_k", one_row_further, "range(len(cost)) has them all"),
+    ("best_k", one_at_least, "begin with k = 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "function", "words"), RAISED)
+def test_an_exception_is_explained_by_the_exercise(name, function, words):
+    verdict = {e.name: e for e in lesson.EXERCISES}[name].judge(function)
+    assert verdict.kind == "wrong" and words in verdict.message.split("\n")[1], verdict
 
 
 # The exercises agree with the engine, and with what they are said to be

@@ -1,6 +1,7 @@
 """What learners write in lesson 13, for test_check_learners.py, and what is the lesson's own."""
 
 import math
+from operator import le, lt
 
 import numpy as np
 import pytest
@@ -36,10 +37,20 @@ def judge_mean(claimed, at_128, at_1):
 # judge_decoder
 
 
-def correct(first, second, reference, runs=(0, 1), least=0.99):
+def correct(first, second, reference, runs=(0, 1), least=0.99, of_both=max, allowed=le):
     given = [np.asarray(first), np.asarray(second)]
     wrong = [int((given[run] != reference).sum()) for run in runs]
-    return "holds" if max(wrong) <= round((1 - least) * reference.size) else "does not hold"
+    most = round((1 - least) * reference.size)
+    return "holds" if allowed(of_both(wrong), most) else "does not hold"
+
+
+def correct_in_both(first, second, reference):
+    wrong = sum(a != c or b != c for a, b, c in zip(first, second, reference, strict=True))
+    return "holds" if wrong <= 10 else "does not hold"
+
+
+def correct_in_turn(first, second, reference):
+    return correct(first, reference, second)
 
 
 def correct_by_mean(first, second, reference):
@@ -111,6 +122,15 @@ def ceiling(weights, bits, rate, giga=1e9, each=None):
     return rate * giga / each / weights
 
 
+def in_numpys_words(claimed, at_128, at_1):
+    """Return NumPy's own kind of str."""
+    return np.array([judge(claimed, at_128, at_1)])[0]
+
+
+def in_float32(function):
+    return lambda *given: np.float32(function(*given))
+
+
 WRONG = [
     ("judge_ratio", changed(judge, near=changed(near, down=False)), "1.5 times too small as well"),
     ("judge_ratio", changed(judge, near=changed(near, up=False)), "1.5 times too large as well"),
@@ -121,11 +141,19 @@ WRONG = [
     ("judge_ratio", changed(judge, one="does not hold"), "you never say ledger.AT_1"),
     ("judge_ratio", changed(judge, many="holds at one row", one="holds at 128 rows"), "wrong way round"),
     ("judge_ratio", judge_mean, "the mean of two cases"),
+    ("judge_ratio", changed(judge, near=lambda c, f: abs(c - f) <= f / 2), "50 % of what was found"),
+    ("judge_ratio", changed(judge, near=lambda c, f: f <= 1.5 * c or c <= 1.5 * f), "every claim holds"),
+    ("judge_ratio", changed(judge, many="holds", one="holds"), "you let a claim hold everywhere"),
     ("judge_decoder", lambda f, s, r: correct(f, f, s), "you compare the decoder with itself"),
     ("judge_decoder", changed(correct, runs=[0]), "you look at the first run only"),
     ("judge_decoder", changed(correct, runs=[1]), "you look at the second run only"),
     ("judge_decoder", changed(correct, least=1), "you let no weight differ"),
     ("judge_decoder", correct_by_mean, "you compare means"),
+    ("judge_decoder", correct_in_both, "neither one by the other nor what both"),
+    ("judge_decoder", correct_in_turn, "neither one by the other nor what both"),
+    ("judge_decoder", changed(correct, of_both=min), "one right run is enough for you"),
+    ("judge_decoder", changed(correct, of_both=np.mean), "the mean of two runs"),
+    ("judge_decoder", changed(correct, allowed=lt), "exactly 99 % is enough"),
     ("factors_along", changed(factors, quotient=lambda before, after: after / before), "upside down"),
     ("factors_along", factors_from_start, "counts from the start"),
     ("factors_along", factors_each_alone, "you make each change alone"),
@@ -154,18 +182,36 @@ WRONG = [
     ("tokens_per_second_at_most", changed(ceiling, each=4), "you read float32"),
 ]
 RIGHT = {
-    "judge_ratio": [judge],
+    "judge_ratio": [judge, in_numpys_words],
     "judge_decoder": [correct],
-    "factors_along": [factors],
-    "decoding_ratio": [decoding],
-    "flop_per_byte": [intensity],
-    "tokens_per_second_at_most": [ceiling],
+    "factors_along": [factors, in_float32(factors)],
+    "decoding_ratio": [decoding, in_float32(decoding)],
+    "flop_per_byte": [intensity, in_float32(intensity)],
+    "tokens_per_second_at_most": [ceiling, in_float32(ceiling)],
 }
 
 
 def test_another_word_is_shown():
     message = NAMES["judge_ratio"].judge(lambda claimed, at_128, at_1: "true").message
     assert "expected 'holds', got str 'true'" in message
+
+
+def by_distance(first, second, reference):
+    apart = max(float(np.abs(run - reference).mean()) for run in (first, second))
+    return "holds" if apart <= 0.01 else "does not hold"
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        changed(correct, least=0.98),
+        changed(correct, least=0.989),
+        changed(correct, least=0.995),
+        by_distance,
+    ],
+)
+def test_a_decoder_is_judged_by_99_of_100_weights(judge):
+    assert NAMES["judge_decoder"].judge(judge).kind == "wrong"
 
 
 def judged_by(within):
@@ -184,3 +230,15 @@ def judged_by(within):
 def test_a_factor_of_1_5_may_be_asked_for_in_any_way(within):
     """No case lies at the limit itself, where logarithms are a rounding away."""
     assert NAMES["judge_ratio"].judge(judged_by(within)).kind == "right"
+
+
+@pytest.mark.parametrize(
+    "near_128",
+    [lambda a, b: max(a / b, b // a) <= 1.5, lambda a, b: max(a // b, b / a) <= 1.5],
+)
+def test_a_quotient_of_128_rows_is_no_whole_number(near_128):
+    def judge_apart(claimed, at_128, at_1):
+        words = ("does not hold", "holds at one row", "holds at 128 rows", "holds")
+        return words[2 * near_128(claimed, at_128) + near(claimed, at_1)]
+
+    assert NAMES["judge_ratio"].judge(judge_apart).kind == "wrong"

@@ -1,6 +1,9 @@
 """What learners write in lesson 22, for test_check_learners.py, and what is the lesson's own."""
 
 from collections import Counter
+from operator import gt
+
+import numpy as np
 
 from blocks2tokens.course.lessons.where_the_time_goes import exercises as lesson
 
@@ -36,6 +39,34 @@ def times(stage, own=True, below=False, adds=True, deep=99, leaves=False):
     return dict(found)
 
 
+def times_written_last(stage):
+    found = Counter()
+    for part in stage.stages.values():
+        found.update(times_written_last(part))
+    found[stage.name] = stage.self_seconds
+    return dict(found)
+
+
+def times_less_one(stage):
+    own = stage.seconds
+    for part in stage.stages.values():
+        own = stage.seconds - part.seconds
+    found = Counter({stage.name: own})
+    for part in stage.stages.values():
+        found.update(times_less_one(part))
+    return dict(found)
+
+
+def times_taken_off(stage):
+    """Take the seconds off the stage itself."""
+    for part in stage.stages.values():
+        stage.seconds -= part.seconds
+    found = Counter({stage.name: stage.seconds})
+    for part in stage.stages.values():
+        found.update(times_taken_off(part))
+    return dict(found)
+
+
 def all_below(stage):
     return sum(part.seconds + all_below(part) for part in stage.stages.values())
 
@@ -56,7 +87,16 @@ def speedup(share, factor, shrinks=True, rest=True, swapped=False):
 
 
 def hit_rate(
-    accesses, sizes, capacity, refresh=True, oldest=True, drops=99, counts=False, refuses=True, result="rate"
+    accesses,
+    sizes,
+    capacity,
+    refresh=True,
+    oldest=True,
+    drops=99,
+    counts=False,
+    refuses=gt,
+    full=gt,
+    result="rate",
 ):
     used, hits = {}, 0
     for now, name in enumerate(accesses):
@@ -66,14 +106,16 @@ def hit_rate(
                 used[name] = now
             continue
         size = {n: 1 if counts else sizes[n] for n in sizes}
-        if refuses and size[name] > capacity:
+        if refuses(size[name], capacity):
             continue
         for _ in range(drops):
-            if not used or sum(size[n] for n in used) + size[name] <= capacity:
+            if not used or not full(sum(size[n] for n in used) + size[name], capacity):
                 break
             del used[(min if oldest else max)(used, key=used.get)]
         used[name] = now
-    return {"rate": hits / len(accesses), "hits": hits, "misses": 1 - hits / len(accesses)}[result]
+    misses = len(accesses) - hits
+    rates = {"rate": hits / len(accesses), "hits": hits, "misses": misses / len(accesses)}
+    return (rates | {"odds": hits / misses})[result]
 
 
 def hit_rate_keeping(accesses, sizes, capacity):
@@ -89,11 +131,44 @@ def hit_rate_without_limit(accesses, sizes, capacity):
     return sum(name in accesses[:i] for i, name in enumerate(accesses)) / len(accesses)
 
 
+def hit_rate_taking_room_again(accesses, sizes, capacity):
+    kept, used, hits = [], 0, 0
+    for name in accesses:
+        hits += name in kept
+        if sizes[name] > capacity:
+            continue
+        while name not in kept and used + sizes[name] > capacity:
+            used -= sizes[kept.pop(0)]
+        kept.append(name)
+        used += sizes[name]
+    return hits / len(accesses)
+
+
+def hit_rate_emptying(accesses, sizes, capacity):
+    used, hits = {}, 0
+    for name in accesses:
+        if name in used:
+            hits += 1
+        elif sizes[name] <= capacity:
+            if sum(used.values()) + sizes[name] > capacity:
+                used.clear()
+            used[name] = sizes[name]
+    return hits / len(accesses)
+
+
 def changed(function, **arguments):
     def mutant(*given):
         return function(*given, **arguments)
 
     return mutant
+
+
+def at_least(size, capacity):
+    return size >= capacity
+
+
+def in_float32(function):
+    return lambda *given: np.float32(function(*given))
 
 
 def queue(accesses, sizes, capacity):
@@ -111,6 +186,27 @@ def queue(accesses, sizes, capacity):
 
 WRONG = [
     ("lru_hit_rate", queue, "two things: a hit does not make its matrix the latest"),
+    ("bytes_moved", lambda weights, bits: int(moved(weights, bits)), "you round down"),
+    ("bytes_moved", lambda weights, bits: moved(weights, bits // 8 * 8), "bits // 8 is a whole number"),
+    ("self_times", times_written_last, "replaces that of one of its name inside it"),
+    ("self_times", times_less_one, "only the last of the stages"),
+    ("self_times", times_taken_off, "your answers are right, but you wrote into stage"),
+    ("amdahl", lambda share, factor: speedup(share, factor) - 1, "this is what is gained"),
+    (
+        "amdahl",
+        lambda share, factor: factor / (share + factor * (1 - share)),
+        "right until factor is infinite",
+    ),
+    ("lru_hit_rate", changed(hit_rate, full=at_least), "what fills the cache exactly has room"),
+    ("lru_hit_rate", changed(hit_rate, refuses=at_least), "what fills the cache exactly has room"),
+    (
+        "lru_hit_rate",
+        changed(hit_rate, refuses=at_least, full=at_least),
+        "what fills the cache exactly has room",
+    ),
+    ("lru_hit_rate", hit_rate_taking_room_again, "a hit takes room again"),
+    ("lru_hit_rate", hit_rate_emptying, "you empty the whole cache"),
+    ("lru_hit_rate", changed(hit_rate, result="odds"), "this is hits over misses"),
     ("bytes_moved", changed(moved, zeroes=False), "you leave out the zeroes"),
     ("bytes_moved", changed(moved, writes=False), "you count reads only"),
     ("bytes_moved", changed(moved, reads=False), "you count writes only"),
@@ -134,14 +230,39 @@ WRONG = [
     ("lru_hit_rate", hit_rate_without_limit, "yours has room for everything"),
     ("lru_hit_rate", changed(hit_rate, counts=True), "you count things"),
     ("lru_hit_rate", changed(hit_rate, drops=1), "you drop one at most"),
-    ("lru_hit_rate", changed(hit_rate, refuses=False), "larger than the whole cache"),
+    ("lru_hit_rate", changed(hit_rate, refuses=lambda size, capacity: False), "larger than the whole cache"),
     ("lru_hit_rate", changed(hit_rate, result="hits"), "the number of hits"),
     ("lru_hit_rate", changed(hit_rate, result="misses"), "the share of misses"),
 ]
-RIGHT = {"bytes_moved": [moved], "self_times": [times], "amdahl": [speedup], "lru_hit_rate": [hit_rate]}
+RIGHT = {
+    "bytes_moved": [moved, in_float32(moved)],
+    "self_times": [times],
+    "amdahl": [speedup, in_float32(speedup)],
+    "lru_hit_rate": [hit_rate, in_float32(hit_rate)],
+}
 
 
 def test_a_dict_of_another_kind_is_a_dict():
     exercise = NAMES["self_times"]
     assert exercise.judge(lambda stage: Counter(lesson.self_times(stage))).kind == "right"
     assert exercise.judge(lambda stage: Counter(lesson.self_times(stage), more=1.0)).kind == "wrong"
+
+
+def emptied(stage):
+    stage.stages.clear()
+    return {stage.name: stage.seconds}
+
+
+def times_in_one_dict(stage, found={}):  # noqa: B006 what a learner writes
+    found[stage.name] = found.get(stage.name, 0) + stage.self_seconds
+    for part in stage.stages.values():
+        times_in_one_dict(part, found)
+    return found
+
+
+def test_a_stage_that_is_emptied_is_not_what_answers_are_measured_by():
+    assert NAMES["self_times"].judge(emptied).kind == "wrong"
+
+
+def test_a_dict_that_is_made_once_is_named():
+    assert "one and the same dict at each call" in NAMES["self_times"].judge(times_in_one_dict).message

@@ -150,6 +150,28 @@ def test_help_says_what_each_command_does():
         assert re.search(rf"^  make {target} +\w+", text, re.MULTILINE), target
 
 
+def named_modules():
+    """Return all names of modules that a file of the project says to run."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    text = "".join(
+        (ROOT / name).read_text(encoding="utf-8", errors="replace")
+        for name in files
+        if (ROOT / name).is_file()
+    )
+    return sorted(set(re.findall(r"-m[ \",]+(blocks2tokens(?:\.\w+)*)", text)))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no list of the project's files")
+def test_every_module_that_is_named_to_be_run_does_something():
+    """`python -m` of a module without a last line that runs it ends well, and has done nothing."""
+    names = named_modules()
+    assert {"blocks2tokens", "blocks2tokens.course.setup.warm_up"} <= set(names)
+    for name in names:
+        path = ROOT / "lib" / name.replace(".", "/")
+        path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"), name
+
+
 def test_ci_runs_make_test():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()

@@ -77,7 +77,14 @@ def bytes_made(function: Callable, arguments: tuple) -> int:
 def copied(argument):
     if isinstance(argument, np.ndarray):
         return argument.copy()
-    return copy.deepcopy(argument) if type(argument) in (list, dict, set, bytearray) else argument
+    return copy.deepcopy(argument) if _can_change(argument) else argument
+
+
+def _can_change(value):
+    """Is this a collection, or a dataclass that is not frozen?"""
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    is_open = parameters is not None and not parameters.frozen
+    return is_open or type(value) in (list, dict, set, bytearray)
 
 
 def changed(before, after) -> str | None:
@@ -88,7 +95,7 @@ def changed(before, after) -> str | None:
         count = int((bytes_of(before) != bytes_of(after)).any(axis=1).sum())
         kind = "blocks" if before.dtype.names else "numbers"
         return f"{count} of its {before.size} {kind}" if count else None
-    if type(before) not in (list, dict, set, bytearray):
+    if not _can_change(before):
         return None
     try:
         return None if before == after else "what is in it or its order"

@@ -39,6 +39,10 @@ FROM_ZEROS = (
     "your answers would be right if np.empty made zeros: it gives memory with what was left in it. Begin "
     "with np.zeros, or write each place before you add to it"
 )
+KEPT = (
+    "your function returns one and the same {kind} at each call: what stands outside of it, or behind an = "
+    "in its line with `def`, is made once. Make a new {kind} inside"
+)
 NEAR, CLEARLY_WRONG = 1e-5, 1e-4  # relative differences: the same mistake, rounded otherwise; no rounding
 INPUT = "the input of"
 LONGEST_INPUT = 150  # characters of an array
@@ -176,6 +180,8 @@ class Exercise:
         lines = []
         if mistake := self._find_mistake(cases, answers, expected):
             lines.append(mistake.message)
+        elif kept := _kept(answers):
+            lines.append(KEPT.format(kind=kept))
         elif self._is_right_from_zeros(function, cases, expected):
             lines.append(FROM_ZEROS)
         lines.append(message)
@@ -239,9 +245,11 @@ class Exercise:
         for label, outcome in outcomes.items():
             for i in sorted(set(outcome.written) - allowed):
                 name = self._names(function, len(cases[label]))[i]
+                has_copy = hasattr(cases[label][i], "copy")
+                remedy = f"work on {name}.copy()" if has_copy else "keep what you find in names of your own"
                 return (
                     f"you wrote into {name}: {outcome.written[i]} changed. It belongs to whoever calls your "
-                    f"function, and a later cell would go on with it: work on {name}.copy()"
+                    f"function, and a later cell would go on with it: {remedy}"
                 )
         return None
 
@@ -339,6 +347,13 @@ def _empty_but_documented():
 def call(function: Callable, arguments: tuple):
     """Return the answer to copies of the arguments, so that a function that writes into them harms nobody."""
     return observe(function, arguments).answer
+
+
+def _kept(answers):
+    """Return what kind of collection all answers are, if they are one object; None if not."""
+    first, *others = answers.values()
+    is_one = bool(others) and isinstance(first, list | dict | set) and all(a is first for a in others)
+    return type(first).__name__ if is_one else None
 
 
 def _no_answer(answers, expected):
@@ -525,7 +540,7 @@ def _find_difference(answer, expected, tolerance, label, parts=()):
     except ValueError:
         numeric = False
     if not numeric:
-        same = type(answer) is type(expected) and bool(np.all(answer == expected))
+        same = isinstance(answer, type(expected)) and bool(np.all(answer == expected))
         wanted = _describe(expected) if isinstance(expected, np.ndarray) else repr(expected)
         return None if same else (f"{label}: expected {wanted}, got {_describe(answer)}", ())
     if got.shape != want.shape:

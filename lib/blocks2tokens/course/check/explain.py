@@ -24,7 +24,10 @@ NOT_A_FUNCTION_OF_NUMPY = (
 def explain(error: BaseException) -> str:
     """Return the type and message of an exception, the learner's line that raised it, and what it means."""
     if isinstance(error, TooLongError):
-        return f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end?"
+        return (
+            f"your function took more than {calls.SECONDS:g} seconds: does every loop in it end? If it does, "
+            "it goes round too often"
+        )
     if isinstance(error, RecursionError):
         return "your function calls itself again and again, and nothing ends it (RecursionError)"
     if isinstance(error, SystemExit):
@@ -66,12 +69,21 @@ def _shapes_that_do_not_match(match):
     return None
 
 
+def _axes_that_do_not_meet(match):
+    return (
+        "a product of matrices goes along the last axis of the left one and the last but one of the right, "
+        f"or its only one, and here they are {match['left']} and {match['right']}: does one want .T?"
+    )
+
+
 def _no_such_attribute(match):
     kind, name = match["kind"], match["name"]
     if kind == "NoneType":
         return (
             "something here is None: a function without `return`, or one that changes its argument in place"
         )
+    if kind in ("tuple", "range", "bytes", "generator", "map", "zip") and hasattr(list, name):
+        return f"a {kind} has no `.{name}`: list(...) makes a list of it, which has"
     if kind in ("list", "tuple", "int", "float", "range", "bytes", "set", "generator", "map", "zip"):
         return NOT_A_FUNCTION_OF_NUMPY.format(kind=kind, name=name)
     return None
@@ -81,18 +93,31 @@ def _index_too_large(match):
     return f"places are counted from 0: of {match['size']} the last is {int(match['size']) - 1}"
 
 
+def _no_such_axis(match):
+    n = int(match["axes"])
+    has = ("none: it is a single number", "axis 0 alone")[n] if n < 2 else f"axes 0 to {n - 1}"
+    return f"axes are counted from 0, and this array has {has}"
+
+
 def _cannot_reshape(match):
     return f"the new shape must hold all {match['size']} elements, no more and no fewer; one axis may be -1"
 
 
 MEANINGS = (
     (ValueError, r"could not be broadcast together with .*", _shapes_that_do_not_match),
+    (ValueError, r"matmul.*\(size (?P<right>\d+) is different from (?P<left>\d+)\)", _axes_that_do_not_meet),
+    (ValueError, r"not aligned: (?P<left>\d+) \(dim \d\) != (?P<right>\d+) \(dim", _axes_that_do_not_meet),
     (
         ValueError,
         r"could not broadcast input array from shape (?P<a>\([\d,]*\)) into shape (?P<b>\([\d,]*\))",
         lambda m: f"you write an array of shape {m['a']} to a place of shape {m['b']}: they must be alike",
     ),
     (ValueError, r"cannot reshape array of size (?P<size>\d+)", _cannot_reshape),
+    (
+        ValueError,
+        r"^axis -?\d+ is out of bounds for array of dimension (?P<axes>\d+)",
+        _no_such_axis,
+    ),
     (
         ValueError,
         r"all the input array dimensions except for the concatenation axis must match",
@@ -158,6 +183,21 @@ MEANINGS = (
         "places are counted from 0: of n the last is n - 1, and of none there is not even place 0",
     ),
     (
+        (IndexError, KeyError),
+        r"pop from (?:an )?empty|popitem\(\)",
+        "nothing is left to take out: does the loop ask whether there is, and is what has gone counted off?",
+    ),
+    (
+        KeyError,
+        r"^frozenset\(\{'\w'(?:, '\w')*\}\)$",
+        "frozenset of a word is the set of its letters: frozenset([word]) holds the word",
+    ),
+    (
+        KeyError,
+        r"",
+        "nothing is kept under this key: print the keys that there are, and look at their type as well",
+    ),
+    (
         IndexError,
         r"too many indices",
         "you give more places in [...] than the array has axes: print its shape",
@@ -203,7 +243,12 @@ MEANINGS = (
         "one number is wanted here, and this is an array of several",
     ),
     (TypeError, r"'NoneType' object", "something here is None: a function without `return`?"),
-    (TypeError, r"unhashable|not subscriptable|not callable", "( ) calls a function, [ ] takes an element"),
+    (
+        TypeError,
+        r"unhashable type: '(?P<kind>[\w.]+)'",
+        lambda m: f"a {m['kind']} can change, so it is no key: frozenset(...) or tuple(...) makes one of it",
+    ),
+    (TypeError, r"not subscriptable|not callable", "( ) calls a function, [ ] takes an element"),
     (
         NameError,
         r"name '(?P<name>\w+)' is not defined",

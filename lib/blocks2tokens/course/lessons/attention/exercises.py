@@ -35,12 +35,16 @@ def one_query_cases():
     q, k, v = case(6, 16)
     far = k.copy()
     far[3] = 300 * q
+    ones, whole = np.ones(16, np.float32), rng.integers(-3, 4, (6, 16)).astype(np.float32)  # exact sums
+    shift = np.array([500, 0, 0, 500, 0, 0], np.float32)[:, None]
     return {
         "one token": case(1, 8),
         "four equal keys": (q[:8], np.ones((4, 8), np.float32), v[:4, :8]),
         "five tokens, head_dim 8": case(5, 8),
         "seven tokens, head_dim 64": case(7, 64),
         "one score a thousand above the others": (q, far, v),
+        "two scores two thousand above the others": (ones, whole + shift, v),
+        "all scores two thousand below 0": (ones, whole - 500, v),
     }
 
 
@@ -74,6 +78,11 @@ def no_softmax(q, k, v):
     return scores / scores.sum() @ v
 
 
+CUT_OFF = (
+    "you cut scores off: beyond the limit a better one weighs no more than a good one. Subtract the largest "
+    "instead"
+)
+
 ATTEND_ONE = Exercise(
     name="attend_one",
     engine=attend_one,
@@ -105,6 +114,17 @@ ATTEND_ONE = Exercise(
             "two steps are missing: divide the scores by the square root of head_dim, and subtract the "
             "largest of them before exp",
         ),
+        Mistake(
+            partial(attend_with, top=lambda scores: max(0.0, scores.max())),
+            "where all scores are far below 0, what you subtract is above them all, and every exp rounds to "
+            "0: a largest that begins at 0, or is taken of absolute values, is none of them",
+        ),
+        Mistake(
+            partial(attend_with, top=np.mean),
+            "you subtract the mean: a score far above it still overflows exp. Subtract the largest",
+        ),
+        Mistake(partial(attend_with, top=lambda scores: scores - np.minimum(scores, 80)), CUT_OFF),
+        Mistake(partial(attend_with, top=lambda scores: scores - np.clip(scores, -80, 80)), CUT_OFF),
         Mistake(
             partial(attend_with, total=lambda weights: 1.0),
             "the weights do not sum to 1: divide them by their sum",
@@ -162,6 +182,8 @@ def mask_cases():
     tempting[0][1, 3] = 2000
     large = case(4, 4)
     large[0][2, 1] = 2000
+    seen = np.tri(4, dtype=np.float32)
+    low = (seen * (rng.integers(-3, 4, (4, 4)).astype(np.float32) - 20_000),)
     return {
         "all scores 0": (np.zeros((3, 3), np.float32),),
         "5 of 5 tokens": case(5, 5),
@@ -169,6 +191,7 @@ def mask_cases():
         "the last 1 of 4": case(1, 4),
         "a huge score in the future": tempting,
         "a huge score that is seen": large,
+        "all scores that are seen far below 0": low,
     }
 
 
@@ -178,6 +201,14 @@ def largest(scores, axis):
 
 def no_largest(scores, axis):
     return 0.0
+
+
+def largest_or_0(scores, axis):
+    return np.maximum(largest(scores, axis), 0)
+
+
+def largest_of_all(scores, axis):
+    return scores.max()
 
 
 def weights_with(
@@ -199,6 +230,17 @@ def hidden_afterwards(scores, again=False):
     weights = weights_with(scores, everyone)
     weights[np.arange(scores.shape[1]) > np.arange(-len(scores), 0)[:, None] + scores.shape[1]] = 0
     return weights / weights.sum(axis=1, keepdims=True) if again else weights
+
+
+def exponentials(scores):
+    """Return the weights of each row, of which none is divided by their sum."""
+    weights = weights_with(scores)
+    return weights / weights.max(axis=1, keepdims=True)
+
+
+def whole_sum(scores):
+    exp = exponentials(scores)
+    return exp / exp.sum()
 
 
 CAUSAL = Exercise(
@@ -230,6 +272,39 @@ CAUSAL = Exercise(
         Mistake(
             partial(weights_with, top=no_largest),
             "right until a score that is seen is large: exp overflows. Subtract each row's largest first",
+        ),
+        Mistake(
+            partial(weights_with, top=largest_of_all),
+            "right until one row has a huge score: you subtract the largest of all, and the other rows round "
+            "to 0. Each row needs its own, .max(axis=1, keepdims=True)",
+        ),
+        Mistake(
+            partial(weights_with, top=largest_or_0),
+            "the largest begins at 0: where all that is seen is below, every exp rounds to 0. Begin with the "
+            "first score, or -inf",
+        ),
+        Mistake(
+            partial(weights_with, hidden=-1e4),
+            "a hidden score is large and negative, and a score that is seen may be lower still. Only -inf is "
+            "below all",
+        ),
+        Mistake(
+            lambda scores: np.full(scores.shape, np.nan),
+            "every weight is nan: a mask of 0 and 1 times -inf is nan where it is 0, for 0 * inf is no "
+            "number. np.where(mask, -np.inf, scores) multiplies nothing",
+        ),
+        Mistake(
+            partial(weights_with, sees=lambda own, S: np.arange(S) > own),
+            "your mask is the wrong way round: it hides what may be seen, and the last row sees nothing, "
+            "which gives nan",
+        ),
+        Mistake(
+            whole_sum,
+            "all weights together sum to 1: each query's row must, so sum over the last axis, keepdims=True",
+        ),
+        Mistake(
+            exponentials,
+            "the rows do not sum to 1: divide each by its sum",
         ),
         Mistake(
             hidden_afterwards,
@@ -283,7 +358,7 @@ def token_cases():
     states = {
         "the first token": (-np.inf, 0.0, 0 * out, 2.5),
         "a lower score": (3.0, 1.25, out, 1.0),
-        "a higher score": (1.0, 2.5, out, 2.5),
+        "a higher score": (1.0, 2.25, out, 2.5),
         "the same score": (0.5, 1.5, out, 0.5),
         "scores below 0": (-4.0, 1.75, out, -6.0),
         "a thousand higher": (2.0, 3.5, out, 1002.0),
@@ -315,6 +390,20 @@ def absorb_with(
 
 def not_rescaled(best, highest):
     return 1.0
+
+
+def start_anew(best, total, out, score, value):
+    return (score, 1.0, value) if score > best else absorb(best, total, out, score, value)
+
+
+def better_alone(best, total, out, score, value):
+    return absorb(best, total, out, score, value) if score > best else (best, total, out)
+
+
+def running_mean(best, total, out, score, value):
+    """Return out as a mean, taken as a mean."""
+    top, new_total, new = absorb(best, total, total * out, score, value)
+    return top, new_total, new / new_total
 
 
 ABSORB = Exercise(
@@ -357,6 +446,24 @@ ABSORB = Exercise(
             "the new token is weighed against the old best: subtract the highest of both, as for the others",
         ),
         Mistake(
+            partial(absorb_with, new=lambda best, highest, score: 1.0),
+            "the new token weighs 1 always: that is right only where it is the best so far. It weighs "
+            "exp(score - highest)",
+        ),
+        Mistake(
+            start_anew,
+            "a better score starts anew with you: what came before still counts, less than it did, by "
+            "exp(best - highest)",
+        ),
+        Mistake(
+            better_alone,
+            "a lower score is left out: it counts too, by exp(score - best)",
+        ),
+        Mistake(
+            running_mean,
+            "out is a mean with you: it is a sum, and is divided by total once, after the last token",
+        ),
+        Mistake(
             partial(absorb_with, each=lambda weight: 1.0),
             "the value is added as it is: it counts by its weight, exp(score - highest)",
         ),
@@ -372,6 +479,7 @@ ABSORB = Exercise(
         "factor, and then the new token's own share.",
     ),
     tolerance=1e-5,
+    parts=("best", "total", "out"),
 )
 
 
@@ -402,6 +510,7 @@ def shape_cases():
         "32 layers, 8 of 32 heads, 4,096 tokens in float16": (HeadShape(32, 32, 8, 128), 4096, 16),
         "32 layers, 1 of 32 heads, 4,096 tokens in 8 bits": (HeadShape(32, 32, 1, 128), 4096, 8),
         "48 layers, 8 of 40 heads, 500 tokens in float16": (HeadShape(48, 40, 8, 128), 500, 16),
+        "32 layers, 8 of 32 heads, 4,096 tokens in 4 bits": (HeadShape(32, 32, 8, 128), 4096, 4),
     }
 
 
@@ -423,6 +532,14 @@ CACHE_BYTES = Exercise(
         ),
         Mistake(partial(bytes_with, kinds=1), "half of it: a token leaves a key and a value"),
         Mistake(partial(bytes_with, per_byte=1), "these are bits: a byte has 8"),
+        Mistake(
+            lambda c, n_tokens, bits: bytes_with(c, n_tokens, bits // 8 * 8),
+            "bits // 8 is 0 for 4 bits: a number may be less than a byte. Multiply first, divide the whole",
+        ),
+        Mistake(
+            lambda c, n_tokens, bits: bytes_with(c, n_tokens, 32),
+            "4 bytes for each number are float32's: a number has bits / 8",
+        ),
         Mistake(
             partial(bytes_with, layers=lambda c: 1),
             "this is one layer's: each layer has keys and values of its own",
@@ -476,9 +593,9 @@ LAYOUTS = ("token", "head", "transposed")
 def place_cases():
     sizes = {
         "the very first": (0, 0, 0, 3, 3, 10, 8),
-        "head 4 of 9, token 6, element 5": (4, 6, 5, 3, 3, 10, 8),
-        "head 8 of 9, token 7, element 2": (8, 7, 2, 3, 3, 20, 16),
-        "head 5 of 8, token 3, element 0": (5, 3, 0, 2, 4, 32, 4),
+        "head 5 of 9, token 6, element 4": (5, 6, 4, 3, 3, 10, 8),
+        "head 7 of 9, token 8, element 2": (7, 8, 2, 3, 3, 20, 16),
+        "head 6 of 8, token 3, element 0": (6, 3, 0, 2, 4, 32, 4),
         "head 3 of 4, token 9, element 7": (3, 9, 7, 1, 4, 12, 8),
     }
     return {f"{layout}, {label}": (layout, *size) for label, size in sizes.items() for layout in LAYOUTS}
@@ -531,6 +648,15 @@ OFFSET = Exercise(
         Mistake(
             partial(place_with, kv_head=lambda head, group, n: head % group),
             "head % group is the query's place in its group: the group itself is head // group",
+        ),
+        Mistake(
+            partial(place_with, kv_head=lambda head, group, n: head // n),
+            "head // n_kv_heads counts packs as long as there are key heads: a pack has `group` queries, "
+            "head // group",
+        ),
+        Mistake(
+            partial(place_with, kv_head=lambda head, group, n: head / group),
+            "head / group lies between two heads: the whole number below it is head // group",
         ),
         Mistake(
             partial(place_with, name=SWAPPED.get),

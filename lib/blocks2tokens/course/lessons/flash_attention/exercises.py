@@ -8,6 +8,7 @@ overtakes_at   weights of a layer, heads, head_dim     -> tokens of a prompt
 """
 
 from functools import partial
+from operator import ge, gt
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def tile_cases():
     return {
         "the first tile": case(-np.inf, 0.0, [1, 3, 2, 0.5]),
         "lower scores": case(4.0, 1.25, [1, 3, 2, 0.5]),
-        "one higher score": case(2.0, 2.5, [1, 3, 2, 0.5]),
+        "one higher score": case(2.0, 1.25, [1, 3, 2, 0.5]),
         "a tile of one": case(0.5, 1.5, [1.5]),
         "scores below 0": case(-4.0, 1.75, [-6, -9, -3]),
         "a thousand higher": case(2.0, 3.5, [1002, 1001]),
@@ -72,6 +73,18 @@ def as_it_was(best, top):
 def values_alike(best, total, out, scores, values):
     top, total, _ = absorb_tile(best, total, out, scores, values)
     return top, total, np.exp(best - top) * out + values.sum(axis=0)
+
+
+def start_anew(best, total, out, scores, values):
+    if scores.max() > best:
+        best, total, out = -np.inf, 0.0, 0 * out
+    return absorb_tile(best, total, out, scores, values)
+
+
+def divided_weights(best, total, out, scores, values):
+    top, new_total, _ = absorb_tile(best, total, out, scores, values)
+    weights = np.exp(scores - top)
+    return top, new_total, np.exp(best - top) * out + weights / weights.sum() @ values
 
 
 def total_first(best, total, out, scores, values):
@@ -117,6 +130,19 @@ ABSORB_TILE = Exercise(
             "the tile's weights are measured against nothing: subtract highest before exp, as for all others",
         ),
         Mistake(
+            partial(tile_with, weigh=lambda scores, best, top: np.exp(scores - best)),
+            "the tile is weighed against the old best, and in the first tile against -inf: subtract highest",
+        ),
+        Mistake(
+            start_anew,
+            "a better tile starts anew with you: what came before still counts, less than it did, by "
+            "exp(best - highest)",
+        ),
+        Mistake(
+            divided_weights,
+            "you divide the tile's weights by their sum: nothing is divided before the last tile is in",
+        ),
+        Mistake(
             values_alike,
             "every value counts the same in out: each is multiplied by its own weight, weights @ values",
         ),
@@ -158,7 +184,8 @@ def part_cases():
         "both alike": (0.5, 1.5, a, 0.5, 2.0, b),
         "below 0": (-4.0, 1.5, a, -5.0, 1.25, b),
         "a thousand apart": (1002.0, 1.5, a, 2.0, 3.0, b),
-        "a part that saw nothing": (-np.inf, 0.0, 0 * a, 2.0, 3.0, b),
+        "a first part that saw nothing": (-np.inf, 0.0, 0 * a, 2.0, 3.0, b),
+        "a second part that saw nothing": (2.0, 1.5, a, -np.inf, 0.0, 0 * b),
     }
 
 
@@ -195,6 +222,20 @@ def second_alone(best, best2, top):
     return 1.0, np.exp(best2 - top)
 
 
+def first_alone(best, best2, top):
+    return np.exp(best - top), 1.0
+
+
+def better_part(best, total, out, best2, total2, out2, beats=ge):
+    return (best, total, out) if beats(best, best2) else (best2, total2, out2)
+
+
+def divided_parts(best, total, out, best2, total2, out2):
+    return joined_with(
+        best, total, out / total if total else out, best2, total2, out2 / total2 if total2 else out2
+    )
+
+
 def mean_of_parts(best, total, out, best2, total2, out2):
     return max(best, best2), (total + total2) / 2, (out + out2) / 2
 
@@ -202,6 +243,8 @@ def mean_of_parts(best, total, out, best2, total2, out2):
 def by_totals(best, total, out, best2, total2, out2):
     return max(best, best2), total + total2, (total * out + total2 * out2) / (total + total2)
 
+
+ONE_DROPPED = "you keep the better part and drop the other: it counts too, by exp(its best - highest)"
 
 JOIN = Exercise(
     name="join_parts",
@@ -223,6 +266,16 @@ JOIN = Exercise(
         Mistake(
             partial(joined_with, factors=second_alone),
             "one part alone is brought to the new best: either of them may have the lower one",
+        ),
+        Mistake(
+            partial(joined_with, factors=first_alone),
+            "one part alone is brought to the new best: either of them may have the lower one",
+        ),
+        Mistake(better_part, ONE_DROPPED),
+        Mistake(partial(better_part, beats=gt), ONE_DROPPED),
+        Mistake(
+            divided_parts,
+            "you divide each out by its total: parts are joined undivided, and divided once, at the end",
         ),
         Mistake(
             partial(joined_with, factors=lambda best, best2, top: (np.exp(best2 - top), np.exp(best - top))),
@@ -276,6 +329,7 @@ def block_cases():
         "the last block before a tile's end": (0, 48, 16, 64),
         "behind 100 tokens": (100, 32, 16, 64),
         "one query at a tile's end": (0, 63, 1, 64),
+        "one query before a tile's end": (0, 62, 1, 64),
         "a last query that begins a tile": (5, 44, 16, 64),
         "blocks as long as tiles": (0, 128, 64, 64),
         "a block longer than tiles": (0, 32, 32, 8),
@@ -301,6 +355,11 @@ def seen_with(
     return whole, end - whole if rest else end
 
 
+def rounded_up_first(position, first, n, tile):
+    whole = -(-(position + first + 1) // tile)
+    return whole, -(-(position + first + n) // tile) - whole
+
+
 def by_the_last(position, first, n, tile):
     some_see = position + first + n
     return some_see // tile, int(some_see % tile > 0)
@@ -314,6 +373,31 @@ TILES = Exercise(
         Mistake(
             partial(seen_with, own=0),
             "off by one: a query sees its own token, so query t sees position + t + 1 keys",
+        ),
+        Mistake(
+            partial(seen_with, own=2, last=lambda n: n - 2),
+            "off by one: the block's first query sees position + first + 1 keys, not the one after its own",
+        ),
+        Mistake(
+            partial(seen_with, own=2),
+            "off by one: a query sees no token after its own, so query t sees position + t + 1 keys",
+        ),
+        Mistake(
+            partial(seen_with, own=0, last=lambda n: n),
+            "off by one: the block's first query sees its own token too, position + first + 1 keys",
+        ),
+        Mistake(
+            lambda position, first, n, tile: tiles_seen(position, 0, n, tile),
+            "right for the first block alone: this one begins at query `first`, behind that many more",
+        ),
+        Mistake(
+            partial(seen_with, floor=lambda x, tile: x // tile + 1),
+            "rounded up wrongly: x // tile + 1 is one too many where x is a multiple of tile. -(-x // tile) "
+            "rounds up",
+        ),
+        Mistake(
+            rounded_up_first,
+            "a tile that the first query sees only in part is not seen whole: round down there",
         ),
         Mistake(
             partial(seen_with, behind=0),
@@ -521,7 +605,8 @@ OVERTAKES = Exercise(
         ),
         Mistake(
             partial(overtakes_with, own=0),
-            "one too many: 1 + 2 + ... + n is n (n + 1) / 2, since a query meets its own key",
+            "one too many: 1 + 2 + ... + n is n (n + 1) / 2, since a query meets its own key. And as much is "
+            "asked for, not more",
         ),
     ),
     hints=(

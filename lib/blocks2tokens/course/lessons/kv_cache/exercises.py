@@ -54,14 +54,25 @@ USUAL_BLOCKS = {"float32": 128, "float16": 64, "q8_0": 34, "q4_0": 18}
 
 
 def bytes_with(
-    c, n_tokens, kind, page, blocks=USUAL_BLOCKS, parts=2, up=True, heads="n_kv_heads", layers=True
+    c,
+    n_tokens,
+    kind,
+    page,
+    blocks=USUAL_BLOCKS,
+    row=lambda head_dim, block: head_dim * block / 32,
+    parts=2,
+    held=lambda n, page: -(-n // page) * page,
+    heads="n_kv_heads",
+    layers=True,
 ):
-    """Return the right answer with a place for each mistake."""
-    row = c.head_dim * blocks[kind] / 32
-    tokens = (
-        -(-n_tokens // page) * page if up is True else n_tokens if up is None else n_tokens // page * page
-    )
-    return parts * (c.n_layers if layers else 1) * getattr(c, heads) * row * tokens
+    """Return the right answer with a place for each mistake; `held` is how many tokens have room."""
+    rows = parts * (c.n_layers if layers else 1) * getattr(c, heads) * held(n_tokens, page)
+    return rows * row(c.head_dim, blocks[kind])
+
+
+def one_scale(head_dim, block):
+    """Return the bytes of a row of blocks that share one scale."""
+    return head_dim * block / 32 if block in (128, 64) else 2 + head_dim * (block - 2) / 32
 
 
 BYTES = Exercise(
@@ -81,14 +92,30 @@ BYTES = Exercise(
             partial(bytes_with, blocks=USUAL_BLOCKS | {"q4_0": 34}),
             "a code of q4_0 is half a byte: two of them share one",
         ),
+        Mistake(
+            partial(bytes_with, row=one_scale),
+            "you count one scale for a row: each block of 32 has its own",
+        ),
+        Mistake(
+            partial(bytes_with, row=lambda head_dim, block: head_dim * block),
+            "these bytes are those of 32 numbers: a row has head_dim // 32 blocks",
+        ),
         Mistake(partial(bytes_with, parts=1), "this is half of it: keys and values"),
         Mistake(
-            partial(bytes_with, up=None),
+            partial(bytes_with, held=lambda n, page: n),
             "right for full pages alone: a page is taken whole, so round the number of pages up",
         ),
         Mistake(
-            partial(bytes_with, up=False),
+            partial(bytes_with, held=lambda n, page: n // page * page),
             "you round down: the tokens of the last page have no room",
+        ),
+        Mistake(
+            partial(bytes_with, held=lambda n, page: (n // page + 1) * page),
+            "a page too many where all are full: 64 tokens take one page of 64, and no other behind it",
+        ),
+        Mistake(
+            partial(bytes_with, held=lambda n, page: -(-n // page)),
+            "you count pages as if they were tokens: each has rows for `page` of them",
         ),
         Mistake(
             partial(bytes_with, heads="n_heads"),
@@ -136,17 +163,42 @@ def head_cases():
 
 
 def turned_with(
-    x, scale=lambda n: n**-0.5, butterfly=lambda a, b: (a + b, a - b), first=1, steps=None, order=None
+    x,
+    scale=lambda n: n**-0.5,
+    butterfly=lambda a, b: (a + b, a - b),
+    first=1,
+    end=lambda n: n,
+    order=None,
 ):
     """Return the right answer with a place for each mistake."""
     out, half, n = x.astype(np.float64), first, len(x)
-    while half < n and steps != 0:
+    while half < end(n):
         for start in range(0, n, 2 * half):
             for i in range(start, start + half):
                 out[i], out[i + half] = butterfly(out[i], out[i + half])
         half *= 2
-        steps = None if steps is None else steps - 1
     return scale(n) * (out if order is None else out[order(n)])
+
+
+def in_halves(x, pairs, join):
+    """Return x after log2(n) steps; pairs(out, half) are all a and all b of one, join puts them back."""
+    out = x.astype(np.float64)
+    for step in range(len(x).bit_length() - 1):
+        a, b = pairs(out, 2**step)
+        out = join([a + b, a - b]).reshape(-1)
+    return out / len(x) ** 0.5
+
+
+def sums_first(x):
+    return in_halves(x, lambda out, half: out.reshape(-1, 2, half).swapaxes(0, 1), np.concatenate)
+
+
+def neighbours_again(x):
+    return in_halves(x, lambda out, half: (out[::2], out[1::2]), partial(np.stack, axis=1))
+
+
+def divided_in_each_step(n):
+    return n ** (-0.5 * (n.bit_length() - 1))
 
 
 def overwritten(a, b):
@@ -193,12 +245,28 @@ HADAMARD = Exercise(
             "sums alone: the second of each pair is the difference",
         ),
         Mistake(
-            partial(turned_with, steps=1),
+            partial(turned_with, end=lambda n: min(n, 2)),
             "this is the first step, of neighbours: go on with pairs 2, 4, 8 ... apart until all are mixed",
         ),
         Mistake(
             partial(turned_with, first=2),
             "the first step is missing: pairs that lie 1 apart",
+        ),
+        Mistake(
+            partial(turned_with, end=lambda n: n // 2),
+            "the last step is missing: pairs that lie n / 2 apart",
+        ),
+        Mistake(
+            neighbours_again,
+            "you mix neighbours in every step: after them come numbers 2 apart, then 4 apart",
+        ),
+        Mistake(
+            sums_first,
+            "you put all sums before all differences: each goes back to the place of its a or its b",
+        ),
+        Mistake(
+            partial(turned_with, scale=divided_in_each_step),
+            "you divide by sqrt(n) in every step: once is enough, at the end",
         ),
         Mistake(
             partial(turned_with, order=bits_reversed),
@@ -239,6 +307,7 @@ def turned_cases():
         "one token": case(1, 8),
         "five tokens, head_dim 16": case(5, 16),
         "seven tokens, head_dim 64": case(7, 64, 3.0),
+        "four tokens, large scores": case(4, 32, 3000.0),  # e**710 is more than float64 holds
     }
 
 
@@ -246,12 +315,21 @@ def kept(x):
     return x
 
 
-def find_with(q, keys, values, turn, of_q=True, of_out=True, scale=0.5):
+def softmax(scores):
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+def overflowing(scores):
+    weights = np.exp(scores)
+    return weights / weights.sum()
+
+
+def find_with(q, keys, values, turn, of_q=True, of_out=True, divisor=lambda n, S: n**0.5, weigh=softmax):
     """Return the right answer with a place for each mistake."""
     q, keys, values = (x.astype(np.float64) for x in (q, keys, values))
-    scores = keys @ (turn(q) if of_q else q) * q.size**-scale
-    weights = np.exp(scores - scores.max())
-    found = weights @ values / weights.sum()
+    scores = keys @ (turn(q) if of_q else q) / divisor(q.size, len(keys))
+    found = weigh(scores) @ values
     return turn(found) if of_out else found
 
 
@@ -262,7 +340,8 @@ TURNED = Exercise(
     mistakes=(
         Mistake(
             partial(find_with, of_q=False),
-            "q meets turned keys as it is: turn it as they were, and its products are those of before",
+            "q and the keys are not turned alike: turn q, and leave the keys as they are stored; then their "
+            "products are those of before",
         ),
         Mistake(
             partial(find_with, of_out=False),
@@ -273,8 +352,33 @@ TURNED = Exercise(
             "nothing is turned: q has to be, before it meets the keys, and what is found, at the end",
         ),
         Mistake(
-            partial(find_with, scale=0),
+            partial(find_with, divisor=lambda n, S: 1),
             "the scores are not scaled: divide them by the square root of head_dim",
+        ),
+        Mistake(
+            partial(find_with, divisor=lambda n, S: n),
+            "you divide the scores by head_dim: by its square root",
+        ),
+        Mistake(
+            partial(find_with, divisor=lambda n, S: 8),
+            "you divide by 8, right for heads of 64 alone: by the square root of q.size",
+        ),
+        Mistake(
+            partial(find_with, divisor=lambda n, S: S**0.5),
+            "you divide by the root of the number of tokens: by that of head_dim, q.size",
+        ),
+        Mistake(
+            partial(find_with, weigh=lambda scores: scores),
+            "softmax is missing: scores become weights by exp, divided by their sum",
+        ),
+        Mistake(
+            partial(find_with, weigh=lambda scores: np.exp(scores - scores.max())),
+            "the weights do not add up to 1: divide them by their sum",
+        ),
+        Mistake(
+            partial(find_with, weigh=overflowing),
+            "right until a score is large: exp overflows there, and infinity / infinity is no number. "
+            "Subtract the largest score first",
         ),
     ),
     hints=(
@@ -340,6 +444,15 @@ def row_with(
     return page(table, token // s.page), place * unit(s)
 
 
+def counted_in_the_pool(table, layer, part, head, token, s):
+    page, place = row_of(table, layer, part, head, token, s)
+    return page, page * s.n_layers * 2 * s.n_kv_heads * s.page * s.row_bytes + place
+
+
+def all_keys_first(table, layer, part, head, token, s):
+    return row_with(table, layer, part, head, token, s, parts=lambda layer, part: part * s.n_layers + layer)
+
+
 def by_token(table, layer, part, head, token, s):
     place = ((layer * 2 + part) * s.page + token % s.page) * s.n_kv_heads + head
     return table[token // s.page], place * s.row_bytes
@@ -369,6 +482,19 @@ ROW = Exercise(
         Mistake(
             partial(row_with, parts=lambda layer, part: layer),
             "values lie where you look for keys: behind a layer's keys come its values",
+        ),
+        Mistake(
+            all_keys_first,
+            "you put the values of all layers behind all keys: in a page each layer has its keys and then "
+            "its values, layer * 2 + part",
+        ),
+        Mistake(
+            counted_in_the_pool,
+            "you count from the first page of all: the byte is counted from the beginning of its own page",
+        ),
+        Mistake(
+            lambda *arguments: row_of(*arguments)[::-1],
+            "the other way round: first the page, then the byte",
         ),
         Mistake(
             by_token,
@@ -432,6 +558,20 @@ def owned_with(
     return table, users, (old, new)
 
 
+def asks_users_of_i(table, i, users):
+    return (list(table), list(users), None) if users[i] == 1 else owned_with(table, i, users, lambda n: False)
+
+
+def named_backwards(table, i, users):
+    table, users, copied = own_page(table, i, users)
+    return table, users, copied and copied[::-1]
+
+
+def not_mine(table, i, users):
+    mine = set(table)
+    return owned_with(table, i, users, free=lambda users: min(set(range(len(users))) - mine))
+
+
 def next_after(users):
     return len(users) - 1 - users[::-1].index(0)
 
@@ -464,6 +604,18 @@ OWN = Exercise(
         Mistake(
             partial(owned_with, alone=lambda n: n <= 2),
             "two users are one too many: the other of them would see what you write",
+        ),
+        Mistake(
+            asks_users_of_i,
+            "i is a place in the table: the page is table[i], and it has users[table[i]] users",
+        ),
+        Mistake(
+            named_backwards,
+            "the copy is named backwards: from the shared page to the new one",
+        ),
+        Mistake(
+            not_mine,
+            "a page that is not in this table may be another's: free is one with 0 users",
         ),
         Mistake(
             partial(owned_with, free=next_after),

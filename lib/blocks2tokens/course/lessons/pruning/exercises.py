@@ -64,6 +64,14 @@ def keep_with(
     return (ranks < n) if flip else (ranks >= n)
 
 
+def argsort_for_ranks(scores, n):
+    return np.argsort(scores, axis=1) >= n
+
+
+def places_for_ranks(W, X, share):
+    return argsort_for_ranks(np.abs(W) * np.linalg.norm(X, axis=0), int(share * W.shape[1]))
+
+
 def pruned_weights(W, X, share):
     return np.where(wanda_keep(W, X, share), W, np.float32(0))
 
@@ -81,7 +89,8 @@ WANDA = Exercise(
     mistakes=(
         Mistake(
             partial(keep_with, norm=lambda X: 1.0),
-            "this is magnitude: multiply each weight's size by the norm of its input column",
+            "this orders as magnitude does: multiply each weight's size by the norm of its own input column, "
+            "K norms, axis=0",
         ),
         Mistake(
             partial(keep_with, size=lambda W: W),
@@ -111,6 +120,22 @@ WANDA = Exercise(
         Mistake(
             partial(keep_with, norm=lambda X: np.abs(X).sum(axis=0)),
             "you sum the sizes of the inputs: the norm is the root of the sum of their squares",
+        ),
+        Mistake(
+            partial(keep_with, norm=lambda X: X.std(axis=0)),
+            "you take how far the inputs spread about their mean: one that is always large multiplies, too",
+        ),
+        Mistake(
+            partial(keep_with, norm=lambda X: np.abs(X).max(axis=0)),
+            "you take the loudest input of each column: the norm counts all tokens",
+        ),
+        Mistake(
+            places_for_ranks,
+            "argsort says which place is the lowest, not how low a place is: use its first columns as places",
+        ),
+        Mistake(
+            lambda W, X, share: np.abs(W) * np.linalg.norm(X, axis=0),
+            "these are the scores: return which weights stay, True or False for each",
         ),
         Mistake(
             partial(keep_with, count=lambda n: int(np.ceil(n))),
@@ -167,7 +192,7 @@ def score_cases():
         "the high ones together": (np.array([[9, 8, 7, 6, 1, 2, 3, 4]], np.float32),),
         "two rows of eight": case(2, 8),
         "four rows of twelve": case(4, 12),
-        "equal scores: the first two go": (np.ones((2, 8), np.float32),),
+        "equal scores: the first two go": (np.repeat(np.array([[1, 0], [1, 1]], np.float32), 4, axis=1),),
     }
 
 
@@ -182,6 +207,10 @@ def two_with(scores, groups=None, flip=False, n=2):
     back = np.empty(scores.size, bool)
     back[place] = keep
     return back.reshape(N, K)
+
+
+def places_of_four(scores):
+    return argsort_for_ranks(scores.reshape(-1, 4), 2).reshape(scores.shape)
 
 
 def half_of_each_row(scores):
@@ -266,6 +295,14 @@ TWO_OF_FOUR = Exercise(
             "neighbours in each row",
         ),
         Mistake(
+            places_of_four,
+            "argsort says which of the four is the lowest, not how low each is: use its first two as places",
+        ),
+        Mistake(
+            lambda scores: two_of_four(scores) & (scores != 0),
+            "right until a score that stays is 0: ask which stay, not which are left above 0",
+        ),
+        Mistake(
             above_the_mean,
             "you keep what is above the mean, and that may be one of four, or three: it should be two",
         ),
@@ -311,19 +348,23 @@ def stream_cases():
         return before.astype(np.float32), after.astype(np.float32)
 
     right = np.array([[3, 0], [1, 2], [2, 1]], np.float32), np.array([[0, 5], [2, 4], [4, 2]], np.float32)
+    back = np.array([[2, 1], [1, 3]], np.float32), np.array([[-4, -2], [2, 1]], np.float32)
     return {
         "one token turned by 90 degrees, two not": right,
+        "one token turned round": back,
         "a small step": case(6, 8, 0.3),
         "a large step": case(5, 16, 3.0),
         "three times as long": case(4, 8, 0.5, grow=3.0),
     }
 
 
-def influence_with(before, after, of=lambda b, a: (b, a), axis=1, total=np.mean, one=1.0, sign=-1.0):
+def influence_with(
+    before, after, of=lambda b, a: (b, a), axis=1, total=np.mean, one=1.0, sign=-1.0, dot=lambda d: d, power=1
+):
     """Return the right number with a place for each mistake."""
     b, a = of(before.astype(np.float64), after.astype(np.float64))
-    dots = (b * a).sum(axis=axis)
-    cosines = dots / (np.linalg.norm(b, axis=axis) * np.linalg.norm(a, axis=axis))
+    dots = dot((b * a).sum(axis=axis))
+    cosines = dots / (np.linalg.norm(b, axis=axis) * np.linalg.norm(a, axis=axis)) ** power
     return float(total(one + sign * cosines))
 
 
@@ -397,6 +438,19 @@ INFLUENCE = Exercise(
             "@ multiplies every token with every other, [T, T]: each is compared with itself alone",
         ),
         Mistake(
+            partial(influence_with, dot=np.abs),
+            "the sign of the cosine counts: a stream that is turned round has moved most, its influence is 2",
+        ),
+        Mistake(
+            partial(influence_with, power=2),
+            "you divide by the squares of the lengths: a length is the root of the sum of squares",
+        ),
+        Mistake(
+            partial(influence_with, dot=lambda dots: dots[:, None]),
+            "a column [T, 1] divided by a row [T] is [T, T], every token with every other: leave out "
+            "keepdims, or keep it everywhere",
+        ),
+        Mistake(
             lengths_of_all,
             "without an axis, norm gives one length for all tokens together: each has its own, axis=1",
         ),
@@ -438,9 +492,9 @@ def neuron_cases():
         return (*(rng.standard_normal(shape).astype(np.float32) for shape in shapes), np.array(keep))
 
     return {
-        "5 of 8": case(8, 6, [0, 2, 3, 6, 7]),
+        "5 of 8": case(8, 10, [0, 2, 3, 6, 7]),  # a place of a neuron is one of a column, too
         "as many neurons as columns": case(6, 6, [1, 2, 5]),
-        "one of 4": case(4, 3, [2]),
+        "one of 4": case(4, 5, [2]),
         "7 of 12": case(12, 12, [0, 1, 4, 5, 8, 9, 11]),
     }
 
@@ -474,15 +528,11 @@ DROP = Exercise(
             "up still has all its rows: each neuron is a row of gate and a row of up, they meet in pairs",
         ),
         Mistake(
-            lambda gate, up, down, keep: (gate[keep], up[keep], down[keep % len(down)]),
+            lambda gate, up, down, keep: (gate[keep], up[keep], down[keep]),
             "you cut rows of down: its rows are outputs into the stream, a neuron is one of its columns",
         ),
         Mistake(
-            lambda gate, up, down, keep: (
-                gate[:, keep % gate.shape[1]],
-                up[:, keep % up.shape[1]],
-                down[keep % len(down)],
-            ),
+            lambda gate, up, down, keep: (gate[:, keep], up[:, keep], down[keep]),
             "rows and columns are exchanged: a neuron is a row of gate and up, and a column of down",
         ),
         Mistake(
@@ -492,6 +542,14 @@ DROP = Exercise(
                 down[:, others(len(gate), keep)],
             ),
             "upside down: `keep` are the neurons that stay",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (gate[keep], up[keep], down[:, keep].T),
+            "down lies on its side: its neurons are columns, before and after, [dim, n]",
+        ),
+        Mistake(
+            lambda gate, up, down, keep: (up[keep], gate[keep], down[:, keep]),
+            "gate and up are exchanged: return them in the order in which they came",
         ),
         Mistake(
             zeros_instead,
@@ -534,11 +592,11 @@ def row_cases():
 
 
 def row_with(
-    K, kept, value_bytes, dense_bits, place=1, start=4, one=lambda share: share, bits=8, counted=True
+    K, kept, value_bytes, dense_bits, place=1, start=4, one=lambda share: share, bits=8, start_bits=8
 ):
     """Return the right answer with a place for each mistake."""
     n_bytes = kept * (place + value_bytes) + start * K // 256
-    starts = 8 * start / 256 if counted else 0
+    starts = start_bits * start / 256
     return n_bytes, one(1 - (dense_bits - starts) / (bits * (place + value_bytes)))
 
 
@@ -599,8 +657,25 @@ SPARSE = Exercise(
             "left for what is kept",
         ),
         Mistake(
-            partial(row_with, counted=False),
+            partial(row_with, start_bits=0),
             "the bytes are right; in the share the starts are missing, 4 bytes for 256 weights, kept or not",
+        ),
+        Mistake(
+            partial(row_with, start_bits=1),
+            "the bytes are right; in the share you take bytes of the starts from bits: they have 8 * 4 / 256 "
+            "bits a weight",
+        ),
+        Mistake(
+            partial(row_with, place=0, start=0),
+            "you count the values alone: each has a place, and each group of 256 columns a start",
+        ),
+        Mistake(
+            lambda K, kept, value_bytes, dense_bits: (
+                sparse_row(K, kept, value_bytes, dense_bits)[0],
+                1 - sparse_row(K, kept, value_bytes, dense_bits)[0] / (K * dense_bits / 8),
+            ),
+            "this is the share of the bytes that this very row saves: asked for is the share of zeros at "
+            "which nothing is saved",
         ),
         Mistake(
             lambda K, kept, value_bytes, dense_bits: (
@@ -616,7 +691,7 @@ SPARSE = Exercise(
         "For each weight of a row, in bits: dense_bits on one side; on the other the starts, always, and "
         "with probability 1 - share a value and its place. Solve for the share.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
     parts=("bytes", "share"),
 )
 

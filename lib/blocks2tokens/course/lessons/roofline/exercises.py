@@ -67,6 +67,14 @@ INTENSITY = Exercise(
             "your weights have as many bytes as they have bits: a byte has eight of them",
         ),
         Mistake(
+            quotient(each_weight=lambda fmt: fmt.bytes_per_block),
+            "bytes_per_block are the bytes of a whole block: divide them by its block_size weights",
+        ),
+        Mistake(
+            quotient(each_weight=lambda fmt: fmt.block_size / fmt.bytes_per_block),
+            "these are weights for each byte: a weight has bytes_per_block / block_size bytes",
+        ),
+        Mistake(
             one_row_of_operations,
             "M is missing among the operations: each weight is used once for each of the M rows",
         ),
@@ -93,7 +101,7 @@ INTENSITY = Exercise(
         "A multiply-add is two operations. The weights are K * N / fmt.block_size blocks; the others take 4 "
         "bytes a number.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
 )
 
 
@@ -145,7 +153,7 @@ ROOF = Exercise(
         "Two limits, both in GFLOP/s. One is the peak. How many operations do the bytes of a second feed?",
         "Bytes a second times operations for each byte. Which of the two limits holds you back?",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
 )
 
 
@@ -158,13 +166,13 @@ def ridge_cases():
         "Q4_K, 700 GFLOP/s, 80 GB/s": (700.0, 80.0, FORMATS["Q4_K"]),
         "Q8_0, 200 GFLOP/s, 33 GB/s": (200.0, 33.0, FORMATS["Q8_0"]),
         "Q6_K, 1000 GFLOP/s, 30 GB/s": (1000.0, 30.0, FORMATS["Q6_K"]),
-        "F32, 100 GFLOP/s, 20 GB/s": (100.0, 20.0, FORMATS["F32"]),
+        "F32, 104 GFLOP/s, 20 GB/s": (104.0, 20.0, FORMATS["F32"]),
     }
 
 
-def ridge(whole=ceil, operations=2, size=lambda fmt: fmt.bytes_per_block / fmt.block_size):
+def ridge(whole=ceil, operations=2, size=lambda fmt: fmt.bytes_per_block / fmt.block_size, balance=float):
     def rows(peak, bandwidth, fmt):
-        return whole(peak / bandwidth * size(fmt) / operations)
+        return whole(balance(peak / bandwidth) * size(fmt) / operations)
 
     return rows
 
@@ -188,6 +196,14 @@ RIDGE = Exercise(
         Mistake(
             ridge(whole=lambda rows: floor(rows) + 1),
             "you round up even what is whole: where it is exactly 2 rows, 2 are enough",
+        ),
+        Mistake(
+            ridge(balance=ceil),
+            "you round up peak / bandwidth, too: round once, at the end, or there may be a row too many",
+        ),
+        Mistake(
+            ridge(balance=floor),
+            "you round down peak / bandwidth: round once, at the end, or there may be a row too few",
         ),
         Mistake(
             ridge(operations=1),
@@ -231,13 +247,25 @@ def model_cases():
     }
 
 
-def passes(size=lambda bits: bits / 8, giga=1e9, operations=2, together=max, tokens=lambda M: M, reads=1):
+def passes(
+    size=lambda bits: bits / 8,
+    giga=1e9,
+    giga_operations=1e9,
+    operations=2,
+    together=max,
+    tokens=lambda M: M,
+    reads=1,
+):
     def rate(n_weights, bits, M, peak, bandwidth):
         reading = n_weights * size(bits) * (M if reads == "M" else 1) / (bandwidth * giga)
-        multiplying = operations * n_weights * M / (peak * 1e9)
+        multiplying = operations * n_weights * M / (peak * giga_operations)
         return tokens(M) / together(reading, multiplying)
 
     return rate
+
+
+def multiplying_alone(n_weights, bits, M, peak, bandwidth):
+    return peak * 1e9 / (2 * n_weights)
 
 
 def reading_alone(n_weights, bits, M, peak, bandwidth):
@@ -276,6 +304,10 @@ TOKENS = Exercise(
             reading_alone, "arithmetic is missing: from some M on, multiplying takes longer than reading"
         ),
         Mistake(
+            multiplying_alone,
+            "reading is missing: with few tokens in a pass, the bytes of the weights take longer",
+        ),
+        Mistake(
             operations_of_one_row,
             "M is missing among the operations: each weight is used for each of the M tokens",
         ),
@@ -288,6 +320,14 @@ TOKENS = Exercise(
             "the ceilings are in billions a second: multiply them by 1e9",
         ),
         Mistake(
+            passes(giga=1),
+            "the bandwidth is in billions of bytes a second: multiply it by 1e9, like the peak",
+        ),
+        Mistake(
+            passes(giga_operations=1),
+            "the peak is in billions of operations a second: multiply it by 1e9, like the bandwidth",
+        ),
+        Mistake(
             lambda n, bits, M, peak, bandwidth: 1 / roofline.tokens_per_second(n, bits, M, peak, bandwidth),
             "these are seconds for each token: turn the quotient over",
         ),
@@ -296,7 +336,7 @@ TOKENS = Exercise(
         "How long does a pass take to read n_weights * bits / 8 bytes? How long for its multiply-adds?",
         "2 * n_weights * M operations. A pass takes the longer of the two times, and makes M tokens.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
 )
 
 
@@ -349,7 +389,7 @@ NEEDED = Exercise(
         "How many passes over the weights does a second take? How many bytes does each read?",
         "rate / M passes of n_weights * bits / 8 bytes; GB are 1e9 bytes.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
 )
 
 EXERCISES = [INTENSITY, ROOF, RIDGE, TOKENS, NEEDED]

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from blocks2tokens.course.check.exercise import Exercise, Mistake
+from blocks2tokens.course.check.watched import WatchedExercise
 
 # accept_guesses: guesses [k], choices [k + 1] -> tokens
 
@@ -68,8 +69,17 @@ def one_place_off(guesses, choices):
     return choices[: n + 1]
 
 
-ACCEPT = Exercise(
+def with_the_last_choice(guesses, choices):
+    return [*guesses_alone(guesses, choices), choices[-1]]
+
+
+ACCEPT = WatchedExercise(
     name="accept_guesses",
+    raised={
+        "IndexError": (
+            "where all guesses are right, or there is none, the guesses end before the choices do: stop there"
+        ),
+    },
     engine=accept_guesses,
     cases=pass_cases,
     mistakes=(
@@ -86,6 +96,10 @@ ACCEPT = Exercise(
         Mistake(
             last_one_lost,
             "when all guesses are right there is one choice more: k guesses can give k + 1 tokens",
+        ),
+        Mistake(
+            with_the_last_choice,
+            "you take the last choice: the one that counts is choices[number of right guesses]",
         ),
         Mistake(
             all_that_are_equal,
@@ -139,8 +153,18 @@ def rate_cases():
     }
 
 
-EXPECTED = Exercise(
+AT_A_RATE_OF_1 = (
+    "the closed form is 0 / 0 at a rate of 1: there all guesses are right, and a pass gives k + 1 tokens"
+)
+
+
+def divided(rate, k):
+    return np.float64(1 - rate ** (k + 1)) / np.float64(1 - rate)
+
+
+EXPECTED = WatchedExercise(
     name="expected_tokens",
+    raised={"ZeroDivisionError": AT_A_RATE_OF_1},
     engine=expected_tokens,
     cases=rate_cases,
     mistakes=(
@@ -183,6 +207,7 @@ EXPECTED = Exercise(
             "where all k guesses are right no wrong one follows: k + 1 tokens come with probability rate**k, "
             "without the factor 1 - rate",
         ),
+        Mistake(divided, AT_A_RATE_OF_1),
     ),
     hints=(
         "With what probability does a pass give at least 1 token? At least 2? At least 3? The mean of a "
@@ -190,7 +215,7 @@ EXPECTED = Exercise(
         "At least i + 1 tokens come if the first i guesses are right, rate to the power of i. Which i are "
         "possible? (A closed form divides by 1 - rate: mind a rate of 1.)",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
 )
 
 
@@ -214,9 +239,12 @@ def text_cases():
         "only its last token came before": ([7, 2, 3, 1, 2], 2, 3),
         "less follows than is wanted": ([4, 5, 6, 4, 5], 2, 9),
         "overlaps with itself": ([7, 7, 7, 7], 3, 4),
-        "a text shorter than n": ([1, 2], 3, 4),
+        "a text shorter than n": ([5, 5], 3, 4),
         "one token": ([3, 8, 3, 9, 3], 1, 1),
         "its last token came once more": ([1, 2, 3, 8, 2, 9, 1, 2], 2, 2),
+        "another stood in the middle": ([1, 2, 3, 8, 1, 9, 3], 3, 2),
+        "they came in another order": ([2, 1, 3, 8, 1, 2], 2, 2),
+        "their digits came in other numbers": ([31, 24, 5, 6, 1, 2], 2, 2),
     }
 
 
@@ -233,6 +261,13 @@ def found_with(history, n, tokens, places=None, back=0, least=1, compared=None, 
 
 def with_fewer(history, n, tokens):
     return next((found for m in range(n, 0, -1) if (found := find_guess(history, m, tokens))), [])
+
+
+def in_any_order(history, n, tokens):
+    last = sorted(history[-n:])
+    starts = range(len(history) - n - 1, -1, -1)
+    found = (start for start in starts if sorted(history[start : start + n]) == last)
+    return next((history[start + n : start + n + tokens] for start in found), [])
 
 
 def ends_at_tokens(history, n, tokens):
@@ -286,6 +321,10 @@ LOOKUP = Exercise(
             "guess",
         ),
         Mistake(
+            in_any_order,
+            "you compare which tokens there are: their order has to be the same, too",
+        ),
+        Mistake(
             partial(found_with, most=False),
             "more than `tokens`: a pass has rows for so many guesses only",
         ),
@@ -318,7 +357,7 @@ def draft_cases():
     p = np.array([0.5, 0.25, 0.125, 0.125])
     q = np.array([0.25, 0.5, 0.125, 0.125])
     one = np.array([0.0, 1.0, 0.0, 0.0])
-    wide = np.array([0.125, 0.125, 0.25, 0.5])
+    wide = np.array([0.125, 0.1875, 0.1875, 0.5])  # p - q and p / q differ in more than size
     return {
         "the draft likes it too much": (p, q, 1),
         "the draft likes it too little": (p, q, 0),
@@ -369,6 +408,14 @@ KEEP = Exercise(
             "p[guess] alone: the draft has already drawn the guess with probability q[guess], divide by it",
         ),
         Mistake(
+            partial(drawn_with, keep=lambda p, q, guess: min(p[guess], q[guess])),
+            "min(p, q) is how often a guess is made and stays: it has been made already, divide by q[guess]",
+        ),
+        Mistake(
+            partial(drawn_with, keep=lambda p, q, guess: max(1.0, p[guess] / q[guess])),
+            "max(1, ...) is 1 or more: a chance is 1 at most, min(1, ...)",
+        ),
+        Mistake(
             partial(drawn_with, keep=lambda p, q, guess: float(p[guess] >= q[guess])),
             "all or nothing: what the draft says twice as often as it should is to stay half of the time",
         ),
@@ -376,6 +423,18 @@ KEEP = Exercise(
             partial(drawn_with, missing=lambda p, q, guess: p),
             "you draw from p again: what was kept comes on top, and q's favourites come out too often. Draw "
             "what is still missing",
+        ),
+        Mistake(
+            partial(drawn_with, missing=lambda p, q, guess: q),
+            "you draw from q again, and what it says too often comes once more: draw what is still missing",
+        ),
+        Mistake(
+            partial(drawn_with, missing=lambda p, q, guess: np.where(p > q, p, 0)),
+            "a part of these tokens comes as guesses already: missing is p - q, not all of p",
+        ),
+        Mistake(
+            partial(drawn_with, missing=lambda p, q, guess: np.maximum(p / np.maximum(q, 1e-300) - 1, 0)),
+            "p / q says how many times too seldom a token comes: missing is the difference, p - q",
         ),
         Mistake(
             partial(drawn_with, missing=without_guess),
@@ -422,7 +481,7 @@ KEEP = Exercise(
         "What the kept guesses do not reach is p - q where that is above 0. Redraw from this, scaled to a "
         "sum of 1.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,  # float32 will do
 )
 
 
@@ -440,9 +499,9 @@ def best_k(rate, cost, guess_cost):
     return int(np.argmax(pace))
 
 
-FLAT_THEN_STEEP = (1.0, 1.0, 1.0, 1.25, 2.0, 2.25, 2.5, 3.0)
-STEEP = (1.0, 1.75, 2.5, 3.25, 4.0)
-STEP = (1.0, 2.25, 2.25, 2.25, 2.25)
+FLAT_THEN_STEEP = [1.0, 1.0, 1.0, 1.25, 2.0, 2.25, 2.5, 3.0]
+STEEP = [1.0, 1.75, 2.5, 3.25, 4.0]
+STEP = [1.0, 2.25, 2.25, 2.25, 2.25]
 
 
 def cost_cases():
@@ -456,7 +515,8 @@ def cost_cases():
         "rows cost nearly a pass each, rate 0.7": (0.7, STEEP, 0.0),
         "such rows, rate 0.95": (0.95, STEEP, 0.0),
         "the second row costs most, rate 0.9": (0.9, STEP, 0.0),
-        "room for one row": (0.9, (1.0,), 0.0),
+        "the second row costs most, and so does a guess, rate 0.8": (0.8, STEP, 0.25),
+        "room for one row": (0.9, [1.0], 0.0),
     }
 
 
@@ -478,6 +538,15 @@ def paces(rate, cost, guess_cost):
     return [expected_tokens(rate, k) / (cost[k] + k * guess_cost) for k in range(len(cost))]
 
 
+def largest(pace):
+    """Return the choice of the k whose pace(rate, k, cost[k], guess_cost) is the largest."""
+
+    def choose(rate, cost, guess_cost):
+        return int(np.argmax([pace(rate, k, c, guess_cost) for k, c in enumerate(cost)]))
+
+    return choose
+
+
 def up_to_the_first_top(rate, cost, guess_cost):
     pace = [*paces(rate, cost, guess_cost), 0]
     return next(k for k in range(len(cost)) if pace[k + 1] <= pace[k])
@@ -488,8 +557,12 @@ def last_of_the_best(rate, cost, guess_cost):
     return max(k for k in range(len(cost)) if pace[k] == max(pace))
 
 
-BEST_K = Exercise(
+BEST_K = WatchedExercise(
     name="best_k",
+    raised={
+        "IndexError": "cost[k] is for k guesses, the last k len(cost) - 1: range(len(cost)) has them all",
+        "ValueError: attempt to get argmax of an empty": "not to guess is a choice, too: begin with k = 0",
+    },
     engine=best_k,
     cases=cost_cases,
     mistakes=(
@@ -518,10 +591,20 @@ BEST_K = Exercise(
             "not to guess is a choice, too: begin with k = 0",
         ),
         Mistake(
-            lambda rate, cost, guess_cost: int(
-                np.argmax([expected_tokens(rate, k) - cost[k] - k * guess_cost for k in range(len(cost))])
-            ),
+            largest(lambda rate, k, c, guess_cost: expected_tokens(rate, k) - c - k * guess_cost),
             "tokens minus time compares different things: tokens in a time are a quotient",
+        ),
+        Mistake(
+            largest(lambda rate, k, c, guess_cost: expected_tokens(rate, k) / c - k * guess_cost),
+            "what guesses cost is added to the time of the pass: the tokens over cost[k] + k * guess_cost",
+        ),
+        Mistake(
+            partial(chosen_with, tokens=lambda rate, k: expected_tokens(rate, k) - 1),
+            "these are the right guesses alone: a pass also gives the token that the model chose itself",
+        ),
+        Mistake(
+            partial(chosen_with, tokens=lambda rate, k: expected_tokens(rate, k + 1)),
+            "expected_tokens takes the number of guesses: k, the row more is counted in it",
         ),
         Mistake(
             last_of_the_best,

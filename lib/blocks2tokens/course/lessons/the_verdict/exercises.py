@@ -29,6 +29,7 @@ def ratio_cases():
         "claimed 90, found 120 and 100": (90.0, 120.0, 100.0),
         "claimed 100, found 60 and 80": (100.0, 60.0, 80.0),
         "claimed 100, found 140 and 160": (100.0, 140.0, 160.0),
+        "claimed 100, found 160 and 140": (100.0, 160.0, 140.0),
         "claimed 0.5, found 0.4 and 0.6": (0.5, 0.4, 0.6),
         "claimed 0.5, found 0.2 and 1.4": (0.5, 0.2, 1.4),
         "claimed 2, found 5 and 0.6": (2.0, 5.0, 0.6),
@@ -46,6 +47,10 @@ def judged(near=within_a_factor, words=(HOLDS, AT_128, AT_1, FAILS)):
         return words[2 * (not near(claimed, at_128)) + (not near(claimed, at_1))]
 
     return judge
+
+
+def least_quotient(claimed, found):
+    return min(claimed / found, found / claimed) <= 1.5
 
 
 def mean_judged(claimed, at_128, at_1):
@@ -91,6 +96,21 @@ JUDGE = Exercise(
             "factor of 2. Compare quotients",
         ),
         Mistake(
+            judged(lambda claimed, found: abs(claimed - found) <= 0.5 * found),
+            "50 % of what was found is not a factor of 1.5: above, it lets twice the claim pass. Compare "
+            "quotients",
+        ),
+        Mistake(
+            judged(least_quotient),
+            "every claim holds with you: of two quotients, one over the other, the smaller is never above 1. "
+            "Take the greater",
+        ),
+        Mistake(
+            judged(words=(HOLDS, HOLDS, HOLDS, FAILS)),
+            "you let a claim hold everywhere that holds for one of the two: say for which, ledger.AT_128 or "
+            "ledger.AT_1",
+        ),
+        Mistake(
             judged(words=(HOLDS, HOLDS, FAILS, FAILS)),
             "you judge by 128 rows alone: that is what the report did. A claim that holds there only gets "
             "ledger.AT_128",
@@ -123,26 +143,42 @@ JUDGE = Exercise(
 # judge_decoder: first, second, reference, float32 -> "holds" or "does not hold"
 
 
+def with_wrong(right, count, rng):
+    """Return weights of which so many are wrong, every other one too large, and the rest too small."""
+    weights, at = right.copy(), rng.permutation(right.size)[:count]
+    weights[at[::2]] += 4
+    weights[at[1::2]] -= 4
+    return weights
+
+
 def decoder_cases():
     rng = np.random.default_rng(13)
     right = rng.standard_normal(1000).astype(np.float32)
-    few, many = right.copy(), right.copy()
-    few[::200] += 1
-    many[::40] += 1
+    least, few, others, many = (with_wrong(right, count, rng) for count in (4, 10, 10, 11))
     out_of_order = right.reshape(-1, 2, 10).swapaxes(1, 2).reshape(-1)
     return {
         "right in both runs": (right, right, right),
         "wrong in both, in the same way": (right + 1, right + 1, right),
         "the right weights in another order": (out_of_order, out_of_order, right),
-        "5 of 1000 are wrong": (few, few, right),
-        "25 of 1000 are wrong": (many, many, right),
-        "the second run is wrong": (right, many, right),
-        "the first run is wrong": (many, right, right),
+        "4 of 1000 are wrong": (least, least, right),
+        "10 of 1000 are wrong": (few, few, right),
+        "10 of 1000 are wrong, others in the second run": (few, others, right),
+        "11 of 1000 are wrong": (many, many, right),
+        "all are wrong, in the second run": (right, right + 1, right),
+        "11 of 1000 are wrong, in the second run": (right, many, right),
+        "11 of 1000 are wrong, in the first run": (many, right, right),
     }
 
 
 def decoder_judged(holds):
     return lambda first, second, reference: HOLDS if holds(first, second, reference) else FAILS
+
+
+def shares_judged(holds):
+    """Return a judge by the two shares of right weights."""
+    return decoder_judged(
+        lambda first, second, right: holds(np.mean(first == right), np.mean(second == right))
+    )
 
 
 def judge_decoder(first, second, reference):
@@ -162,20 +198,35 @@ DECODER = Exercise(
             "no difference. Ask the reference",
         ),
         Mistake(
-            decoder_judged(lambda first, _, reference: np.mean(first == reference) >= 0.99),
+            shares_judged(lambda first, _: first >= 0.99),
             "you look at the first run only: the second has to be right as well",
         ),
         Mistake(
-            decoder_judged(lambda _, second, reference: np.mean(second == reference) >= 0.99),
+            shares_judged(lambda _, second: second >= 0.99),
             "you look at the second run only: the first has to be right as well",
         ),
         Mistake(
             decoder_judged(
-                lambda first, second, reference: (
-                    np.array_equal(first, reference) and np.array_equal(second, reference)
-                )
+                lambda first, second, right: np.mean((first == right) & (second == right)) >= 0.99
             ),
+            "two runs may each have 1 % wrong, and not the same: judge each by itself against the reference, "
+            "neither one by the other nor what both have right",
+        ),
+        Mistake(
+            shares_judged(lambda *shares: max(shares) >= 0.99),
+            "one right run is enough for you: both have to be, so take the smaller share, or `and`",
+        ),
+        Mistake(
+            shares_judged(lambda *shares: np.mean(shares) >= 0.99),
+            "you judge the mean of two runs: a right one hides a wrong one. Each has to reach 99 %",
+        ),
+        Mistake(
+            shares_judged(lambda *shares: min(shares) == 1),
             "you let no weight differ: 99 % was the rule, fixed before the result",
+        ),
+        Mistake(
+            shares_judged(lambda *shares: min(shares) > 0.99),
+            "exactly 99 % is enough: the rule says at least, >= 0.99",
         ),
         Mistake(
             decoder_judged(
@@ -298,7 +349,7 @@ FACTORS = Exercise(
         "The factor of change n divides the time after n - 1 changes by the time after n.",
     ),
     solution=factors_along,
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -353,7 +404,7 @@ DECODING = Exercise(
         "Phase 1 decodes one weight for each of its multiply-adds. How many are there?",
         "M * K * N of them. Phase 0 decodes each weight of B, float32 [K, N], once.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -403,7 +454,7 @@ INTENSITY = Exercise(
         "Take one weight: how many multiply-adds is it in, and how many bytes has it?",
         "M multiply-adds, two operations each, and bits / 8 bytes.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -460,7 +511,7 @@ CEILING = Exercise(
         "A weight has bits_per_weight / 8 bytes, and a GB is 1e9. How often do the model's bytes go into "
         "those of a second?",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 EXERCISES = [JUDGE, FACTORS, DECODING, INTENSITY, CEILING, DECODER]

@@ -6,6 +6,8 @@ amdahl          share, factor                -> how many times faster the whole 
 lru_hit_rate    accesses, sizes, capacity    -> share of accesses that the cache answers
 """
 
+from operator import ge, gt
+
 from blocks2tokens.course.check.exercise import Exercise, Mistake
 from blocks2tokens.course.lessons.where_the_time_goes import profiler, slow_engine
 from blocks2tokens.course.lessons.where_the_time_goes.profiler import Stage
@@ -40,6 +42,15 @@ BYTES = Exercise(
         ),
         Mistake(moved(lambda bits: 16.0), "you count writes only: blocks, B and the rows are read as well"),
         Mistake(moved(lambda bits: bits + 24), "you take bits for bytes: a byte has eight"),
+        Mistake(
+            lambda weights, bits: int(weights * (bits / 8 + 24)),
+            "you round down: a few weights need not fill whole bytes, and of one this would leave nearly "
+            "nothing. Keep the fraction, / instead of //",
+        ),
+        Mistake(
+            moved(lambda bits: bits // 8 + 24),
+            "bits // 8 is a whole number: 4.5 bits are 0.5625 bytes, bits / 8",
+        ),
         Mistake(moved(lambda bits: 24.0), "the blocks are missing: they are read, bits / 8 bytes a weight"),
         Mistake(
             moved(lambda bits: bits / 8 + 20),
@@ -53,7 +64,7 @@ BYTES = Exercise(
         "Go down the table's two columns; everything but the blocks is float32.",
         "For each weight: how many of the table's entries are a float32 of it, and what do the blocks take?",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -69,9 +80,10 @@ def stage_cases():
     matmul = tree("matmul", 60, tree("transpose", 45), tree("dot", 8), tree("allocations", 4))
     feed_forward = tree("matmul", 30, tree("transpose", 20), tree("dot", 6))
     return {
-        "one stage with nothing in it": (tree("token", 5),),
-        "two in one": (tree("token", 16, tree("rope", 4), tree("dot", 8)),),
+        "token 5, nothing in it": (tree("token", 5),),
+        "token 16, in it rope 4 and dot 8": (tree("token", 16, tree("rope", 4), tree("dot", 8)),),
         "three deep": (tree("token", 64, tree("attention block", 63, matmul)),),
+        "token 32, in it rope 16, in it token 4": (tree("token", 32, tree("rope", 16, tree("token", 4))),),
         "one name in two places": (
             tree(
                 "token",
@@ -119,6 +131,23 @@ def last_of_a_name(stage):
     return times
 
 
+def own_afterwards(stage):
+    times = {}
+    for part in stage.stages.values():
+        for name, seconds in own_afterwards(part).items():
+            times[name] = times.get(name, 0.0) + seconds
+    return times | {stage.name: stage.self_seconds}
+
+
+def less_the_last(stage):
+    *_, last = (0.0, *(part.seconds for part in stage.stages.values()))
+    times = {stage.name: stage.seconds - last}
+    for part in stage.stages.values():
+        for name, seconds in less_the_last(part).items():
+            times[name] = times.get(name, 0.0) + seconds
+    return times
+
+
 def outermost_only(stage):
     return {stage.name: stage.self_seconds} | {p.name: p.self_seconds for p in stage.stages.values()}
 
@@ -148,6 +177,11 @@ SELF = Exercise(
             last_of_a_name,
             "a name in two places keeps only one of its times: add them up",
         ),
+        Mistake(
+            own_afterwards,
+            "a stage's own time replaces that of one of its name inside it: add to what is there",
+        ),
+        Mistake(less_the_last, "only the last of the stages in it is taken off: take off all of them"),
         Mistake(outermost_only, "you stop one level down: stages have stages that have stages"),
         Mistake(leaves_only, "only stages with nothing in them count: the others have time of their own too"),
     ),
@@ -188,6 +222,14 @@ AMDAHL = Exercise(
             "this is the time that is left: how many times faster is one over it",
         ),
         Mistake(
+            lambda share, factor: 1 / (1 - share + share / factor) - 1,
+            "this is what is gained: how many times faster is 1 for what stays as it was",
+        ),
+        Mistake(
+            lambda share, factor: factor / (factor * (1 - share) + share),
+            "right until factor is infinite: inf / inf is no number. Divide share by factor, and that is 0",
+        ),
+        Mistake(
             lambda share, factor: 1 - share + share * factor,
             "you add up factors: times add up, 1 - share and share / factor; then turn the sum over",
         ),
@@ -204,7 +246,7 @@ AMDAHL = Exercise(
         "Say the whole took 1. How long does the rest take now, and how long the part that got faster?",
         "1 - share, and share / factor. The old time over the new one is the answer.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 
@@ -223,11 +265,25 @@ def cache_cases():
         "uneven sizes": (["k", "v", "k", "ffn", "v", "k", "q", "k", "v", "ffn", "k"], uneven, 7),
         "one that never fits": (["q", "k", "output", "q", "k", "output", "q"], uneven, 10),
         "two must go for one": (["q", "v", "k", "ffn", "k", "q", "v", "k", "q"], uneven, 8),
+        "the same twice, then a third": (["v", "q", "q", "k", "v"], equal, 12),
+        "one that just fits": (["ffn", "ffn", "k", "k", "ffn"], uneven, 6),
     }
 
 
-def simulated(victim, refresh=True, size=lambda sizes, name: sizes[name], most=None):
-    """Return a cache's simulator: which of the kept goes, whether a hit refreshes, what a thing's size is."""
+def simulated(
+    victim,
+    refresh=True,
+    size=lambda sizes, name: sizes[name],
+    most=None,
+    too_large=gt,
+    full=gt,
+    takes_again=False,
+):
+    """Return a cache's simulator with a place for each mistake.
+
+    victim is the one that goes, of the kept; too_large and full compare bytes with capacity; takes_again: a
+    hit takes room.
+    """
 
     def hit_rate(accesses, sizes, capacity):
         kept, hits = [], 0
@@ -235,11 +291,12 @@ def simulated(victim, refresh=True, size=lambda sizes, name: sizes[name], most=N
             if name in kept:
                 hits += 1
                 if refresh:
-                    kept.remove(name)
+                    if not takes_again:
+                        kept.remove(name)
                     kept.append(name)
-            elif size(sizes, name) <= capacity:
+            elif not too_large(size(sizes, name), capacity):
                 dropped = 0
-                while kept and sum(size(sizes, k) for k in kept) + size(sizes, name) > capacity:
+                while kept and full(sum(size(sizes, k) for k in kept) + size(sizes, name), capacity):
                     if dropped == most:
                         break
                     kept.pop(victim)
@@ -287,6 +344,23 @@ def misses(accesses, sizes, capacity):
     return 1 - slow_engine.lru_hit_rate(accesses, sizes, capacity)
 
 
+def hits_over_misses(accesses, sizes, capacity):
+    share = slow_engine.lru_hit_rate(accesses, sizes, capacity)
+    return share / (1 - share)
+
+
+def emptied(accesses, sizes, capacity):
+    kept, hits = [], 0
+    for name in accesses:
+        hits += name in kept
+        if name not in kept and sizes[name] <= capacity:
+            is_full = sum(sizes[k] for k in kept) + sizes[name] > capacity
+            kept = [name] if is_full else [*kept, name]
+    return hits / len(accesses)
+
+
+EXACTLY_FULL = "what fills the cache exactly has room: it is too much only when it is more than capacity, >"
+
 CACHE = Exercise(
     name="lru_hit_rate",
     engine=slow_engine.lru_hit_rate,
@@ -316,6 +390,18 @@ CACHE = Exercise(
             keeps_what_does_not_fit,
             "what is larger than the whole cache is not kept, and nothing has to go for it",
         ),
+        Mistake(simulated(0, full=ge), EXACTLY_FULL),
+        Mistake(simulated(0, too_large=ge), EXACTLY_FULL),
+        Mistake(simulated(0, too_large=ge, full=ge), EXACTLY_FULL),
+        Mistake(
+            simulated(0, takes_again=True),
+            "a hit takes room again with you: take its name out before you append it at the end",
+        ),
+        Mistake(
+            emptied,
+            "you empty the whole cache: only those used the longest ago go, until there is room",
+        ),
+        Mistake(hits_over_misses, "this is hits over misses: divide by all accesses"),
         Mistake(number_of_hits, "this is the number of hits: divide by len(accesses)"),
         Mistake(misses, "this is the share of misses"),
     ),
@@ -323,7 +409,7 @@ CACHE = Exercise(
         "Keep a list of names, from the longest ago to the latest. A hit moves its name to the end.",
         "On a miss, while the bytes used and the new size are more than capacity, drop kept[0]; then append.",
     ),
-    tolerance=1e-9,
+    tolerance=1e-6,
 )
 
 EXERCISES = [BYTES, SELF, AMDAHL, CACHE]
