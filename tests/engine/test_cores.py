@@ -448,8 +448,8 @@ def test_blas_has_its_threads_after_many_passes_at_once(path, many):
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
 @pytest.mark.parametrize("at", ["__enter__", "__exit__"])
 def test_blas_gets_its_threads_back_from_an_interrupted_pass(path, many, monkeypatch, at):
-    """Ctrl-C while they are taken, and while they are given back: for more ids than are rows of one pass."""
-    model, ids = b2t.load(path), np.resize(IDS, transformer.MOST_ROWS + 1)
+    """Ctrl-C while they are taken, and while they are given back: for more ids than are rows of passes."""
+    model, ids = b2t.load(path), np.resize(IDS, transformer.FEW + 1)
     usual = getattr(cores._OneBlasThread, at)
 
     def interrupted(self, *error):

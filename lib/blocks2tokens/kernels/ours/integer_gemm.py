@@ -11,6 +11,7 @@ from functools import cache
 
 from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
+from blocks2tokens.jit.pointers import floats_at
 from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.ours import float_dot, simd_tiles
@@ -55,31 +56,31 @@ def panel_job(name, isa_name):
     size, of_a_span = packed.size, None if packed.is_float else SPAN // packed.weights
     room_of_one = panel_bytes(packed, isa, 0)  # from one to the next: of floats there is one
 
-    def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
-        results, room = part.ctypes.data, panel.ctypes.data
+    def job(
+        weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, part_rows, out, M, N, panel
+    ):
+        results, products = floats_at(part, (part_rows, ROWS)), floats_at(out, (M, N))
         size_of_results = 4 * ROWS * n_rows * tiles
         span = blocks if of_a_span is None else of_a_span
         for n in range(first, last, most * ROWS):
             n_panels = min(most, (last - n + ROWS - 1) // ROWS)
-            part[:] = 0
+            results[:] = 0
             for block in range(0, blocks, span):
                 count = min(span, blocks - block)
                 for p in range(n_panels):
-                    start = min(
-                        n + ROWS * p, out.shape[1] - ROWS
-                    )  # the last sixteen may overlap those before
+                    start = min(n + ROWS * p, N - ROWS)  # the last sixteen may overlap those before
                     at = weights + start * row_bytes
                     coming = at + most * ROWS * row_bytes + step * block
-                    fill(tag, at + size * block, row_bytes, count, room + room_of_one * p, coming)
+                    fill(tag, at + size * block, row_bytes, count, panel + room_of_one * p, coming)
                 for t in range(tiles):
                     place = t * blocks + block
                     x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
                     for p in range(n_panels):
-                        made = results + size_of_results * p + 4 * ROWS * n_rows * t
-                        tile(tag, room + room_of_one * p, count, *x, made)
+                        made = part + size_of_results * p + 4 * ROWS * n_rows * t
+                        tile(tag, panel + room_of_one * p, count, *x, made)
             for p in range(n_panels):
-                rows = part[n_rows * tiles * p : n_rows * tiles * (p + 1)]
-                copy_tile(rows, out, 0, min(n + ROWS * p, out.shape[1] - ROWS))
+                rows = results[n_rows * tiles * p : n_rows * tiles * (p + 1)]
+                copy_tile(rows, products, 0, min(n + ROWS * p, N - ROWS))
 
     return named(job, f"panel_job_{name}_{isa_name}".lower())
 

@@ -18,6 +18,7 @@ from blocks2tokens.jit import cpu
 from blocks2tokens.jit.job_counter import MOST_JOBS, STAGE, first_job, take_job_at
 from blocks2tokens.jit.lanes import ROWS
 from blocks2tokens.jit.naming import named
+from blocks2tokens.jit.pointers import call_job, floats_at
 from blocks2tokens.kernels import prefetching
 from blocks2tokens.kernels.kernel import Cost, Kernel
 from blocks2tokens.kernels.ours import integer_dot, quantized_activations
@@ -28,10 +29,10 @@ from blocks2tokens.kernels.scratch import aligned, with_own_memory
 
 JOBS = 8  # that each core takes, if all are as fast
 SERIAL_BELOW = 1 << 20  # multiply-adds: less is done before another core would have begun
-FLOATS_2D = types.float32[:, ::1]
-# weights, their row bytes, blocks of a row; codes, d and sums of x; tiles
-OPERANDS = (types.int64,) * 7
-JOB = types.void(*OPERANDS, types.int64, types.int64, FLOATS_2D, FLOATS_2D, types.uint8[::1])
+# Whole numbers all, since Numba takes 12 us to be handed a compiled function, and none for its address:
+# weights, their row bytes, blocks of a row; codes, d and sums of x; tiles; first, last; part, its rows; out,
+# its rows and columns; panel
+JOB = types.void(*[types.int64] * 15)
 
 
 def vectors_for(fmt, N, K):
@@ -45,15 +46,18 @@ def rows_job(name, isa_name, n_rows):
     tag = tag_of(name, isa_name, n_rows, prefetching.chosen())
     code_bytes, d_bytes, sum_bytes = tile_sizes(PACKED[name], n_rows)
 
-    def job(weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, out, panel):
+    def job(
+        weights, row_bytes, blocks, codes, d, sums, tiles, first, last, part, part_rows, out, M, N, panel
+    ):
+        results, products = floats_at(part, (part_rows, ROWS)), floats_at(out, (M, N))
         for n in range(first, last, ROWS):
-            start = min(n, out.shape[1] - ROWS)  # the last sixteen may overlap those before
+            start = min(n, N - ROWS)  # the last sixteen may overlap those before
             at = weights + start * row_bytes
             for tile in range(tiles):
                 place = tile * blocks
                 x = codes + code_bytes * place, d + d_bytes * place, sums + sum_bytes * place
-                rows(tag, at, row_bytes, blocks, *x, part.ctypes.data, at + ROWS * row_bytes)
-                copy_tile(part, out, n_rows * tile, start)
+                rows(tag, at, row_bytes, blocks, *x, part, at + ROWS * row_bytes)
+                copy_tile(results, products, n_rows * tile, start)
 
     return named(job, f"rows_job_{name}_{isa_name}_{n_rows}".lower())
 
@@ -67,13 +71,21 @@ def copy_tile(part, out, m, n):
 
 
 @njit(cache=True)
+def run_rows(job, operands, first, last, part, out, panel):
+    """Have a job, the address of its code, fill columns `first` to `last` - 1 of out, float32 [M, N]."""
+    room = part.ctypes.data, np.int64(part.shape[0])
+    result = out.ctypes.data, np.int64(out.shape[0]), np.int64(out.shape[1])
+    call_job(job, (*operands, np.int64(first), np.int64(last), *room, *result, panel.ctypes.data))
+
+
+@njit(cache=True)
 def work(job, operands, counters, step, worker, n_workers, part, out, panel):
     """Take `step` rows of weights at a time until none are left."""
     N = out.shape[1]
     n_jobs = -(-N // step)
     i = take_job_at(counters, 0, first_job(worker, n_workers, n_jobs), n_jobs)
     while i < n_jobs:
-        job(*operands, step * i, min(N, step * (i + 1)), part, out, panel)
+        run_rows(job, operands, step * i, min(N, step * (i + 1)), part, out, panel)
         i = take_job_at(counters, 0, i + 1, n_jobs)
 
 
@@ -88,7 +100,7 @@ def share(job, operands, counters, step, parts, panels, out):
 @njit(cache=True)
 def alone(job, operands, part, panel, out):
     """Fill out, float32 [M, N], on this core."""
-    job(*operands, 0, out.shape[1], part, out, panel)
+    run_rows(job, operands, 0, out.shape[1], part, out, panel)
 
 
 def job_needs(M, w, n_rows, part_rows, panel_bytes=0):
@@ -110,13 +122,19 @@ def run_job(job, x, w, out, room):
     a = put_in_tiles(x, room)
     x = (array.ctypes.data for array in (a.codes, a.d, a.sums))
     operands = (w.raw.ctypes.data, row_bytes, K // packed.weights, *x, len(a.codes))
-    job, parts, panels, counters = pointer(job, JOB), room["parts"], room["panels"], room["counters"]
+    job, parts, panels, counters = address(job), room["parts"], room["panels"], room["counters"]
     if len(parts) == 1 or M * N * K < SERIAL_BELOW:
         alone(job, operands, parts[0], panels[0], out)
     else:
         step = -(-N // (min(JOBS * len(parts), MOST_JOBS) * ROWS)) * ROWS
         counters[:] = 0
         share(job, operands, counters, step, parts, panels, out)
+
+
+@cache
+def address(job) -> int:
+    """Return the address of a job's compiled code."""
+    return pointer(job, JOB).address
 
 
 @cache
