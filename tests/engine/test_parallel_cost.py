@@ -1,9 +1,13 @@
 """The cost of many machines: formulas against loops, and against chance."""
 
+import os
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from blocks2tokens.parallel import cost, simulate
+from blocks2tokens.parallel import cost, ranks, simulate
 from blocks2tokens.parallel.cost import Link
 
 LINK = Link(1e-4, 1e9 / 8)
@@ -54,3 +58,11 @@ def test_the_best_interval_is_the_best():
     best = cost.best_interval(saving, mtbf)
     at = [cost.expected_seconds(1e5, best * x, saving, 0.0, mtbf) for x in (0.5, 1.0, 2.0)]
     assert at[1] == min(at)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_yield"), reason="another way to give up the core")
+def test_who_waits_for_a_message_does_not_sleep(monkeypatch):
+    """sleep(0) takes 75 us in some versions of Python: five times as long as the sum that it waits for."""
+    monkeypatch.setattr(ranks, "time", SimpleNamespace(monotonic=time.monotonic))
+    answers = iter([False, False, True])
+    ranks.Ranks.wait(None, SimpleNamespace(Test=lambda: next(answers)))

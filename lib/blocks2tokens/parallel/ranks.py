@@ -35,6 +35,11 @@ PATIENCE = 2.0  # seconds in which all ranks meet an error that is everybody's
 LOST = 75  # exit code: sysexits' EX_TEMPFAIL, try again
 
 
+def let_others() -> None:
+    """Let another thread have the core, if one wants it: a microsecond, of which sleep(0) can make 75."""
+    os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+
+
 def mpi():
     """Return mpi4py's module; UnsupportedError, with what to install, where there is none or no MPI."""
     os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # `Ranks.end` says why, in one line
@@ -96,7 +101,7 @@ class Ranks:
             due = np.empty(1)
             self.wait(self.comm.Irecv(due, source, tag))
             while time.monotonic() < due[0]:
-                time.sleep(0)
+                let_others()
         return array
 
     def add_up(self, array: np.ndarray) -> np.ndarray:
@@ -123,7 +128,7 @@ class Ranks:
         """Wait for a message without keeping the core from those who compute."""
         start = time.monotonic()
         while not request.Test():
-            time.sleep(0 if time.monotonic() - start < PATIENT else NAP)
+            let_others() if time.monotonic() - start < PATIENT else time.sleep(NAP)
 
     def told(self, value, root: int = 0):
         """Return what rank `root` has as `value`, any object that pickle takes."""

@@ -3,7 +3,7 @@
 digest            of the logits after a prompt and a few tokens: those of the pipeline, and of one rank
 alone, rows_alone seconds of a token on one rank, with the engine and with the NumPy of `tensor`
 stages            seconds of a token in each stage, in turn, without a message
-halves            seconds of a token by rows on both ranks at once, without a sum
+halves            seconds of a token by rows on both ranks at once, without a sum: of each piece the slower's
 hop, sum          seconds of a message and of an all-reduce of one residual
 pipeline, tensor  {link: seconds of a token}
 turns             seconds of a token of two texts in turn
@@ -38,7 +38,8 @@ def main(model: str, links: dict, tokens: int) -> None:
     pipeline, rows = Pipeline(whole, ranks, balanced(whole)), TensorParallel(whole, ranks)
     n_bytes = 4 * whole.config.dim
     found = {"layers": pipeline.counts, "digest": digests(whole, pipeline, ids)}
-    found |= {"hop": hop_seconds(ranks, n_bytes), "sum": all_reduce_seconds(ranks, n_bytes)}
+    between = whole.file.nbytes // (2 * whole.config.n_layers * ranks.size)
+    found |= {"hop": hop_seconds(ranks, n_bytes), "sum": all_reduce_seconds(ranks, n_bytes, between)}
     found |= alone(whole, rows, pipeline, ids, tokens)
     found |= {"pipeline": {}, "tensor": {}}
     for name, link in links.items():
@@ -101,16 +102,20 @@ def in_turn(stage, ranks, tokens) -> list[float]:
 
 
 def at_once(rows, tokens) -> float:
-    """Return the median seconds of a token by rows, of the slower rank; both compute, without sums."""
-    alike, seconds = copy(rows), []
-    alike.ranks = SimpleNamespace(add_up=lambda x: x)
+    """Return the median seconds of a token by rows, of each piece between two sums those of the slower rank.
+
+    Both compute at once, and only write down when they would send.
+    """
+    alike, times = copy(rows), []
+    alike.ranks = SimpleNamespace(add_up=lambda x: times.append(time.perf_counter()) or x)
     cache = alike.new_cache(tokens)
     for _ in range(tokens):
         rows.ranks.told(None)
-        start = time.perf_counter()
+        times.append(time.perf_counter())
         alike.next_logits([0], cache)
-        seconds.append(time.perf_counter() - start)
-    return max(rows.ranks.all_have(float(np.median(seconds[WARM:]))))
+        times.append(time.perf_counter())
+    pieces = rows.ranks.all_have(np.diff(np.reshape(times, (tokens, -1))))
+    return float(np.median(np.max(pieces, axis=0).sum(axis=1)[WARM:]))
 
 
 def per_token(tokens, middle=np.median) -> float:
