@@ -7,6 +7,7 @@ import pytest
 from blocks2tokens.jit.cpu import NEEDS
 from blocks2tokens.jit.lanes import ISAS
 from blocks2tokens.kernels import listing
+from blocks2tokens.kernels.ours.prefetch import DEFAULT
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 # Signs that a vector was taken apart, that a call is left in the loop, or that the CPU stalls.
@@ -104,6 +105,18 @@ def test_the_next_weights_are_asked_for_between_the_products_not_all_at_once(kin
     asked = [re.match(r"prefetch|prfm", line) is not None for line in listing.loop_of("Q6_K", cpu, kind)]
     groups = re.findall("1+", "".join("10"[not one] for one in asked))
     assert sum(asked) > 40 and max(map(len, groups)) <= 8
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q3_K"])
+@pytest.mark.parametrize("cpu", ["znver4", "haswell"])
+def test_each_place_of_the_next_weights_is_asked_for_upwards(cpu, name):
+    asked = [re.search(r"prefetch\w+\s+(-?\d*)\((.*)\)", line) for line in listing.loop_of(name, cpu)]
+    offsets = {}
+    for match in filter(None, asked):
+        offsets.setdefault(match[2], []).append(int(match[1] or 0))
+    assert len(offsets) == DEFAULT.streams
+    for one in offsets.values():
+        assert one == sorted(set(one)) and one[-1] - one[0] == 64 * (len(one) - 1)
 
 
 def test_a_loop_in_a_loop_is_listed_in_the_order_in_which_it_runs():

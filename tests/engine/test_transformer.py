@@ -434,6 +434,30 @@ def test_an_interrupt_between_passes_of_a_prompt_leaves_the_cache_as_it_was(tmp_
     assert np.array_equal(model.transformer.next_logits(ids[100:148], cache), expected)
 
 
+@pytest.mark.parametrize("n", [1, MOST_ROWS + 1])
+def test_recent_rows_that_a_broken_pass_wrote_over_count_as_gone(tmp_path, monkeypatch, n):
+    wide = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=200).write(tmp_path / "wide.gguf")
+    t, ids = b2t.load(wide, cache="q4_0").transformer, np.random.default_rng(1).integers(3, 300, 180)
+    cache, original = t.new_cache(200), Decoder.step
+    t.next_logits(ids[:100], cache)
+    for i in ids[100:144]:
+        t.step(int(i), cache)
+    other = cache.fork()
+    t.next_logits(ids[144 : 144 + MOST_ROWS], other)
+    other.truncate(100)
+
+    def broken(self, n_rows, with_logits):
+        original(self, n_rows, with_logits)
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Decoder, "step", broken)
+        t.next_logits(ids[150 : 150 + n], cache)
+    assert cache.length == 144
+    cache.truncate(100)
+    assert pickle.dumps(cache) == pickle.dumps(other)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to interrupt")
 @pytest.mark.parametrize("run", ["step", "hidden", "next_logits"])
 def test_an_interrupted_token_was_never_there(model, monkeypatch, run):

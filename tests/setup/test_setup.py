@@ -152,12 +152,10 @@ def test_help_says_what_each_command_does():
 
 def named_modules():
     """Return all names of modules that a file of the project says to run."""
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
-    text = "".join(
-        (ROOT / name).read_text(encoding="utf-8", errors="replace")
-        for name in files
-        if (ROOT / name).is_file()
-    )
+    command = ["git", "ls-files", "-z"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = filter(Path.is_file, (ROOT / name for name in said.split("\0")))
+    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     return sorted(set(re.findall(r"-m[ \",]+(blocks2tokens(?:\.\w+)*)", text)))
 
 

@@ -308,14 +308,15 @@ class KVCache:
     def all_or_nothing(self) -> Iterator[None]:
         """Leave the tokens of a pass out again if it does not come to its end: Ctrl-C, no memory.
 
-        What lies behind the length is not looked at, and the next pass writes over it.
+        What lies behind the length is not looked at, and the next pass writes over it. But the recent rows of
+        up to RECENT - PAGE tokens lie where older ones were: these are gone.
         """
         length, start = self.length, self._recent_from
         before = self.pool.recent.share(self._recent) if self._recent else []
         try:
             yield
         except BaseException:
-            self.length, self._recent_from = length, start
+            self.length, self._recent_from = length, max(start, length - PAGE)
             if before:
                 self._have_recent(self.pool.recent.share(before))
             raise

@@ -83,17 +83,18 @@ class Stage(Transformer):
         frames = self.whole.key_frames
         return None if frames is None else frames[self.share.start : self.share.stop]
 
-    def run(self, ids: np.ndarray, cache: KVCache, decodes: bool) -> np.ndarray:
+    def run(self, ids: np.ndarray, cache: KVCache, decodes: bool, with_logits: bool = True) -> np.ndarray:
         """Run up to PREFILL rows behind the tokens of the cache; return the stream, float32 [T, dim].
 
         ids, int64 [T]: of tokens on the first stage, on others the numbers of the rows in `given`. The next
         pass with this cache overwrites what is returned. `decodes`: in one parallel region, which one process
-        does for the tokens that it writes, at most MOST_ROWS. Raises ValueError for a full cache.
+        does for the tokens that it writes, at most MOST_ROWS; the last stage makes the logits of all of them
+        unless told otherwise. Raises ValueError for a full cache.
         """
         self._make_room(len(ids), cache)
         if decodes:
             with interrupts_wait():
-                return self._decode(ids, cache, with_logits=self.is_last).x[: len(ids)]
+                return self._decode(ids, cache, with_logits and self.is_last).x[: len(ids)]
         for x in self._batches(ids, cache):  # noqa: B007  one, as there are at most PREFILL
             pass
         return x
@@ -153,14 +154,16 @@ class Pipeline:
     def next_logits(self, ids: Sequence[int], cache: KVCache) -> np.ndarray | None:
         """Run ids behind the tokens of the stage's cache; return the logits after the last, on the last rank.
 
-        None on the others. Few ids are rows of passes, as in one process. The next call with this cache
-        overwrites them.
+        None on the others. Few ids are rows of passes, as in one process, and all of them are read or none.
+        The next call with this cache overwrites the logits.
         """
         decodes = len(ids) <= FEW
         size = MOST_ROWS if decodes else PREFILL
-        for start in range(0, len(ids), size):
-            part = np.asarray(ids[start : start + size], np.int64)
-            x = self._pass(part, cache, decodes)
+        self.stage._make_room(len(ids), cache)
+        with cache.all_or_nothing():
+            for start in range(0, len(ids), size):
+                part = np.asarray(ids[start : start + size], np.int64)
+                x = self._pass(part, cache, decodes, is_last=start + size >= len(ids))
         return self.stage.logits(x, cache, decodes) if self.stage.is_last else None
 
     # --- Turns --------------------------------------------------------------------------------------------
@@ -203,12 +206,15 @@ class Pipeline:
             text.found = self.ranks.receive(np.empty(1, np.int64), self.ranks.size - 1, tag=1 + number)
         return int(text.found[0])
 
-    def _pass(self, ids, cache, decodes) -> np.ndarray:
-        """Take one message through this stage, and send it on; return what comes out."""
+    def _pass(self, ids, cache, decodes, is_last) -> np.ndarray:
+        """Take one message through this stage, and send it on; return what comes out.
+
+        Logits are made of the last message alone.
+        """
         if not self.stage.is_first:
             self.ranks.receive(self.stage.given[: len(ids)], self.ranks.rank - 1)
             ids = np.arange(len(ids))
-        x = self.stage.run(ids, cache, decodes)
+        x = self.stage.run(ids, cache, decodes, with_logits=is_last)
         if not self.stage.is_last:
             self.ranks.send(x, self.ranks.rank + 1)
         return x

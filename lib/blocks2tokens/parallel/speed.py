@@ -46,7 +46,7 @@ def all_reduce_seconds(ranks: Ranks, n_bytes: int, between: int = 8, rounds: int
     Before each, every rank reads `between` bytes, as a model does: what is sent, and the code that sends it,
     are in no near cache then. A rank that comes early waits; counted are the seconds of the last.
     """
-    data, work, seconds = np.zeros(n_bytes // 4, np.float32), np.zeros(max(1, between // 8)), []
+    data, work, seconds = np.zeros(n_bytes // 4, np.float32), np.ones(max(1, between // 8)), []
     for _ in range(rounds + 1):
         work.sum()
         start = time.perf_counter()

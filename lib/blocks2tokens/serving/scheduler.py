@@ -161,7 +161,8 @@ class Scheduler:
         ids = np.array(request.history[start:end], np.int64)
         try:
             if request.prompt_tokens <= FEW:  # rows of passes, as it is alone
-                logits = t.next_logits(ids, cache)
+                logits = t.next_logits(ids, cache).copy()
+                cache.decoder = None  # its memory: from now on this text is a row of the batcher's
             else:
                 with cores.one_blas_thread(), cores.using(t.threads):
                     x = run_batch(t.weights, t.config, ids, cache, _nothing)

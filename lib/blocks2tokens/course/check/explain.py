@@ -105,7 +105,11 @@ def _cannot_reshape(match):
 
 MEANINGS = (
     (ValueError, r"could not be broadcast together with .*", _shapes_that_do_not_match),
-    (ValueError, r"matmul.*\(size (?P<right>\d+) is different from (?P<left>\d+)\)", _axes_that_do_not_meet),
+    (
+        ValueError,
+        r"matmul: Input operand 1.*\(size (?P<right>\d+) is different from (?P<left>\d+)\)",
+        _axes_that_do_not_meet,
+    ),
     (ValueError, r"not aligned: (?P<left>\d+) \(dim \d\) != (?P<right>\d+) \(dim", _axes_that_do_not_meet),
     (
         ValueError,
@@ -245,7 +249,7 @@ MEANINGS = (
     (TypeError, r"'NoneType' object", "something here is None: a function without `return`?"),
     (
         TypeError,
-        r"unhashable type: '(?P<kind>[\w.]+)'",
+        r"unhashable type: '(?P<kind>list|set|bytearray|numpy\.ndarray)'",
         lambda m: f"a {m['kind']} can change, so it is no key: frozenset(...) or tuple(...) makes one of it",
     ),
     (TypeError, r"not subscriptable|not callable", "( ) calls a function, [ ] takes an element"),

@@ -18,6 +18,7 @@ The functions exist once for each format, instruction set and T. They take addre
 `module_of` makes them by themselves, for any CPU, so that its code can be looked at.
 """
 
+import itertools
 from collections import namedtuple
 from functools import cache, partial
 
@@ -124,12 +125,12 @@ class Multiply:
         self.totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(x.n_rows)]
 
     def begin(self, ask):
-        """`ask` asks for a part of the next weights, by the number of a group."""
+        """`ask` asks for a part of the next weights, one after the other."""
         self.ask = ask
         self.parts = [self.isa.zero_total() if self.packed.is_super else None] * self.x.n_rows
 
     def group(self, g, codes, scale):
-        self.ask(g)
+        self.ask()
         b, x, packed = self.builder, self.x, self.packed
         first = g * len(codes)
         codes = [getattr(code, "bytes", code) for code in codes]
@@ -201,7 +202,7 @@ class Store:
         self.base = self.builder.add(self.panel, self.builder.mul(block, I64(self.layout.size)))
 
     def group(self, g, codes, scale):
-        self.ask(g)
+        self.ask()
         codes = [code if isinstance(code, ir.Value) else code.value for code in codes]
         for i, code in enumerate(in_shares(self.isa.shares, codes, partial(self.isa.mix, self.builder))):
             self._store(self.layout.code(g, i), code)
@@ -284,9 +285,9 @@ def define_rows(
 
 
 def asking(builder, packed, how, coming, row_bytes, turn):
-    """Return a function that asks for what a group's share of a block of the next weights is."""
-    arguments = builder, how, ROWS * packed.size, coming, row_bytes, turn
-    return lambda g: prefetch(*arguments, part=g, parts=packed.groups)
+    """Return a function that asks for a part of the next weights' block; called once for each group."""
+    arguments, parts = (builder, how, ROWS * packed.size, coming, row_bytes, turn), itertools.count()
+    return lambda: prefetch(*arguments, part=next(parts), parts=packed.groups)
 
 
 def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, panel, coming):

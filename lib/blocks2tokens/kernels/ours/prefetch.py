@@ -28,7 +28,7 @@ def prefetch(builder, how, n_bytes, coming, row_bytes, turn, part=0, parts=1):
     some prefetchers follow.
 
     A turn with much work asks in `parts`, this being number `part`: a core that asks for 40 lines at once has
-    no request left for what it loads, and waits. LLVM keeps the loads of each part behind what it asks for.
+    no request left for what it loads, and waits. LLVM moves no load from one part to the next.
     """
     if not how.streams:
         return
