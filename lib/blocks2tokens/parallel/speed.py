@@ -40,7 +40,7 @@ def hop_seconds(ranks: Ranks, n_bytes: int, rounds: int = 50) -> float:
     return ranks.told(float(np.median(seconds[1:])))
 
 
-def all_reduce_seconds(ranks: Ranks, n_bytes: int, between: int = 8, rounds: int = 50) -> float:
+def all_reduce_seconds(ranks: Ranks, n_bytes: int, between: int, rounds: int = 50) -> float:
     """Return the seconds of a sum over all ranks of n bytes of float32; the median of so many rounds.
 
     Before each, every rank reads `between` bytes, as a model does: what is sent, and the code that sends it,
