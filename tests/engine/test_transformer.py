@@ -414,10 +414,11 @@ def test_an_interrupted_prompt_leaves_cache_and_model_as_they_were(model, monkey
 @pytest.mark.parametrize("kind", ["float32", "q4_0"])
 def test_an_interrupt_between_passes_of_a_prompt_leaves_the_cache_as_it_was(tmp_path, monkeypatch, kind):
     wide = small_model(n_heads=4, n_kv_heads=2, dim=128, context_length=200).write(tmp_path / "wide.gguf")
-    model, ids = b2t.load(wide, cache=kind), np.random.default_rng(1).integers(3, 300, 160)
+    model, ids = b2t.load(wide, cache=kind), np.random.default_rng(1).integers(3, 300, 175)
+    # a page that is nearly full: two passes write over its first recent rows, in a copy
     cache, passes, original = model.transformer.new_cache(200), [], Decoder.step
-    model.transformer.next_logits(ids[:100], cache)
-    before, expected = cache.fork(), model.transformer.next_logits(ids[100:148], cache.fork()).copy()
+    model.transformer.next_logits(ids[:127], cache)
+    before, expected = cache.fork(), model.transformer.next_logits(ids[127:], cache.fork()).copy()
 
     def interrupted(self, n_rows, with_logits):
         original(self, n_rows, with_logits)
@@ -428,10 +429,10 @@ def test_an_interrupt_between_passes_of_a_prompt_leaves_the_cache_as_it_was(tmp_
     with monkeypatch.context() as patch:
         patch.setattr(Decoder, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            model.transformer.next_logits(ids[100:148], cache)
+            model.transformer.next_logits(ids[127:], cache)
     assert passes == [MOST_ROWS] * 2
-    assert cache.length == 100 and pickle.dumps(cache) == pickle.dumps(before)
-    assert np.array_equal(model.transformer.next_logits(ids[100:148], cache), expected)
+    assert cache.length == 127 and pickle.dumps(cache) == pickle.dumps(before)
+    assert np.array_equal(model.transformer.next_logits(ids[127:], cache), expected)
 
 
 @pytest.mark.parametrize("n", [1, MOST_ROWS + 1])
