@@ -583,8 +583,20 @@ def _decode_array(buffer: bytes | mmap.mmap, at: int) -> tuple[np.ndarray | list
         end = pos + count * dtype.itemsize
         # A copy: in the file an array may start at any byte, and compiled kernels want it aligned.
         return np.frombuffer(buffer[pos:end], dtype), end
+    if element_type == STRING:
+        return _decode_strings(buffer, count, pos)
     elements = []
     for _ in range(count):
         element, pos = decode_value(buffer, element_type, pos)
         elements.append(element)
     return elements, pos
+
+
+def _decode_strings(buffer: bytes | mmap.mmap, count: int, pos: int) -> tuple[list[str], int]:
+    """Decode strings that lie one behind another; a vocabulary has 10^5 of them, so the loop is bare."""
+    length_at, strings = UINT64.unpack_from, []
+    for _ in range(count):
+        start = pos + 8
+        pos = start + length_at(buffer, pos)[0]
+        strings.append(buffer[start:pos].decode("utf-8", "surrogateescape"))
+    return strings, pos

@@ -50,17 +50,17 @@ def taken(m, worker):
 def test_jobs_are_all_rows_and_begin_at_the_entry(parameters, n):
     m = parameters.matrices[0, GATE]
     for i in range(n):
-        firsts = taken(m, Worker(i, n))
+        firsts = taken(m, Worker(i, n, 0))
         step = decode.rows_of_a_job(m, n)
         assert sorted(firsts) == list(range(0, m["rows"], step)) and len(firsts) <= JOBS * n
-        assert decode.entry(m, Worker(i, n)) == m["address"] + firsts[0] * m["row_bytes"]
+        assert decode.entry(m, Worker(i, n, 0)) == m["address"] + firsts[0] * m["row_bytes"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_after_a_layer_comes_the_first_head_of_the_share_and_at_last_the_logits(parameters, n):
     n_heads = SIZES.n_heads + 2 * SIZES.n_kv_heads
     for i in range(n):
-        worker = Worker(i, n)
+        worker = Worker(i, n, 0)
         matrix, head = decode.head_of(SIZES, first_job(i, n, n_heads))
         m = parameters.matrices[1, matrix]
         expected = m["address"] + head * SIZES.head_dim * m["row_bytes"]
@@ -70,7 +70,7 @@ def test_after_a_layer_comes_the_first_head_of_the_share_and_at_last_the_logits(
 
 def test_the_last_job_of_a_share_is_followed_by_the_next_share():
     for n_jobs in (1, 8, 13):
-        lasts = [[decode.is_last(Worker(i, 3), job, n_jobs) for job in range(n_jobs)] for i in range(3)]
+        lasts = [[decode.is_last(Worker(i, 3, 0), job, n_jobs) for job in range(n_jobs)] for i in range(3)]
         ends = {first_job(i + 1, 3, n_jobs) - 1 for i in range(3)} - {-1}
         assert {job for row in lasts for job, last in enumerate(row) if last} == ends
 

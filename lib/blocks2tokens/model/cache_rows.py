@@ -58,6 +58,7 @@ from numba import njit, prange
 
 from blocks2tokens.formats import q4_0, q8_0
 from blocks2tokens.formats.compiled import float_to_half, half_to_float, signed_max, write_half
+from blocks2tokens.jit.constants import int64s
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.pointers import bytes_at, floats_at, shorts_at
 from blocks2tokens.jit.vectors import (
@@ -78,8 +79,8 @@ from blocks2tokens.jit.vectors import (
 
 PAGE = 64  # tokens
 RECENT = PAGE + 16  # tokens: with those of its page a token finds them after 16 that were guessed, and wrong
-KEYS, VALUES = 0, 1
-FLOAT32, FLOAT16, Q8_0, Q4_0 = range(4)
+KEYS, VALUES = int64s(2)
+FLOAT32, FLOAT16, Q8_0, Q4_0 = int64s(4)
 TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
@@ -338,7 +339,9 @@ def feed_back(error, shares, x, start):
 def store_row(kind, x, address):
     """Store a row, float32 [head_dim]."""
     if kind == FLOAT32:
-        floats_at(address, x.size)[:] = x
+        floats = floats_at(address, x.size)
+        for i in range(x.size):
+            floats[i] = x[i]
     elif kind == FLOAT16:
         halves = shorts_at(address, x.size)
         for i in range(x.size):

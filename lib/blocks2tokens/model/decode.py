@@ -22,18 +22,20 @@ is the same to the last bit. ATTENTION has jobs of its own for each row; and whe
 row multiplies by its own.
 
 A worker normalizes and rounds the input of a stage for itself, into scratch of its own: that costs less than
-to wait for somebody who does it for all. All arrays are there before the first token (`Decoder`): what a
-token allocates is a header for each of them, without data, when Numba takes them over.
+to wait for somebody who does it for all. All arrays are there before the first token (`Decoder`), and a token
+allocates nothing.
 """
 
-from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import config as numba_config
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit, prange, types
 
 from blocks2tokens import kernels
+from blocks2tokens.formats.compiled import pointer
+from blocks2tokens.jit.constants import int64s
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.job_counter import (
     MOST_JOBS,
@@ -44,6 +46,8 @@ from blocks2tokens.jit.job_counter import (
     take_job_at,
     wait_for,
 )
+from blocks2tokens.jit.layouts import in_memory, layout_of, load
+from blocks2tokens.jit.naming import named
 from blocks2tokens.jit.pointers import call_job, floats_at, shorts_at
 from blocks2tokens.jit.vectors import address_of
 from blocks2tokens.kernels.ours import rows_times_x
@@ -86,10 +90,12 @@ from blocks2tokens.model.split_attention import (
 from blocks2tokens.model.weights import Layer, Weights
 
 HEADS, ATTENTION, OUTPUT, ROUTER, GATE_UP, DOWN, STAGES = range(7)
-Q, K, V, O, ROUTE, GATE, UP, FFN_DOWN, MATRICES = range(9)
+BEGIN, RUN, FINISH, PREPARE, MULTIPLY, CALLED = range(6)  # what is called by its address
+Q, K, V, O, ROUTE, GATE, UP, FFN_DOWN, MATRICES = int64s(9)
 ATTN_NORM, FFN_NORM, POST_ATTN_NORM, POST_FFN_NORM = range(4)
-ADDED = 2
-NO_EXPERT = 0  # where there is no mixture, and so one matrix
+FIRST_HALF, SECOND_HALF, ADDED = int64s(3)  # residuals
+NO_EXPERT = np.int64(0)  # where there is no mixture, and so one matrix
+ALONE = np.int64(0)  # place of the one input
 NOT_ROUNDED = 0  # `block` of a matrix whose product takes x as it is
 AS_FLOATS = 0  # `group` of a matrix of floats: its x is not rounded, only put into tiles
 SUPER = 256  # weights of a block with integer scales
@@ -189,7 +195,7 @@ class Scratch(NamedTuple):
 
 
 # Each array is passed from stage to stage, so there are few: these share one.
-NORMALIZED, PRODUCT, EXPERT, OWN_RESIDUAL, ATTENDED, ROW, VECTORS = range(7)  # ROW: decoded, or 16 results
+NORMALIZED, PRODUCT, EXPERT, OWN_RESIDUAL, ATTENDED, ROW, VECTORS = int64s(7)  # ROW: decoded, or 16 results
 
 
 class Sizes(NamedTuple):
@@ -212,11 +218,28 @@ class Sizes(NamedTuple):
     attention_factor: float  # of rotated vectors
 
 
+class Pass(NamedTuple):
+    """All that the stages need: they load it from memory, see `layouts`."""
+
+    embeddings: np.ndarray  # uint8 [vocab, row bytes]
+    decode_row: types.FunctionType  # of their format
+    parameters: Parameters
+    state: State
+    scratch: Scratch
+    batch: Batch
+    sizes: Sizes
+    jobs: np.ndarray  # int64 [CALLED], addresses of compiled code
+
+
 class Worker(NamedTuple):
-    """Which worker, of how many."""
+    """Which worker, of how many, and where the Pass is."""
 
     i: int
     n: int
+    memory: int
+
+
+in_place = njit(cache=True, inline="always")  # compiled where it is called: a function costs Numba 0.1 s
 
 
 # --- Jobs -------------------------------------------------------------------------------------------------
@@ -311,7 +334,7 @@ def round_input(matrices, scratch, sizes, n_rows, row, x):
                 quantize_row(x, 0, row - first, codes, d, floats_at(sums, (1, blocks, tile)))
 
 
-@njit(cache=True)
+@in_place
 def put_in_tile(x, block, scratch, first, tile, row):
     """Put x, a row's input, as it is into its tile, float32 [blocks, tile, block]; alone it needs none."""
     if tile == 1:
@@ -320,7 +343,8 @@ def put_in_tile(x, block, scratch, first, tile, row):
     floats = scratch.floats.reshape(-1)[start : start + tile * x.size]
     floats = floats.reshape(x.size // block, tile, block)
     for i in range(floats.shape[0]):
-        floats[i, row - first, :] = x[i * block : (i + 1) * block]
+        for j in range(block):
+            floats[i, row - first, j] = x[i * block + j]
 
 
 @njit(cache=True)
@@ -358,7 +382,7 @@ def add_bias(m, expert, first, last, out):
         add(floats_at(out + 4 * first, last - first), bias)
 
 
-@njit(cache=True)
+@in_place
 def multiply_tile(m, scratch, row, tile, first, last, outs, coming):
     """Do `multiply_rows` for a tile of rows of the pass, of which `row` is the first."""
     if m.group == AS_FLOATS:
@@ -386,7 +410,7 @@ def multiply_tile(m, scratch, row, tile, first, last, outs, coming):
         add_bias(m, NO_EXPERT, first, last, outs[0] + i * outs[1])
 
 
-@njit(cache=True)
+@in_place
 def multiply_all(m, scratch, sizes, n_rows, first, last, xs, outs, coming):
     """Do `multiply_rows` for each row of the pass; xs and outs: where the first row's are, bytes to the next.
 
@@ -396,7 +420,7 @@ def multiply_all(m, scratch, sizes, n_rows, first, last, xs, outs, coming):
     if n_rows > 1:
         step = max(16, CHUNK_BYTES // m.row_bytes // 16 * 16)
     for start in range(first, last, step):
-        end, row = min(start + step, last), 0
+        end, row = min(start + step, last), np.int64(0)
         while row < n_rows:
             tile = tile_of(n_rows, row, sizes.mixture)[1]
             then = address_of_row(m, start)
@@ -407,11 +431,18 @@ def multiply_all(m, scratch, sizes, n_rows, first, last, xs, outs, coming):
             else:
                 for i in range(row, min(row + tile, n_rows)):
                     x, out = xs[0] + i * xs[1], outs[0] + i * outs[1]
-                    multiply_rows(m, NO_EXPERT, scratch, i, start, end, x, 0, out, then)
+                    multiply_rows(m, NO_EXPERT, scratch, i, start, end, x, ALONE, out, then)
             row += tile
 
 
-@njit(cache=True)
+@in_place
+def multiply(p, worker, n_rows, layer, which, first, last, xs, outs, coming):
+    """Do `multiply_all` for a matrix of a layer, or of the output."""
+    place, rows = (worker.memory, worker.i, n_rows, layer, which), (first, last)
+    call_job(p.jobs[MULTIPLY], (*place, *rows, *xs, *outs, coming))
+
+
+@in_place
 def inputs(scratch, which):
     """Return where the vectors number `which` of all rows are: the first one's address, bytes to the next."""
     return address_of(scratch.vectors[0, which]), 4 * scratch.vectors.shape[1] * scratch.vectors.shape[2]
@@ -429,20 +460,20 @@ def head_of(sizes, job):
     return (K, job) if job < sizes.n_kv_heads else (V, job - sizes.n_kv_heads)
 
 
-@njit(cache=True)
+@in_place
 def address_of_head(parameters, sizes, layer, job):
     """Return where the rows of a job of HEADS are."""
     matrix, head = head_of(sizes, job)
     return address_of_row(parameters.matrices[layer, matrix], head * sizes.head_dim)
 
 
-@njit(cache=True)
+@in_place
 def vector(scratch, sizes, row, which):
     """Return one of the worker's own vectors for a row of the pass, float32 [dim]."""
     return scratch.vectors[row, which, : sizes.dim]
 
 
-@njit(cache=True)
+@in_place
 def residual_of(state, scratch, sizes, row, half, norm):
     """Return the residual that a stage begins with, float32 [dim].
 
@@ -457,9 +488,20 @@ def residual_of(state, scratch, sizes, row, half, norm):
     return own
 
 
-@njit(cache=True)
-def prepare_inputs(state, scratch, sizes, n_rows, half, post_norm, norm, matrices):
-    """Normalize each row's residual into its vector NORMALIZED, and round it for the matrices of a stage."""
+@in_place
+def prepare(p, worker, n_rows, layer, half, first, last):
+    """Do `prepare_inputs` for some matrices of a layer, or for the output."""
+    call_job(p.jobs[PREPARE], (worker.memory, worker.i, n_rows, layer, half, first, last))
+
+
+@in_place
+def prepare_inputs(p, scratch, n_rows, layer, half, first, last):
+    """Normalize each row's residual into its vector NORMALIZED, round it for matrices `first` to last - 1."""
+    parameters, state, sizes = p.parameters, p.state, p.sizes
+    norms, is_output = parameters.norms, layer == sizes.n_layers
+    norm = parameters.output_norm if is_output else norms[layer, FFN_NORM if half else ATTN_NORM]
+    matrices = parameters.output if is_output else parameters.matrices[layer, first:last]
+    post_norm = norms[layer, -2] if half else norms[max(layer - 1, 0), -1]
     for row in range(n_rows):
         residual = residual_of(state, scratch, sizes, row, half, post_norm)
         x = vector(scratch, sizes, row, NORMALIZED)
@@ -467,15 +509,16 @@ def prepare_inputs(state, scratch, sizes, n_rows, half, post_norm, norm, matrice
         round_input(matrices, scratch, sizes, n_rows, row, x)
 
 
-@njit(cache=True)
+@in_place
 def keep_residuals(state, scratch, sizes, n_rows, half, job):
     """Keep those sums for the stages that follow, in one job alone."""
     if sizes.post_norms and job == 0:
         for row in range(n_rows):
-            state.residual[row, 1 - half, :] = vector(scratch, sizes, row, OWN_RESIDUAL)
+            for i in range(sizes.dim):
+                state.residual[row, 1 - half, i] = scratch.vectors[row, OWN_RESIDUAL, i]
 
 
-@njit(cache=True)
+@in_place
 def layer_of(batch, sizes, row, layer):
     """Return where the rows of a layer are in the cache of a row of the pass."""
     return LayerRows(
@@ -492,7 +535,7 @@ def layer_of(batch, sizes, row, layer):
     )
 
 
-@njit(cache=True)
+@in_place
 def finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made):
     """Normalize and rotate one head of a row, float32 [head_dim]; make a query fit, store keys and values."""
     if matrix != V:
@@ -507,39 +550,38 @@ def finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made)
         keep(rows, KEYS if matrix == K else VALUES, head, batch.rows[row, POSITION], made)
 
 
-@njit(cache=True)
-def do_head(parameters, state, scratch, batch, n_rows, sizes, layer, job, coming):
+@in_place
+def do_head(p, scratch, n_rows, layer, worker, job, coming):
     """Make one head of Q, K or V for each row of the pass: jobs are numbered in this order."""
+    state, sizes, size = p.state, p.sizes, p.sizes.head_dim
     matrix, head = head_of(sizes, job)
-    m, size = parameters.matrices[layer, matrix], sizes.head_dim
     start, first, last = (job - head) * size, head * size, (head + 1) * size
     outs = address_of(state.qkv[0, start:]), 4 * state.qkv.shape[1]
-    multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+    multiply(p, worker, n_rows, layer, matrix, first, last, inputs(scratch, NORMALIZED), outs, coming)
     for row in range(n_rows):
         made = state.qkv[row, start + first : start + last]
-        finish_head(parameters, state, batch, sizes, layer, row, matrix, head, made)
+        finish_head(p.parameters, state, p.batch, sizes, layer, row, matrix, head, made)
 
 
-@njit(cache=True)
-def heads_stage(parameters, state, scratch, batch, n_rows, sizes, layer, worker, stage):
+@in_place
+def heads_stage(p, scratch, n_rows, stage, worker):
+    parameters, state, sizes, layer = p.parameters, p.state, p.sizes, stage // STAGES
     n_jobs = sizes.n_heads + 2 * sizes.n_kv_heads
     following = entry(parameters.matrices[layer, O], worker)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        norm, post_norm = parameters.norms[layer, ATTN_NORM], parameters.norms[max(layer - 1, 0), -1]
-        matrices = parameters.matrices[layer, Q:O]
-        prepare_inputs(state, scratch, sizes, n_rows, 0, post_norm, norm, matrices)
+        prepare(p, worker, n_rows, layer, FIRST_HALF, Q, O)
     while job < n_jobs:
-        keep_residuals(state, scratch, sizes, n_rows, 0, job)
+        keep_residuals(state, scratch, sizes, n_rows, FIRST_HALF, job)
         coming = following
         if not is_last(worker, job, n_jobs):
             coming = address_of_head(parameters, sizes, layer, job + 1)
-        do_head(parameters, state, scratch, batch, n_rows, sizes, layer, job, coming)
+        do_head(p, scratch, n_rows, layer, worker, job, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
-@njit(cache=True)
+@in_place
 def seen_keys(parameters, layer, position):
     """Return the first key that the token sees in a layer, and how many there are."""
     window = parameters.windows[layer]
@@ -547,7 +589,7 @@ def seen_keys(parameters, layer, position):
     return first, position + 1 - first
 
 
-@njit(cache=True)
+@in_place
 def do_part(parameters, state, scratch, batch, sizes, layer, row, job):
     """Attend to one part of the keys that a row of the pass sees, in one head of them."""
     group, size = sizes.n_heads // sizes.n_kv_heads, sizes.head_dim
@@ -570,9 +612,10 @@ def do_part(parameters, state, scratch, batch, sizes, layer, row, job):
     )
 
 
-@njit(cache=True)
-def attention_stage(parameters, state, scratch, batch, n_rows, sizes, layer, stage):
+@in_place
+def attention_stage(p, scratch, n_rows, stage, worker):
     """Rows have their jobs one behind the other; there may be more than can be taken one by one."""
+    parameters, state, batch, sizes, layer = p.parameters, p.state, p.batch, p.sizes, stage // STAGES
     n_jobs, before, row, of_row = 0, 0, 0, 0
     for r in range(n_rows):
         n_jobs += sizes.n_kv_heads * parts_of(seen_keys(parameters, layer, batch.rows[r, POSITION])[1])
@@ -589,7 +632,7 @@ def attention_stage(parameters, state, scratch, batch, n_rows, sizes, layer, sta
     wait_for(state.counters, stage, n_jobs)
 
 
-@njit(cache=True)
+@in_place
 def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
     """Put what the parts give together into each row's vector ATTENDED: each worker joins for itself."""
     for row in range(n_rows):
@@ -600,7 +643,7 @@ def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
             turn(x, batch.turned)
 
 
-@njit(cache=True)
+@in_place
 def multiply_experts(m, scratch, sizes, row, x, first, last, after):
     """Fill a row's vector PRODUCT with the rows of m of each expert in use times its input, by its share."""
     own, total = address_of(scratch.vectors[row, EXPERT]), vector(scratch, sizes, row, PRODUCT)[first:last]
@@ -613,10 +656,28 @@ def multiply_experts(m, scratch, sizes, row, x, first, last, after):
         add_times(total, found, scratch.shares[row, place])
 
 
+@in_place
+def after_layer(parameters, sizes, layer, worker):
+    """Return the address of what a worker multiplies when it is through with a layer."""
+    if layer + 1 == sizes.n_layers:
+        return entry(parameters.output[0], worker)
+    job = first_job(worker.i, worker.n, sizes.n_heads + 2 * sizes.n_kv_heads)
+    return address_of_head(parameters, sizes, layer + 1, job)
+
+
 @njit(cache=True)
-def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker, stage, following):
-    """residual += the one matrix @ x, which the stages before have made; mixed: x is one input an expert."""
-    m = matrices[0]
+def add_stage(p, scratch, n_rows, stage, worker):
+    """residual += attn_output or ffn_down @ what the stages before have made; of each expert in use."""
+    state, sizes, layer, is_down = p.state, p.sizes, stage // STAGES, stage % STAGES == DOWN
+    which, mixed = FFN_DOWN if is_down else O, is_down and sizes.mixture
+    matrices, m = p.parameters.matrices[layer, which : which + 1], p.parameters.matrices[layer, which]
+    if is_down:
+        xs = address_of(state.gate[0]), 4 * state.gate.shape[1]
+        following = after_layer(p.parameters, sizes, layer, worker)
+    else:
+        join_attended(p.parameters, state, scratch, p.batch, n_rows, sizes, layer)
+        xs = inputs(scratch, ATTENDED)
+        following = entry(p.parameters.matrices[layer, ROUTE if sizes.mixture else GATE], worker)
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
     width = m.columns * (scratch.chosen.shape[1] if mixed else 1)
     job = take_first(state.counters, stage, worker, n_jobs)
@@ -630,7 +691,7 @@ def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker
         after = address_of_row(m, last, scratch.chosen[0, 0] if mixed else NO_EXPERT)
         after = following if is_last(worker, job, n_jobs) else after
         if not mixed:
-            multiply_all(m, scratch, sizes, n_rows, first, last, xs, inputs(scratch, PRODUCT), after)
+            multiply(p, worker, n_rows, layer, which, first, last, xs, inputs(scratch, PRODUCT), after)
         for row in range(n_rows):
             if mixed:
                 multiply_experts(m, scratch, sizes, row, xs[0] + row * xs[1], first, last, after)
@@ -642,83 +703,82 @@ def add_product_stage(matrices, state, scratch, n_rows, sizes, xs, mixed, worker
     wait_for(state.counters, stage, n_jobs)
 
 
-@njit(cache=True)
-def router_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage):
+@in_place
+def router_stage(p, scratch, n_rows, stage, worker):
+    parameters, state, layer = p.parameters, p.state, stage // STAGES
     m = parameters.matrices[layer, ROUTE]
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
     outs = address_of(state.router[0]), 4 * state.router.shape[1]
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        norm, post_norm = parameters.norms[layer, FFN_NORM], parameters.norms[layer, -2]
-        prepare_inputs(
-            state, scratch, sizes, n_rows, 1, post_norm, norm, parameters.matrices[layer, ROUTE:GATE]
-        )
+        prepare(p, worker, n_rows, layer, SECOND_HALF, ROUTE, GATE)
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         coming = address_of_row(m, last if last < m.rows else 0)  # whose rows are next is still to be seen
-        multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+        multiply(p, worker, n_rows, layer, ROUTE, first, last, inputs(scratch, NORMALIZED), outs, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
-@njit(cache=True)
-def do_gate_up(matrices, state, scratch, n_rows, sizes, step, per_expert, job, coming):
+@in_place
+def do_gate_up(p, scratch, n_rows, layer, worker, step, per_expert, job, coming):
     """Make some rows of the gate, in a mixture of one expert in use: jobs are numbered expert by expert."""
+    state, sizes, matrices = p.state, p.sizes, p.parameters.matrices[layer]
     gate, up, xs = matrices[GATE], matrices[UP], inputs(scratch, NORMALIZED)
     place, part = job // per_expert, job % per_expert
     first, last = part * step, min(gate.rows, (part + 1) * step)
     gates = address_of(state.gate[0, place * gate.rows :]), 4 * state.gate.shape[1]
     ups = address_of(state.up[0, place * gate.rows :]), 4 * state.up.shape[1]
     if not sizes.mixture:
-        multiply_all(gate, scratch, sizes, n_rows, first, last, xs, gates, address_of_row(up, first))
-        multiply_all(up, scratch, sizes, n_rows, first, last, xs, ups, coming)
+        multiply(p, worker, n_rows, layer, GATE, first, last, xs, gates, address_of_row(up, first))
+        multiply(p, worker, n_rows, layer, UP, first, last, xs, ups, coming)
     for row in range(n_rows):
         if sizes.mixture:
             expert, x = scratch.chosen[row, place], xs[0] + row * xs[1]
             then, out = address_of_row(up, first, expert), gates[0] + row * gates[1]
-            multiply_rows(gate, expert, scratch, row, first, last, x, 0, out, then)
-            multiply_rows(up, expert, scratch, row, first, last, x, 0, ups[0] + row * ups[1], coming)
+            multiply_rows(gate, expert, scratch, row, first, last, x, ALONE, out, then)
+            multiply_rows(up, expert, scratch, row, first, last, x, ALONE, ups[0] + row * ups[1], coming)
         own = slice(place * gate.rows + first, place * gate.rows + last)
         gate_times(sizes.gate, state.gate[row, own], state.up[row, own])
 
 
-@njit(cache=True)
-def gate_up_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage):
+@in_place
+def gate_up_stage(p, scratch, n_rows, stage, worker):
+    parameters, state, sizes, layer = p.parameters, p.state, p.sizes, stage // STAGES
     matrices = parameters.matrices[layer]
     gate, down = matrices[GATE], matrices[FFN_DOWN]
     step, per_expert = rows_of_a_job(gate, worker.n), jobs_of(gate, worker.n)
     n_jobs, following = per_expert * scratch.chosen.shape[1], entry(down, worker)
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        norm, post_norm = parameters.norms[layer, FFN_NORM], parameters.norms[layer, -2]
-        prepare_inputs(state, scratch, sizes, n_rows, 1, post_norm, norm, matrices[GATE : UP + 1])
+        prepare(p, worker, n_rows, layer, SECOND_HALF, GATE, FFN_DOWN)
         for row in range(n_rows):
             if sizes.mixture:
                 top_experts(state.router[row], scratch.chosen[row], scratch.shares[row])
     while job < n_jobs:
-        keep_residuals(state, scratch, sizes, n_rows, 1, job)
+        keep_residuals(state, scratch, sizes, n_rows, SECOND_HALF, job)
         coming = following + scratch.chosen[0, 0] * down.rows * down.row_bytes
         if not is_last(worker, job, n_jobs):
             expert, part = scratch.chosen[0, (job + 1) // per_expert], (job + 1) % per_expert
             coming = address_of_row(gate, part * step, expert)
-        do_gate_up(matrices, state, scratch, n_rows, sizes, step, per_expert, job, coming)
+        do_gate_up(p, scratch, n_rows, layer, worker, step, per_expert, job, coming)
         job = take_next(state.counters, stage, job, n_jobs)
     wait_for(state.counters, stage, n_jobs)
 
 
-@njit(cache=True)
-def logits_stage(parameters, state, scratch, n_rows, sizes, worker, stage):
+@in_place
+def logits_stage(p, scratch, n_rows, stage, worker):
+    parameters, state, sizes, layer = p.parameters, p.state, p.sizes, stage // STAGES
     m = parameters.output[0]
     step, n_jobs = rows_of_a_job(m, worker.n), jobs_of(m, worker.n)
     outs = address_of(state.logits[0]), 4 * state.logits.shape[1]
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
-        post_norm = parameters.norms[sizes.n_layers - 1, -1]
-        prepare_inputs(state, scratch, sizes, n_rows, 0, post_norm, parameters.output_norm, parameters.output)
+        prepare(p, worker, n_rows, layer, FIRST_HALF, Q, Q)
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         coming = address_of_row(m, last)
-        multiply_all(m, scratch, sizes, n_rows, first, last, inputs(scratch, NORMALIZED), outs, coming)
+        multiply(p, worker, n_rows, layer, MATRICES, first, last, inputs(scratch, NORMALIZED), outs, coming)
         if sizes.logit_softcap:
             for row in range(n_rows):
                 soften(state.logits[row, first:last], sizes.logit_softcap)
@@ -726,47 +786,16 @@ def logits_stage(parameters, state, scratch, n_rows, sizes, worker, stage):
     wait_for(state.counters, stage, n_jobs)
 
 
-@njit(cache=True)
-def after_layer(parameters, sizes, layer, worker):
-    """Return the address of what a worker multiplies when it is through with a layer."""
-    if layer + 1 == sizes.n_layers:
-        return entry(parameters.output[0], worker)
-    job = first_job(worker.i, worker.n, sizes.n_heads + 2 * sizes.n_kv_heads)
-    return address_of_head(parameters, sizes, layer + 1, job)
-
-
-@njit(cache=True)
-def run_stages(parameters, state, scratch, batch, n_rows, sizes, with_logits, worker):
-    """Go through all stages as one of the workers."""
-    gates = address_of(state.gate[0]), 4 * state.gate.shape[1]
-    for layer in range(sizes.n_layers):
-        stage, matrices = STAGES * layer, parameters.matrices[layer]
-        out, down = matrices[O : O + 1], matrices[FFN_DOWN:]
-        after = after_layer(parameters, sizes, layer, worker)
-        then = entry(matrices[ROUTE if sizes.mixture else GATE], worker)
-        heads_stage(parameters, state, scratch, batch, n_rows, sizes, layer, worker, stage + HEADS)
-        attention_stage(parameters, state, scratch, batch, n_rows, sizes, layer, stage + ATTENTION)
-        join_attended(parameters, state, scratch, batch, n_rows, sizes, layer)
-        xs = inputs(scratch, ATTENDED)
-        add_product_stage(out, state, scratch, n_rows, sizes, xs, False, worker, stage + OUTPUT, then)
-        if sizes.mixture:
-            router_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage + ROUTER)
-        gate_up_stage(parameters, state, scratch, n_rows, sizes, layer, worker, stage + GATE_UP)
-        mixed = sizes.mixture
-        add_product_stage(down, state, scratch, n_rows, sizes, gates, mixed, worker, stage + DOWN, after)
-    if with_logits:
-        logits_stage(parameters, state, scratch, n_rows, sizes, worker, STAGES * sizes.n_layers)
-
-
-@njit(cache=True)
-def begin(embeddings, decode_row, parameters, state, batch, n_rows, sizes):
+@in_place
+def begin(p, n_rows):
     """Put the embeddings of the rows' tokens into their residuals, and prepare their angles."""
+    parameters, state, batch, sizes = p.parameters, p.state, p.batch, p.sizes
     for row in range(n_rows):
-        residual = state.residual[row]
-        decode_row(embeddings[batch.rows[row, TOKEN]], residual[0])
-        if sizes.embedding_scale != 1:
-            residual[0] *= sizes.embedding_scale
-        residual[ADDED] = 0
+        residual, decode_row = state.residual[row], p.decode_row
+        decode_row(p.embeddings[batch.rows[row, TOKEN]], residual[0])
+        for i in range(sizes.dim):
+            residual[0, i] *= sizes.embedding_scale
+            residual[ADDED, i] = 0
         for kind in range(parameters.frequencies.shape[0]):
             frequencies, turns = parameters.frequencies[kind], state.turns[row, kind]
             position = batch.rows[row, POSITION]
@@ -775,39 +804,96 @@ def begin(embeddings, decode_row, parameters, state, batch, n_rows, sizes):
         state.counters[i] = 0
 
 
-@takes_turns
-@njit(parallel=True, cache=True)
-def decode_rows(
-    embeddings, decode_row, parameters, state, scratch, batch, sizes, n_rows, with_logits, n_workers
-):
-    """Run the first n_rows of the batch, each behind the tokens before it, on so many workers."""
-    begin(embeddings, decode_row, parameters, state, batch, n_rows, sizes)
-    for i in prange(n_workers):
-        # prange counts without a sign: one type, or all of `run_stages` would be compiled twice
-        w = np.int64(i)
-        own = Scratch(
-            scratch.vectors[w],
-            scratch.codes[w],
-            scratch.d[w],
-            scratch.sums[w],
-            scratch.floats[w],
-            scratch.room[w],
-            scratch.chosen[w],
-            scratch.shares[w],
-        )
-        run_stages(parameters, state, own, batch, n_rows, sizes, with_logits, Worker(w, n_workers))
-    finish(parameters, state, n_rows, sizes)
-
-
-@njit(cache=True)
-def finish(parameters, state, n_rows, sizes):
+@in_place
+def finish(p, n_rows):
     """Add to the residuals what the last layer has left to add."""
+    parameters, state, sizes = p.parameters, p.state, p.sizes
     if sizes.post_norms:
         norm = parameters.norms[sizes.n_layers - 1, -1]
         for row in range(n_rows):
             added = state.residual[row, ADDED]
             normalize(added, norm, sizes.eps, added)
             add(state.residual[row, 0], added)
+
+
+@in_place
+def run_stages(p, scratch, n_rows, with_logits, worker):
+    """Go through all stages as one of the workers."""
+    for layer in range(p.sizes.n_layers):
+        stage = STAGES * layer
+        heads_stage(p, scratch, n_rows, stage + HEADS, worker)
+        attention_stage(p, scratch, n_rows, stage + ATTENTION, worker)
+        add_stage(p, scratch, n_rows, stage + OUTPUT, worker)
+        if p.sizes.mixture:
+            router_stage(p, scratch, n_rows, stage + ROUTER, worker)
+        gate_up_stage(p, scratch, n_rows, stage + GATE_UP, worker)
+        add_stage(p, scratch, n_rows, stage + DOWN, worker)
+    if with_logits:
+        logits_stage(p, scratch, n_rows, STAGES * p.sizes.n_layers, worker)
+
+
+# --- A pass -----------------------------------------------------------------------------------------------
+
+
+@in_place
+def own_part(scratch, i):
+    """Return what a worker has for itself."""
+    return Scratch(
+        scratch.vectors[i],
+        scratch.codes[i],
+        scratch.d[i],
+        scratch.sums[i],
+        scratch.floats[i],
+        scratch.room[i],
+        scratch.chosen[i],
+        scratch.shares[i],
+    )
+
+
+@cache
+def jobs_for(layout) -> list[types.CompileResultWAP]:
+    """Compile what is called for a Pass of these types, and return it: BEGIN, RUN, ... MULTIPLY.
+
+    What many stages do is called by its address, so that it is compiled once.
+    """
+
+    def begin_job(memory, n_rows):
+        begin(load(layout, memory), n_rows)
+
+    def run_job(memory, n_rows, with_logits, i, n_workers):
+        p = load(layout, memory)
+        run_stages(p, own_part(p.scratch, i), n_rows, with_logits, Worker(i, n_workers, memory))
+
+    def finish_job(memory, n_rows):
+        finish(load(layout, memory), n_rows)
+
+    def prepare_job(memory, i, n_rows, layer, half, first, last):
+        p = load(layout, memory)
+        prepare_inputs(p, own_part(p.scratch, i), n_rows, layer, half, first, last)
+
+    def multiply_job(memory, i, n_rows, layer, which, first, last, xs, x_bytes, outs, out_bytes, coming):
+        p = load(layout, memory)
+        m = p.parameters.output[0]
+        if which < MATRICES:
+            m = p.parameters.matrices[layer, which]
+        xs, outs = (xs, x_bytes), (outs, out_bytes)
+        multiply_all(m, own_part(p.scratch, i), p.sizes, n_rows, first, last, xs, outs, coming)
+
+    compiled = []
+    for job in (begin_job, run_job, finish_job, prepare_job, multiply_job):
+        signature = types.void(*[types.int64] * job.__code__.co_argcount)
+        compiled.append(pointer(named(job, f"{job.__name__}_{type(layout).__name__}".lower()), signature))
+    return compiled
+
+
+@takes_turns
+@njit(parallel=True, cache=True)
+def decode_rows(jobs, memory, n_rows, with_logits, n_workers):
+    """Run the first n_rows of the batch, each behind the tokens before it, on so many workers."""
+    call_job(jobs[BEGIN], (memory, n_rows))
+    for i in prange(n_workers):
+        call_job(jobs[RUN], (memory, n_rows, with_logits, np.int64(i), n_workers))
+    call_job(jobs[FINISH], (memory, n_rows))
 
 
 # --- Memory -----------------------------------------------------------------------------------------------
@@ -828,7 +914,7 @@ class Decoder:
         self.state = state = _state(weights, c, n_rows)
         self.x, self.logits = state.residual[:, 0], state.logits  # of the last rows, [n_rows, dim or vocab]
         self.rows = np.zeros((n_rows, PLACES), np.int64)
-        self.arguments = (
+        self.arguments = Pass(
             weights.token_embd.raw,
             weights.token_embd.format.row_decoder,
             _parameters(weights, c, most_rows > 1),
@@ -836,22 +922,15 @@ class Decoder:
             _scratch(c, n_rows),
             Batch(self.rows, tables, *first[2:8], recent_layer_bytes(first), first.ring),
             _sizes(c),
+            np.zeros(CALLED, np.int64),
         )
+        self.memory = in_memory(self.arguments)
+        self.jobs = tuple(job.address for job in jobs_for(layout_of(self.arguments)))
+        self.arguments.jobs[:] = self.jobs
 
     def step(self, n_rows: int, with_logits: bool) -> None:
         """Run the first of `rows`; until the next step `x` and, if asked for, `logits` hold the results."""
-        decode_rows(*self.arguments, n_rows, with_logits, get_num_threads())
-
-    @property
-    def n_arrays(self) -> int:
-        """How many arrays a step hands over to compiled code: so many headers are allocated."""
-        return sum(isinstance(part, np.ndarray) for part in _flat(self.arguments))
-
-
-def _flat(parts) -> Iterator:
-    """Yield what is in tuples of tuples."""
-    for part in parts:
-        yield from _flat(part) if isinstance(part, tuple) else (part,)
+        decode_rows(self.jobs, self.memory.ctypes.data, n_rows, with_logits, get_num_threads())
 
 
 def _sizes(c: ModelConfig) -> Sizes:

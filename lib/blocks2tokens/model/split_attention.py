@@ -135,7 +135,8 @@ def attend_part(q, rows, head, position, first, last, scale, softcap, memory, pa
         add_rows_of_tile(room, group, values, n)
         start += n
     for r in range(group):
-        part[r, :size] = room.out[r, :size]
+        for i in range(size):
+            part[r, i] = room.out[r, i]
         part[r, size + LARGEST], part[r, size + TOTAL] = room.largest[r], room.total[r]
 
 

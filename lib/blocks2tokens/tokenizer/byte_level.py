@@ -156,11 +156,12 @@ class ByteLevelBPE:
 def _merges(file: GGUFFile, vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Return the pairs to merge, each where it stands first; GGUFError for one that makes no token."""
     key = "tokenizer.ggml.merges"
-    merges = {}
+    ids, words, merges = vocabulary.ids, vocabulary.words, {}
     for merge in strings(file, key):
         first, _, second = merge.partition(" ")
-        if not {first, second, first + second} <= vocabulary.ids.keys():  # the library would panic
+        joined = first + second
+        if not (first in ids and second in ids and joined in ids):  # the library would panic
             raise GGUFError(f"{file.path}: {key}: {merge!r} does not join two tokens to a third")
-        if {first, second, first + second} <= vocabulary.words.keys():
-            merges.setdefault((first, second))
+        if first in words and second in words and joined in words:
+            merges[first, second] = None
     return list(merges)

@@ -1,0 +1,92 @@
+"""A tuple in memory comes back as it was; and what a first token compiles stays little."""
+
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numba import njit, types
+
+from blocks2tokens.formats.compiled import pointer
+from blocks2tokens.jit.layouts import in_memory, layout_of, load
+from blocks2tokens.jit.naming import named
+
+MOST_COMPILED = 150  # functions for a first token, Numba's own among them: each costs a tenth of a second
+
+
+class Part(NamedTuple):
+    table: np.ndarray
+    scale: np.float32
+
+
+class Whole(NamedTuple):
+    part: Part
+    halves: bool
+    rows: np.ndarray
+    out: np.ndarray
+
+
+def whole(rows):
+    part = Part(np.arange(12, dtype=np.int64).reshape(3, 4), np.float32(0.5))
+    return Whole(part, True, rows, np.zeros(2))
+
+
+def adder(layout):
+    def add(address, row):
+        values = load(layout, address)
+        if values.halves:
+            values.out[row] = values.part.scale * values.part.table[row].sum() + values.rows[row, 1]
+
+    return pointer(named(add, f"add_{type(layout).__name__}".lower()), types.void(types.int64, types.int64))
+
+
+@njit
+def call(job, address, row):
+    job(address, row)
+
+
+@pytest.mark.parametrize("rows", [np.float32([[1, 2], [3, 4]]), np.float64([[1, 3, 2], [3, 5, 4]])[:, ::2]])
+def test_values_come_back_and_are_the_caller_s_arrays(rows):
+    values = whole(rows)
+    users = [sys.getrefcount(array) for array in (values.rows, values.out, values.part.table)]
+    memory = in_memory(values)
+    job = adder(layout_of(values))
+    for row in range(2):
+        call(job, memory.ctypes.data, row)
+    expected = [0.5 * values.part.table[row].sum() + rows[row, 1] for row in range(2)]
+    assert values.out.tolist() == expected
+    assert [sys.getrefcount(array) for array in (values.rows, values.out, values.part.table)] == users
+
+
+def test_a_layout_is_of_the_types_alone():
+    first, second = whole(np.zeros((2, 2), np.float32)), whole(np.ones((7, 3), np.float32))
+    assert layout_of(first) == layout_of(second)
+    assert type(layout_of(first)) is not type(layout_of(whole(np.zeros((2, 2)))))
+
+
+def test_memory_says_what_it_cannot_hold():
+    with pytest.raises(Exception, match="Cannot determine Numba type"):
+        in_memory((np.zeros(3), object()))
+
+
+FIRST_TOKEN = """
+import sys
+from numba.core import event
+import blocks2tokens as b2t
+compiled = []
+with event.install_listener("numba:compile", event.RecordingListener()) as listener:
+    model = b2t.load(sys.argv[1])
+    next(model.generate([3, 4, 5], 1))
+print(sum(e.is_end for _, e in listener.buffer))
+"""
+
+
+def test_a_first_token_compiles_few_functions(tmp_path):
+    """A first user waits for them; for a name that is an int Numba compiles a function anew, for example."""
+    path = os.path.join(os.path.dirname(__file__), "..", "..", "data", "austen.gguf")
+    environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = [sys.executable, "-c", FIRST_TOKEN, path]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, env=environ)
+    assert 0 < int(done.stdout) <= MOST_COMPILED
