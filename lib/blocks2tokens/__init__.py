@@ -20,6 +20,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 import blocks2tokens.jit.cores  # isort: skip  first: it tells Numba, before that is imported, of the threads
 import blocks2tokens.jit.cache
 import blocks2tokens.jit.cpu  # importing it says what Numba compiles for
+import blocks2tokens.jit.garbage
 import blocks2tokens.jit.progress  # noqa: F401  and this, that it does
 from blocks2tokens.convert import convert
 from blocks2tokens.errors import GGUFError, UnsupportedError

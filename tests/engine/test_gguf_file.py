@@ -235,7 +235,7 @@ def test_opening_decodes_no_value(write, monkeypatch):
     assert decoded == []
     assert metadata["tokens"] == ["a", "b"] and metadata["tokens"] is metadata["tokens"]
     assert metadata.get("n") == 7
-    assert decoded == [V.ARRAY, V.STRING, V.STRING, V.UINT8]
+    assert decoded == [V.ARRAY, V.UINT8]
     with pytest.raises(KeyError, match="merges"):
         metadata["merges"]
 

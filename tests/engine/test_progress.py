@@ -1,10 +1,16 @@
 """Compiling for more than two seconds shows a line, and nothing is left of it; nobody else's is doubled."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
+from numba import njit
+from numba.core.errors import TypingError
+from numba.extending import overload
+
+from blocks2tokens.jit import garbage
 
 COMPILE = """
 from numba import njit
@@ -41,3 +47,30 @@ def test_compiling_shows_a_line(delay, off, shown):
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, check=True, env=environ)
     assert ("compiling, once: " in done.stderr) == shown
+
+
+def test_garbage_is_looked_for_less_often_while_something_is_compiled_and_as_before_after_it():
+    seen, before = [], gc.get_threshold()
+
+    def spied(x):
+        return x
+
+    @overload(spied)
+    def _(x):
+        seen.append(gc.get_threshold()[0])
+        return lambda x: x
+
+    @njit
+    def outer(x):
+        return spied(x)
+
+    assert outer(1) == 1 and seen and min(seen) == garbage.OBJECTS and gc.get_threshold() == before
+    with pytest.raises(TypingError):
+        njit(lambda x: x.nothing)(1)
+    assert gc.get_threshold() == before
+    try:
+        gc.set_threshold(0)
+        assert njit(lambda x: spied(x) + 1)(1.0) == 2
+        assert seen[-1] == 0 and gc.get_threshold()[0] == 0
+    finally:
+        gc.set_threshold(*before)
