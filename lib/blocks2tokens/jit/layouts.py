@@ -23,14 +23,16 @@ KINDS = {}  # types of values, by the namedtuple that stands for them
 
 
 def layout_of(values: tuple):
-    """Return what stands for the types of a tuple's values in `@njit` code."""
+    """Return what stands for the types of a tuple's values in `@njit` code; of other types, another one."""
     kind = typeof(values)
-    label = f"Layout_{hashlib.sha256(str(kind).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(str(kind).encode()).hexdigest()[:15]
+    label = f"Layout_{digest}"
     layout = globals().get(label)
     if layout is None:
-        layout = globals()[label] = namedtuple(label, "nothing", module=__name__)
+        layout = namedtuple(label, "digest", module=__name__)
         KINDS[layout] = kind
-    return layout(0)
+        globals()[label] = layout
+    return layout(int(digest, 16))
 
 
 def in_memory(values: tuple) -> np.ndarray:

@@ -22,7 +22,7 @@ from blocks2tokens.kernels import measured
 from blocks2tokens.matrix import QuantizedMatrix
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)  # of x
-SHAPE = (1024, 2048)  # N, K of the matrix that is timed
+SHAPE = (2048, 4096)  # N, K of the matrix that is timed: decoded to float32, most caches do not hold it
 REPEATS = 5  # timed runs of each kernel
 REST = 0.05  # seconds between rounds
 MARGIN = 0.95  # a later kernel must be faster by this factor: noise should not decide
@@ -84,7 +84,7 @@ def kept(fmt, n_threads, isa, kernels, anew=False):
     def measure():
         return [(*run, seconds) for run, seconds in calibrate(fmt, kernels).items()]
 
-    depends_on = fmt.name, n_threads, isa, sorted(runs)
+    depends_on = fmt.name, n_threads, isa, SHAPE, sorted(runs)
     return measured.kept(f"kernels-{fmt.name}", depends_on, measure, check, anew)
 
 
