@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from numba import njit, types
 
 from blocks2tokens.formats.compiled import pointer
+from blocks2tokens.jit import layouts
 from blocks2tokens.jit.layouts import in_memory, layout_of, load
 from blocks2tokens.jit.naming import named
 
@@ -39,7 +42,10 @@ def adder(layout):
         if values.halves:
             values.out[row] = values.part.scale * values.part.table[row].sum() + values.rows[row, 1]
 
-    return pointer(named(add, f"add_{type(layout).__name__}".lower()), types.void(types.int64, types.int64))
+    return add
+
+
+SIGNATURE = types.void(types.int64, types.int64)
 
 
 @njit
@@ -52,7 +58,8 @@ def test_values_come_back_and_are_the_caller_s_arrays(rows):
     values = whole(rows)
     users = [sys.getrefcount(array) for array in (values.rows, values.out, values.part.table)]
     memory = in_memory(values)
-    job = adder(layout_of(values))
+    layout = layout_of(values)
+    job = pointer(named(adder(layout), f"add_{type(layout).__name__}".lower()), SIGNATURE)
     for row in range(2):
         call(job, memory.ctypes.data, row)
     expected = [0.5 * values.part.table[row].sum() + rows[row, 1] for row in range(2)]
@@ -60,11 +67,36 @@ def test_values_come_back_and_are_the_caller_s_arrays(rows):
     assert [sys.getrefcount(array) for array in (values.rows, values.out, values.part.table)] == users
 
 
+def test_what_loads_arrays_does_not_count_who_uses_them():
+    """Those who owned them when they were put there may be gone."""
+    code = njit(SIGNATURE)(adder(layout_of(whole(np.zeros((2, 2), np.float32))))).inspect_llvm(SIGNATURE.args)
+    assert "NRT_incref" not in code and "NRT_decref" not in code
+
+
+def pair(fields):
+    return NamedTuple("Pair", [(name, int) for name in fields])(10, 20)
+
+
 def test_a_layout_is_of_the_types_alone():
     first, second = whole(np.zeros((2, 2), np.float32)), whole(np.ones((7, 3), np.float32))
     assert layout_of(first) == layout_of(second)
-    other = layout_of(whole(np.zeros((2, 2))))  # a key of its own, where what is compiled is looked up
-    assert len({layout_of(first), layout_of(second), other}) == 2
+    others = whole(np.zeros((2, 2))), pair("ab"), pair("ba"), (10, 20), (10, 20.0), ((10, 20),)
+    found = [layout_of(values) for values in (first, *others)]
+    assert len(set(found)) == len(found)  # keys, where what is compiled is looked up
+
+
+def test_threads_that_are_first_agree_on_the_layout():
+    for i in range(20):
+        values, ready = NamedTuple(f"New{i}", [("a", int)])(1), threading.Barrier(4)
+
+        def find(_, values=values, ready=ready):
+            ready.wait()
+            return type(layout_of(values))
+
+        with ThreadPoolExecutor(4) as pool:
+            found = set(pool.map(find, range(4)))
+        (layout,) = found
+        assert layout is getattr(layouts, layout.__name__)
 
 
 def test_memory_says_what_it_cannot_hold():

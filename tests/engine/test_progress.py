@@ -50,7 +50,7 @@ def test_compiling_shows_a_line(delay, off, shown):
 
 
 def test_garbage_is_looked_for_less_often_while_something_is_compiled_and_as_before_after_it():
-    seen, before = [], gc.get_threshold()
+    seen, on_its_way, before = [], [], gc.get_threshold()
 
     def spied(x):
         return x
@@ -58,6 +58,8 @@ def test_garbage_is_looked_for_less_often_while_something_is_compiled_and_as_bef
     @overload(spied)
     def _(x):
         seen.append(gc.get_threshold()[0])
+        if on_its_way:
+            gc.set_threshold(on_its_way.pop())
         return lambda x: x
 
     @njit
@@ -72,5 +74,9 @@ def test_garbage_is_looked_for_less_often_while_something_is_compiled_and_as_bef
         gc.set_threshold(0)
         assert njit(lambda x: spied(x) + 1)(1.0) == 2
         assert seen[-1] == 0 and gc.get_threshold()[0] == 0
+        gc.set_threshold(*before)
+        on_its_way.append(123)  # as another thread may, meanwhile
+        assert njit(lambda x: spied(x) + 2)(1j) == 2 + 1j
+        assert gc.get_threshold()[0] == 123
     finally:
         gc.set_threshold(*before)

@@ -8,7 +8,7 @@ import gc
 
 from numba.core import event
 
-OBJECTS = 50_000  # made before Python looks for circles; 700 by default
+OBJECTS = 50_000  # made before Python looks for circles; by default 700, or 2,000 in newer ones
 
 
 class RareCollections(event.Listener):
@@ -20,13 +20,14 @@ class RareCollections(event.Listener):
     def on_start(self, _):
         self.depth += 1
         if self.depth == 1:
-            self.before = gc.get_threshold()
-            if 0 < self.before[0] < OBJECTS:  # 0: somebody has turned it off
-                gc.set_threshold(OBJECTS, *self.before[1:])
+            before = gc.get_threshold()
+            self.before = before if 0 < before[0] < OBJECTS else None  # 0: somebody has turned it off
+            if self.before:
+                gc.set_threshold(OBJECTS, *before[1:])
 
     def on_end(self, _):
         self.depth -= 1
-        if not self.depth:
+        if not self.depth and self.before and gc.get_threshold()[0] == OBJECTS:  # nobody has changed it since
             gc.set_threshold(*self.before)
 
 

@@ -194,7 +194,7 @@ class Scratch(NamedTuple):
     shares: np.ndarray  # float32, likewise
 
 
-# Each array is passed from stage to stage, so there are few: these share one.
+# Each array is more to load and to compile, so there are few: these share one.
 NORMALIZED, PRODUCT, EXPERT, OWN_RESIDUAL, ATTENDED, ROW, VECTORS = int64s(7)  # ROW: decoded, or 16 results
 
 
@@ -854,7 +854,8 @@ def own_part(scratch, i):
 def jobs_for(layout) -> list[types.CompileResultWAP]:
     """Compile what is called for a Pass of these types, and return it: BEGIN, RUN, ... MULTIPLY.
 
-    What many stages do is called by its address, so that it is compiled once.
+    What many stages do is called by its address, so that it is compiled once. Numba only prints what such
+    code raises: nothing in it does, and with NUMBA_BOUNDSCHECK a line on stderr says where a pass went wrong.
     """
 
     def begin_job(memory, n_rows):
