@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from numba import njit, types
 
 from blocks2tokens.formats.compiled import pointer
-from blocks2tokens.jit import layouts
+from blocks2tokens.jit import naming
 from blocks2tokens.jit.layouts import in_memory, layout_of, load
 from blocks2tokens.jit.naming import named
 
@@ -57,8 +58,8 @@ def call(job, address, row):
 def test_values_come_back_and_are_the_caller_s_arrays(rows):
     values = whole(rows)
     users = [sys.getrefcount(array) for array in (values.rows, values.out, values.part.table)]
-    memory = in_memory(values)
     layout = layout_of(values)
+    memory = in_memory(values, layout)
     job = pointer(named(adder(layout), f"add_{type(layout).__name__}".lower()), SIGNATURE)
     for row in range(2):
         call(job, memory.ctypes.data, row)
@@ -85,23 +86,23 @@ def test_a_layout_is_of_the_types_alone():
     assert len(set(found)) == len(found)  # keys, where what is compiled is looked up
 
 
-def test_threads_that_are_first_agree_on_the_layout():
-    for i in range(20):
-        values, ready = NamedTuple(f"New{i}", [("a", int)])(1), threading.Barrier(4)
+def test_threads_that_are_first_agree_on_a_class(request):
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)  # without a lock nearly each round has more than one
+    for i in range(50):
+        ready = threading.Barrier(4)
 
-        def find(_, values=values, ready=ready):
+        def find(_, label=f"New_{i}", ready=ready):
             ready.wait()
-            return type(layout_of(values))
+            return naming.stand_in(label)
 
         with ThreadPoolExecutor(4) as pool:
-            found = set(pool.map(find, range(4)))
-        (layout,) = found
-        assert layout is getattr(layouts, layout.__name__)
+            assert len(set(pool.map(find, range(4)))) == 1
 
 
 def test_memory_says_what_it_cannot_hold():
     with pytest.raises(Exception, match="Cannot determine Numba type"):
-        in_memory((np.zeros(3), object()))
+        layout_of((np.zeros(3), object()))
 
 
 FIRST_TOKEN = """

@@ -11,8 +11,7 @@ The memory holds no reference to the arrays: whoever made it keeps them.
 """
 
 import hashlib
-import threading
-from collections import namedtuple
+from functools import cache
 
 import numpy as np
 from numba import typeof, types
@@ -20,29 +19,27 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from blocks2tokens.jit.naming import named
+from blocks2tokens.jit.naming import named, stand_in
 
-KINDS = {}  # layout: (types of its values, compiled function that puts them at an address)
-LOCK = threading.Lock()  # a second class of the same name would not be found by what is compiled with it
+KINDS = {}  # class of a layout: (types of its values, compiled function that puts them at an address)
 
 
 def layout_of(values: tuple):
     """Return what stands for the types of a tuple's values in `@njit` code; of other types, another one."""
-    kind = typeof(values)
+    return _layout(typeof(values))
+
+
+@cache
+def _layout(kind):
     digest = hashlib.sha256(_described(kind).encode()).hexdigest()[:15]
-    label = f"Layout_{digest}"
-    with LOCK:
-        layout = globals().get(label)
-        if layout is None:
-            layout = namedtuple(label, "digest", module=__name__)
-            KINDS[layout] = kind, _storing(label)
-            globals()[label] = layout
+    layout = stand_in(f"Layout_{digest}")
+    KINDS.setdefault(layout, (kind, _storing(layout.__name__)))
     return layout(int(digest, 16))
 
 
-def in_memory(values: tuple) -> np.ndarray:
+def in_memory(values: tuple, layout) -> np.ndarray:
     """Return memory that holds a tuple's values, uint8 [bytes]; it does not keep their arrays alive."""
-    kind, store = KINDS[type(layout_of(values))]
+    kind, store = KINDS[type(layout)]
     context = cpu_target.target_context
     memory = np.zeros(context.get_abi_sizeof(context.get_value_type(kind)), np.uint8)
     store(memory.ctypes.data, values)

@@ -925,8 +925,9 @@ class Decoder:
             _sizes(c),
             np.zeros(CALLED, np.int64),
         )
-        self.memory = in_memory(self.arguments)
-        self.jobs = tuple(job.address for job in jobs_for(layout_of(self.arguments)))
+        layout = layout_of(self.arguments)
+        self.memory = in_memory(self.arguments, layout)
+        self.jobs = tuple(job.address for job in jobs_for(layout))
         self.arguments.jobs[:] = self.jobs
 
     def step(self, n_rows: int, with_logits: bool) -> None:

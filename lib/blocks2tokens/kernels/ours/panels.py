@@ -19,7 +19,6 @@ The functions exist once for each format, instruction set and T. They take addre
 """
 
 import itertools
-from collections import namedtuple
 from functools import cache, partial
 
 import llvmlite.binding as llvm
@@ -48,6 +47,7 @@ from blocks2tokens.jit.lanes import (
     shuffle,
     splat,
 )
+from blocks2tokens.jit.naming import stand_in
 from blocks2tokens.kernels.ours import float_dot
 from blocks2tokens.kernels.ours.prefetch import DEFAULT, Prefetch, prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED, Packed
@@ -413,9 +413,7 @@ def optimized(module: ir.Module, machine: llvm.TargetMachine) -> llvm.ModuleRef:
 # --- In Numba's language ----------------------------------------------------------------------------------
 
 
-# A function is chosen by the type of a tag, a tuple with a class of its own. A generated function that has a
-# tag in its closure looks the same in every process, so that Numba finds it in its cache; one that has an
-# intrinsic or another compiled function there does not.
+# A function is chosen by the type of a tag, a tuple with a class of its own: see `stand_in`.
 
 TAGS = {}  # class of a tag: (format, instruction set, T, how to prefetch)
 
@@ -424,7 +422,7 @@ TAGS = {}  # class of a tag: (format, instruction set, T, how to prefetch)
 def tag_of(name: str, isa_name: str, n_rows: int = 1, prefetching: Prefetch = DEFAULT):
     """Return what stands for a format, an instruction set, T and a way to prefetch in `@njit` code."""
     label = "_".join(map(str, ("Tag", name, isa_name, n_rows, *prefetching)))
-    kind = globals()[label] = namedtuple(label, "nothing", module=__name__)
+    kind = stand_in(label)
     TAGS[kind] = PACKED[name], ISAS[isa_name], n_rows, prefetching
     return kind(0)
 
