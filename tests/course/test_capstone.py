@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import mmap
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +76,26 @@ def test_an_engine_that_keeps_its_blocks_reads_and_holds_less(files):
     assert held[0] < held[1] / 4
     read = [criteria.bytes_read(one).figures.get("bytes read per token") for one in (finished, starter)]
     assert read == [None, None] or read[0] < read[1] / 2
+
+
+def test_what_other_processes_read_does_not_count_as_read_by_a_token(tmp_path):
+    size, path = 16 << 20, tmp_path / "model.bin"
+    path.write_bytes(bytes(size))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+
+        def here():
+            return sum(mapped[:: mmap.PAGESIZE])
+
+        def elsewhere():
+            subprocess.run([sys.executable, "-c", f"open({str(path)!r}, 'rb').read()"], check=True)
+
+        here()
+        try:
+            of_it = criteria._touched(here, path)
+            read_elsewhere = criteria._touched(elsewhere, tmp_path / "another.bin")
+        except OSError:
+            pytest.skip("this system does not count pages")
+    assert of_it >= size and read_elsewhere < size / 2
 
 
 def test_speed_is_a_ratio_to_the_starter(files):

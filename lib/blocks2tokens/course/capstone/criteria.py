@@ -31,7 +31,8 @@ from blocks2tokens.gguf_file import GGUFFile
 LIMITS = {"F16": (1.0, 0.01), questions.SMOLLM2: (0.85, 0.35)}  # same top token, nats apart
 ROUNDED = (0.9, 0.1)  # where weights are blocks llama.cpp rounds activations, and an engine may
 MOST_ALLOCATED = 16_000_000  # bytes a token: decoding all of Austen for each takes twice that
-CLEAR_REFS, SMAPS = Path("/proc/self/clear_refs"), Path("/proc/self/smaps_rollup")
+CLEAR_REFS, SMAPS = Path("/proc/self/clear_refs"), Path("/proc/self/smaps")
+MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ (?P<inode>\d+) *(?P<path>.*)$", re.MULTILINE)
 REFERENCED = re.compile(r"^Referenced:\s+(\d+) kB", re.MULTILINE)
 METHODS = ("tensor", "tokenize", "logits", "generate")  # of what load(path) returns
 TIE = 0.02  # logits this near may come out in either order
@@ -210,21 +211,22 @@ def generated(model, ids, n) -> list[int]:
 
 
 def bytes_read(subject: Subject) -> Finding:
-    """Ask the system which memory one token touches: pages, each counted once, the interpreter's too."""
-    model, ids = subject.model("Q4_K"), questions.prompt()[-1:]
+    """Ask the system which memory one token touches: pages, each once, Python's objects too."""
+    model, ids, path = subject.model("Q4_K"), questions.prompt()[-1:], subject.files["Q4_K"]
     generated(model, ids, 2)
     try:
-        idle = _touched(lambda: None)
-        n_bytes = max(0, _touched(lambda: generated(model, ids, 1)) - idle)
+        idle = _touched(lambda: None, path)
+        n_bytes = max(0, _touched(lambda: generated(model, ids, 1), path) - idle)
     except OSError:
         return Finding("not to be had from this system")
-    weights = sum(info.nbytes for info in GGUFFile(subject.files["Q4_K"]).tensors.values())
+    weights = sum(info.nbytes for info in GGUFFile(path).tensors.values())
     said = f"{bench.size(n_bytes)} for a token, {n_bytes / weights:.2f} times the file's weights"
     return Finding(said, {"bytes read per token": n_bytes})
 
 
-def _touched(function: Callable) -> int:
-    """Return the bytes of the pages that a function reads or writes; OSError where nobody counts."""
+def _touched(function: Callable, path: Path) -> int:
+    """Return the bytes of the pages of memory and of a file that a function reads or writes; OSError where
+    nobody counts. Other files do not count: a page of theirs is touched when another process reads it."""
     gc.collect()
     gc.disable()  # it would look at every object that there is
     try:
@@ -232,10 +234,15 @@ def _touched(function: Callable) -> int:
         function()
     finally:
         gc.enable()
-    found = REFERENCED.search(SMAPS.read_text())
-    if found is None:
-        raise OSError
-    return 1024 * int(found[1])
+    text, n = SMAPS.read_text(), 0
+    mappings = list(MAPPING.finditer(text))
+    for mapping, end in zip(mappings, [m.start() for m in mappings[1:]] + [len(text)], strict=True):
+        found = REFERENCED.search(text, mapping.end(), end)
+        if found is None:
+            raise OSError
+        if mapping["inode"] == "0" or mapping["path"] == str(path.resolve()):
+            n += 1024 * int(found[1])
+    return n
 
 
 def memory(subject: Subject) -> Finding:
