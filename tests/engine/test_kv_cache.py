@@ -23,7 +23,6 @@ from blocks2tokens.model.cache_rows import (
     SCALE,
     TYPES,
     VALUE,
-    LayerRows,
     row_bytes,
     rows_of,
     turn,
@@ -68,17 +67,16 @@ def test_rows_are_ggml_s_blocks(kind, head_dim):
     x = random_floats(PAGE, head_dim)
     x[3], x[5, 7], x[6] = 0, 300, 0.25
     n_bytes = row_bytes(kind, head_dim)
-    rows = np.zeros((len(x), n_bytes), np.uint8)
+    rows, (store_row, load_rows) = np.zeros((len(x), n_bytes), np.uint8), TYPES[kind]
     for i, row in enumerate(x):
-        cache_rows.store_row(TYPES[kind], row, rows.ctypes.data + i * n_bytes)
+        store_row(row.ctypes.data, head_dim, rows.ctypes.data + i * n_bytes, 0, 0)
     fmt = b2t.FORMATS[kind.upper()]
     if kind == "q8_0":
         assert np.array_equal(rows, fmt.quantize(x))
     else:
         check_scales(x.reshape(-1, 32), rows.reshape(-1, fmt.bytes_per_block))
     out = np.full((len(x), head_dim + 3), np.nan, np.float32)
-    there = LayerRows(np.zeros(1, np.int64), 0, TYPES[kind], 0, n_bytes, 0, 0)
-    cache_rows.load_rows(there, rows.ctypes.data, len(x), head_dim, out.ctypes.data, out.strides[0])
+    load_rows(rows.ctypes.data, n_bytes, len(x), head_dim, out.ctypes.data, out.strides[0])
     assert np.array_equal(out[:, :head_dim], gguf.dequantize(rows, QUANTIZED[kind]))
     assert np.all(np.isnan(out[:, head_dim:]))
 

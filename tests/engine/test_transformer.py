@@ -131,7 +131,9 @@ def test_decoding_through_the_cache_equals_one_pass(model, sizes):
 
 
 @pytest.mark.parametrize("prefill", [1, 4, 5, 11, 12, 13])
-def test_long_prompts_are_cut_into_passes_that_change_nothing(model, monkeypatch, prefill):
+def test_long_prompts_are_cut_into_passes_that_change_nothing(model, monkeypatch, request, prefill):
+    if cpu.chosen() == "plain":  # which rounds x for many rows, and not for one
+        request.getfixturevalue("exact")
     whole = model.logits(IDS)
     passes = []
     original = transformer.run_batch

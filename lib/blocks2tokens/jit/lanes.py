@@ -19,6 +19,7 @@ Sources: Intel Intrinsics Guide; Arm's intrinsics reference; LLVM `llvm.x86.*`, 
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from llvmlite import ir
 
@@ -31,13 +32,22 @@ CHUNK = ir.VectorType(I32, 4)
 
 
 def constant(kind, values):
-    return ir.Constant(kind, list(values) if isinstance(values, (list, tuple)) else [values] * kind.count)
+    """Return a vector of these numbers, or of one number in all places."""
+    values = tuple(values) if isinstance(values, (list, tuple)) else (values,) * kind.count
+    return _constant(kind, values, repr(values[0]))  # -0.0 is equal to 0.0 and not the same
+
+
+@cache
+def _constant(kind, values, first):
+    """Make a vector once: a kernel has some hundreds, and llvmlite wraps each number of each."""
+    return ir.Constant(kind, list(values))
 
 
 def shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
 
+@cache
 def undefined(kind):
     return ir.Constant(kind, ir.Undefined)
 

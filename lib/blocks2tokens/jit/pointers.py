@@ -41,16 +41,16 @@ float_pointer = pointer_intrinsic("float_pointer", types.float32)
 # Arrays on memory that somebody else keeps. `shape` is a number or a tuple.
 
 
-@njit(cache=True, forceinline=True)
+@njit(cache=True, forceinline=True, _nrt=True)
 def bytes_at(address, shape):
     return carray(byte_pointer(address), shape, np.uint8)
 
 
-@njit(cache=True, forceinline=True)
+@njit(cache=True, forceinline=True, _nrt=True)
 def shorts_at(address, shape):
     return carray(short_pointer(address), shape, np.int16)
 
 
-@njit(cache=True, forceinline=True)
+@njit(cache=True, forceinline=True, _nrt=True)
 def floats_at(address, shape):
     return carray(float_pointer(address), shape, np.float32)

@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 from blocks2tokens.jit import cpu
-from blocks2tokens.jit.pointers import floats_at
+from blocks2tokens.jit.pointers import call_job, floats_at
 from blocks2tokens.jit.vectors import (
     FLOATS,
     add_floats,
@@ -39,12 +39,11 @@ from blocks2tokens.jit.vectors import (
     zero_floats,
 )
 from blocks2tokens.model.cache_rows import (
-    FLOAT32,
     PAGE,
     add_back,
     load_q8_0_rows,
-    load_rows,
     recent_address,
+    recent_row_bytes,
     row_address,
 )
 from blocks2tokens.model.compiled_layers import INFINITE, soften
@@ -130,10 +129,12 @@ def load_tile(rows, part, head, first, n, head_dim, recent, tile):
         token, target = first + done, address_of(tile) + done * stride
         if recent:
             few = min(n - done, rows.ring - token % rows.ring)
-            load_q8_0_rows(recent_address(rows, part, head, token), few, head_dim, target, stride)
+            source = recent_address(rows, part, head, token)
+            load_q8_0_rows(source, recent_row_bytes(rows), few, head_dim, target, stride)
         else:
             few = min(n - done, PAGE - token % PAGE)  # a window may begin anywhere in a page
-            load_rows(rows, row_address(rows, part, head, token), few, head_dim, target, stride)
+            source = row_address(rows, part, head, token)
+            call_job(rows.load, (source, rows.row_bytes, few, head_dim, target, stride))
         done += few
     if first == 0:
         add_back(rows, part, head, tile[0, :head_dim])
@@ -145,7 +146,7 @@ def tile_at(rows, part, head, first, n, head_dim, recent, tile):
 
     Rows of float32 that need no padding are read where they are: a copy would be one more trip.
     """
-    if rows.kind == FLOAT32 and rows.row_bytes == FLOAT * head_dim and head_dim == tile.shape[1]:
+    if rows.is_float32 and rows.row_bytes == FLOAT * head_dim and head_dim == tile.shape[1]:
         return row_address(rows, part, head, first)
     load_tile(rows, part, head, first, n, head_dim, recent, tile)
     return address_of(tile)

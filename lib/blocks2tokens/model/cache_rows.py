@@ -24,6 +24,8 @@ and a token sees those of its own page there: from none to PAGE of them, 32 on a
                     | ...                                                                 layer 1
                       a ring of rows: that of a token is number token % ring
 
+What depends on the type alone is compiled for the types that are used, and called by its address (`code_of`).
+
 Blocks of 4 bits have 16 steps for 32 numbers, and one number that is far larger than its neighbours takes
 them all. So rows of q4_0 are turned before they are stored, by a Hadamard transform: each number becomes a
 sum of all, with signs, and what was large in one place is spread over all places. Queries are turned alike,
@@ -51,16 +53,17 @@ Sources: ggml `block_q8_0`, `block_q4_0`; Ashkboos et al., "QuaRot", 2024 (turne
 "GPTQ", 2022 (feedback); Liu et al., "KIVI", 2024 (recent rows with more bits).
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
 
 from blocks2tokens.formats import q4_0, q8_0
-from blocks2tokens.formats.compiled import float_to_half, half_to_float, signed_max, write_half
+from blocks2tokens.formats.compiled import float_to_half, half_to_float, pointer, signed_max, write_half
 from blocks2tokens.jit.constants import int64s
 from blocks2tokens.jit.cores import takes_turns
-from blocks2tokens.jit.pointers import bytes_at, floats_at, shorts_at
+from blocks2tokens.jit.pointers import bytes_at, call_job, floats_at, shorts_at
 from blocks2tokens.jit.vectors import (
     add_floats,
     address_of,
@@ -80,8 +83,7 @@ from blocks2tokens.jit.vectors import (
 PAGE = 64  # tokens
 RECENT = PAGE + 16  # tokens: with those of its page a token finds them after 16 that were guessed, and wrong
 KEYS, VALUES = int64s(2)
-FLOAT32, FLOAT16, Q8_0, Q4_0 = int64s(4)
-TYPES = {"float32": FLOAT32, "float16": FLOAT16, "q8_0": Q8_0, "q4_0": Q4_0}
+NOTHING = np.int64(0)  # in the place of an address
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
@@ -95,7 +97,9 @@ class LayerRows(NamedTuple):
 
     table: np.ndarray  # int64 [n_pages], addresses
     start: int  # of the layer, in each page
-    kind: int  # FLOAT32 ...
+    is_float32: bool
+    store: int  # addresses of what stores a row, and of what loads rows: see `code_of`
+    load: int
     turned: int  # numbers of a row that the Hadamard transform mixes; 0: not turned
     row_bytes: int
     head_bytes: int  # from one head to the next
@@ -124,8 +128,9 @@ def rows_of(keys: np.ndarray, values: np.ndarray) -> LayerRows:
     """
     row, capacity = keys.strides[1], keys.shape[1]
     table = keys.ctypes.data + PAGE * row * np.arange(-(-capacity // PAGE), dtype=np.int64)
-    kind = FLOAT32 if keys.dtype == np.float32 else FLOAT16
-    return LayerRows(table, 0, kind, 0, row, keys.strides[0], values.ctypes.data - keys.ctypes.data)
+    kind = "float32" if keys.dtype == np.float32 else "float16"
+    to_values = values.ctypes.data - keys.ctypes.data
+    return LayerRows(table, 0, *code_of(kind), 0, row, keys.strides[0], to_values)
 
 
 @njit(cache=True)
@@ -193,7 +198,7 @@ def frame_at(first, layer, n_kv_heads, head_dim):
     return first + 4 * layer * n_kv_heads * frame_rows(head_dim) * head_dim if first else 0
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=True)
 def frame_of(rows, head, head_dim):
     """Return the frame of a head's keys, float32 [frame_rows, head_dim]."""
     n = frame_rows(head_dim)
@@ -224,19 +229,19 @@ def fit_key(rows, head, token, key):
 @njit(cache=True)
 def keep(rows, part, head, token, x):
     """Store the key or value of a token, float32 [head_dim], as the cache has it; x is overwritten."""
-    address = row_address(rows, part, head, token)
+    recent, feedback = NOTHING, NOTHING
     if part == KEYS:
         fit_key(rows, head, token, x)
     if rows.turned:
         turn(x, rows.turned)
     if part == VALUES and token == 0 and rows.frame:
         x -= frame_of(rows, head, x.size)[VALUE]
-    if rows.ring:
-        store_row(Q8_0, x, recent_address(rows, part, head, token))
     if part == KEYS and rows.frame:
-        store_q4_0_row(x, address, frame_of(rows, head, x.size)[FEEDBACK:])
-    else:
-        store_row(rows.kind, x, address)
+        feedback = address_of(frame_of(rows, head, x.size)[FEEDBACK])
+    if rows.ring:
+        recent = recent_address(rows, part, head, token)
+    address = row_address(rows, part, head, token)
+    call_job(rows.store, (address_of(x), x.size, address, recent, feedback))
 
 
 @takes_turns
@@ -265,8 +270,9 @@ def restore_recent(rows, first, last, x):
     for part in range(2):
         for head in range(rows.values_at // rows.head_bytes):
             for token in range(first, last):
-                load_q4_0_rows(row_address(rows, part, head, token), 1, x.size, address_of(x), 0)
-                store_row(Q8_0, x, recent_address(rows, part, head, token))
+                source, target = row_address(rows, part, head, token), recent_address(rows, part, head, token)
+                load_q4_0_rows(source, rows.row_bytes, 1, x.size, address_of(x), 0)
+                store_q8_0_row(address_of(x), x.size, target, NOTHING, NOTHING)
 
 
 @njit(cache=True)
@@ -307,66 +313,63 @@ def best_scale(x):
 
 
 @njit(cache=True)
-def store_q4_0_row(x, address, feedback):
-    """Store a row, float32 [head_dim], as blocks of q4_0; x is overwritten where errors are fed back.
+def feed_back(error, shares, x, start, end):
+    """x += error * shares from number `start` to `end`, multiples of 16; addresses of float32."""
+    for at in range(4 * start, 4 * end, VECTOR):
+        share, number = load_floats(shares, at), load_floats(x, at)
+        store(x, at, add_floats(number, multiply(repeat_float(error, share), share)))
 
-    feedback float32 [head_dim, head_dim]: of the error of number i, row i says what each one behind it gets;
-    [0, head_dim]: nothing.
-    """
-    for start in range(0, x.size, WEIGHTS):
+
+# --- What a type is: all arguments are int64 --------------------------------------------------------------
+# x is the address of a row, float32 [head_dim]; recent, of where it is to be stored in q8_0 as well, or
+# NOTHING; feedback, of float32 [head_dim, head_dim], or NOTHING: of the error of number i, row i says what
+# each one behind it gets, and x is overwritten.
+
+
+@njit(cache=True)
+def store_float32_row(x, head_dim, address, recent, feedback):
+    numbers, floats = floats_at(x, head_dim), floats_at(address, head_dim)
+    for i in range(head_dim):
+        floats[i] = numbers[i]
+
+
+@njit(cache=True)
+def store_float16_row(x, head_dim, address, recent, feedback):
+    numbers, halves = floats_at(x, head_dim), shorts_at(address, head_dim)
+    for i in range(head_dim):
+        halves[i] = np.int16(float_to_half(numbers[i]))
+
+
+@njit(cache=True)
+def store_q8_0_row(x, head_dim, address, recent, feedback):
+    q8_0.encode_row(floats_at(x, head_dim), bytes_at(address, head_dim // WEIGHTS * Q8_0_BYTES))
+
+
+@njit(cache=True)
+def store_q4_0_row(x, head_dim, address, recent, feedback):
+    if recent:
+        store_q8_0_row(x, head_dim, recent, NOTHING, NOTHING)
+    numbers = floats_at(x, head_dim)
+    for start in range(0, head_dim, WEIGHTS):
         raw = bytes_at(address + start // WEIGHTS * Q4_0_BYTES, Q4_0_BYTES)
-        d = best_scale(x[start : start + WEIGHTS])
+        d = best_scale(numbers[start : start + WEIGHTS])
         inverse = np.float32(1) / d if d != 0 else np.float32(0)
         write_half(raw, 0, d)
         raw[2:] = 0
         for i in range(start, start + WEIGHTS):
-            q = code(x[i] * inverse)
+            q = code(numbers[i] * inverse)
             raw[2 + i % 16] |= np.uint8(q << 4 * (i // 16 % 2))
-            if feedback.shape[0]:
-                feed_back(x[i] - d * np.float32(q - 8), feedback[i], x, start)
+            if feedback:
+                error = numbers[i] - d * np.float32(q - 8)
+                feed_back(error, feedback + 4 * i * head_dim, x, start, head_dim)
+
+
+# n rows of `row_bytes` at address `row` are decoded to float32, to address `to`, one `stride` bytes behind
+# the other.
 
 
 @njit(cache=True)
-def feed_back(error, shares, x, start):
-    """x += error * shares from number `start` on, a multiple of 16; both float32 [head_dim], of 16s."""
-    source, target = address_of(shares), address_of(x)
-    for at in range(4 * start, 4 * x.size, VECTOR):
-        share, number = load_floats(source, at), load_floats(target, at)
-        store(target, at, add_floats(number, multiply(repeat_float(error, share), share)))
-
-
-@njit(cache=True)
-def store_row(kind, x, address):
-    """Store a row, float32 [head_dim]."""
-    if kind == FLOAT32:
-        floats = floats_at(address, x.size)
-        for i in range(x.size):
-            floats[i] = x[i]
-    elif kind == FLOAT16:
-        halves = shorts_at(address, x.size)
-        for i in range(x.size):
-            halves[i] = np.int16(float_to_half(x[i]))
-    elif kind == Q8_0:
-        q8_0.encode_row(x, bytes_at(address, x.size // WEIGHTS * Q8_0_BYTES))
-    else:
-        store_q4_0_row(x, address, floats_at(address, (0, x.size)))
-
-
-@njit(cache=True)
-def load_rows(rows, address, n, head_dim, target, stride):
-    """Decode n rows to float32, at address `target`, one `stride` bytes behind the other."""
-    if rows.kind == FLOAT32:
-        load_float_rows(address, rows.row_bytes, n, head_dim, target, stride)
-    elif rows.kind == FLOAT16:
-        load_half_rows(address, rows.row_bytes, n, head_dim, target, stride)
-    elif rows.kind == Q8_0:
-        load_q8_0_rows(address, n, head_dim, target, stride)
-    else:
-        load_q4_0_rows(address, n, head_dim, target, stride)
-
-
-@njit(cache=True)
-def load_float_rows(row, row_bytes, n, head_dim, to, stride):
+def load_float32_rows(row, row_bytes, n, head_dim, to, stride):
     whole = head_dim // LANES * LANES
     for _ in range(n):
         for i in range(0, whole, LANES):
@@ -378,7 +381,7 @@ def load_float_rows(row, row_bytes, n, head_dim, to, stride):
 
 
 @njit(cache=True)
-def load_half_rows(row, row_bytes, n, head_dim, to, stride):
+def load_float16_rows(row, row_bytes, n, head_dim, to, stride):
     whole = head_dim // LANES * LANES
     for _ in range(n):
         for i in range(0, whole, LANES):
@@ -390,22 +393,45 @@ def load_half_rows(row, row_bytes, n, head_dim, to, stride):
 
 
 @njit(cache=True)
-def load_q8_0_rows(block, n, head_dim, to, stride):
+def load_q8_0_rows(row, row_bytes, n, head_dim, to, stride):
     for _ in range(n):
+        block = row
         for i in range(0, 4 * head_dim, 2 * VECTOR):
             low, high = load_int8s(block, 2), load_int8s(block, 2 + LANES)
             d = repeat_float(load_half(block, 0), low)
             store(to, i, multiply(d, low)), store(to, i + VECTOR, multiply(d, high))
             block += Q8_0_BYTES
+        row += row_bytes
         to += stride
 
 
 @njit(cache=True)
-def load_q4_0_rows(block, n, head_dim, to, stride):
+def load_q4_0_rows(row, row_bytes, n, head_dim, to, stride):
     for _ in range(n):
+        block = row
         for i in range(0, 4 * head_dim, 2 * VECTOR):
             low, high = load_low_nibbles(block, 2), load_high_nibbles(block, 2)
             d = repeat_float(load_half(block, 0), low)
             store(to, i, multiply(d, low)), store(to, i + VECTOR, multiply(d, high))
             block += Q4_0_BYTES
+        row += row_bytes
         to += stride
+
+
+TYPES = {
+    "float32": (store_float32_row, load_float32_rows),
+    "float16": (store_float16_row, load_float16_rows),
+    "q8_0": (store_q8_0_row, load_q8_0_rows),
+    "q4_0": (store_q4_0_row, load_q4_0_rows),
+}
+
+
+@cache
+def code_of(kind: str) -> tuple[bool, int, int]:
+    """Return is_float32, store and load of `LayerRows` for a type of row; what they call is compiled here."""
+    store_row, load_rows = (pointer(function, _all_int64(function)).address for function in TYPES[kind])
+    return kind == "float32", store_row, load_rows
+
+
+def _all_int64(function):
+    return types.void(*[types.int64] * function.py_func.__code__.co_argcount)

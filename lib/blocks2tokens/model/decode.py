@@ -47,7 +47,7 @@ from blocks2tokens.jit.job_counter import (
     wait_for,
 )
 from blocks2tokens.jit.layouts import in_memory, layout_of, load
-from blocks2tokens.jit.naming import named
+from blocks2tokens.jit.naming import in_place, named
 from blocks2tokens.jit.pointers import call_job, floats_at, shorts_at
 from blocks2tokens.jit.vectors import address_of
 from blocks2tokens.kernels.ours import rows_times_x
@@ -90,7 +90,8 @@ from blocks2tokens.model.split_attention import (
 from blocks2tokens.model.weights import Layer, Weights
 
 HEADS, ATTENTION, OUTPUT, ROUTER, GATE_UP, DOWN, STAGES = range(7)
-BEGIN, RUN, FINISH, PREPARE, MULTIPLY, CALLED = range(6)  # what is called by its address
+# What is called by its address; from SCORE on, what mixtures of experts alone need.
+BEGIN, RUN, FINISH, PREPARE, MULTIPLY, SCORE, CHOOSE, GATE_EXPERTS, ADD_EXPERTS, CALLED = range(10)
 Q, K, V, O, ROUTE, GATE, UP, FFN_DOWN, MATRICES = int64s(9)
 ATTN_NORM, FFN_NORM, POST_ATTN_NORM, POST_FFN_NORM = range(4)
 FIRST_HALF, SECOND_HALF, ADDED = int64s(3)  # residuals
@@ -150,7 +151,9 @@ class Batch(NamedTuple):
 
     rows: np.ndarray  # int64 [most rows, PLACES]
     tables: np.ndarray  # int64 [caches, pages + 1], see `kv_cache`
-    kind: int  # what the rows of all these caches are: as in `LayerRows`, which cannot be in a tuple here
+    is_float32: bool  # what the rows of all these caches are: as in `LayerRows`, which fits in no tuple here
+    store: int
+    load: int
     turned: int
     row_bytes: int
     head_bytes: int
@@ -228,7 +231,7 @@ class Pass(NamedTuple):
     scratch: Scratch
     batch: Batch
     sizes: Sizes
-    jobs: np.ndarray  # int64 [CALLED], addresses of compiled code
+    jobs: np.ndarray  # int64 [CALLED], addresses of compiled code; 0: not needed
 
 
 class Worker(NamedTuple):
@@ -237,9 +240,6 @@ class Worker(NamedTuple):
     i: int
     n: int
     memory: int
-
-
-in_place = njit(cache=True, inline="always")  # compiled where it is called: a function costs Numba 0.1 s
 
 
 # --- Jobs -------------------------------------------------------------------------------------------------
@@ -524,7 +524,9 @@ def layer_of(batch, sizes, row, layer):
     return LayerRows(
         batch.tables[batch.rows[row, TABLE]],
         layer * 2 * batch.values_at,
-        batch.kind,
+        batch.is_float32,
+        batch.store,
+        batch.load,
         batch.turned,
         batch.row_bytes,
         batch.head_bytes,
@@ -644,16 +646,33 @@ def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
 
 
 @in_place
-def multiply_experts(m, scratch, sizes, row, x, first, last, after):
-    """Fill a row's vector PRODUCT with the rows of m of each expert in use times its input, by its share."""
-    own, total = address_of(scratch.vectors[row, EXPERT]), vector(scratch, sizes, row, PRODUCT)[first:last]
-    total[:], n_used = 0, scratch.chosen.shape[1]
-    for place in range(n_used):
-        expert = scratch.chosen[row, place]
-        coming = after if place + 1 == n_used else address_of_row(m, first, scratch.chosen[row, place + 1])
-        multiply_rows(m, expert, scratch, row, first, last, x, place, own, coming)
-        found = vector(scratch, sizes, row, EXPERT)[first:last]
-        add_times(total, found, scratch.shares[row, place])
+def choose_experts(p, worker, n_rows):
+    """Choose each row's experts and their shares, by the scores that the router has given."""
+    if p.sizes.mixture:
+        call_job(p.jobs[CHOOSE], (worker.memory, worker.i, n_rows))
+
+
+@in_place
+def choose(p, scratch, n_rows):
+    for row in range(n_rows):
+        top_experts(p.state.router[row], scratch.chosen[row], scratch.shares[row])
+
+
+@in_place
+def add_experts(p, scratch, n_rows, layer, first, last, after):
+    """Fill each row's vector PRODUCT with what the experts in use make of its inputs, by their shares."""
+    sizes, m, n_used = p.sizes, p.parameters.matrices[layer, FFN_DOWN], scratch.chosen.shape[1]
+    for row in range(n_rows):
+        x, own = address_of(p.state.gate[row]), address_of(scratch.vectors[row, EXPERT])
+        total = vector(scratch, sizes, row, PRODUCT)[first:last]
+        total[:] = 0
+        for place in range(n_used):
+            expert, coming = scratch.chosen[row, place], after
+            if place + 1 < n_used:
+                coming = address_of_row(m, first, scratch.chosen[row, place + 1])
+            multiply_rows(m, expert, scratch, row, first, last, x, place, own, coming)
+            found = vector(scratch, sizes, row, EXPERT)[first:last]
+            add_times(total, found, scratch.shares[row, place])
 
 
 @in_place
@@ -684,17 +703,17 @@ def add_stage(p, scratch, n_rows, stage, worker):
     if job < n_jobs:
         for row in range(n_rows):
             round_input(matrices, scratch, sizes, n_rows, row, floats_at(xs[0] + row * xs[1], width))
-            if mixed:
-                top_experts(state.router[row], scratch.chosen[row], scratch.shares[row])
+        if mixed:
+            choose_experts(p, worker, n_rows)
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         after = address_of_row(m, last, scratch.chosen[0, 0] if mixed else NO_EXPERT)
         after = following if is_last(worker, job, n_jobs) else after
-        if not mixed:
+        if mixed:
+            call_job(p.jobs[ADD_EXPERTS], (worker.memory, worker.i, n_rows, layer, first, last, after))
+        else:
             multiply(p, worker, n_rows, layer, which, first, last, xs, inputs(scratch, PRODUCT), after)
         for row in range(n_rows):
-            if mixed:
-                multiply_experts(m, scratch, sizes, row, xs[0] + row * xs[1], first, last, after)
             total = state.residual[row, ADDED if sizes.post_norms else 0, first:last]
             if sizes.post_norms:
                 total[:] = 0
@@ -727,19 +746,28 @@ def do_gate_up(p, scratch, n_rows, layer, worker, step, per_expert, job, coming)
     gate, up, xs = matrices[GATE], matrices[UP], inputs(scratch, NORMALIZED)
     place, part = job // per_expert, job % per_expert
     first, last = part * step, min(gate.rows, (part + 1) * step)
-    gates = address_of(state.gate[0, place * gate.rows :]), 4 * state.gate.shape[1]
-    ups = address_of(state.up[0, place * gate.rows :]), 4 * state.up.shape[1]
-    if not sizes.mixture:
+    if sizes.mixture:
+        call_job(p.jobs[GATE_EXPERTS], (worker.memory, worker.i, n_rows, layer, place, first, last, coming))
+    else:
+        gates = address_of(state.gate[0]), 4 * state.gate.shape[1]
+        ups = address_of(state.up[0]), 4 * state.up.shape[1]
         multiply(p, worker, n_rows, layer, GATE, first, last, xs, gates, address_of_row(up, first))
         multiply(p, worker, n_rows, layer, UP, first, last, xs, ups, coming)
     for row in range(n_rows):
-        if sizes.mixture:
-            expert, x = scratch.chosen[row, place], xs[0] + row * xs[1]
-            then, out = address_of_row(up, first, expert), gates[0] + row * gates[1]
-            multiply_rows(gate, expert, scratch, row, first, last, x, ALONE, out, then)
-            multiply_rows(up, expert, scratch, row, first, last, x, ALONE, ups[0] + row * ups[1], coming)
         own = slice(place * gate.rows + first, place * gate.rows + last)
         gate_times(sizes.gate, state.gate[row, own], state.up[row, own])
+
+
+@in_place
+def gate_experts(p, scratch, n_rows, layer, place, first, last, coming):
+    """Make these rows of gate and up of the expert that each row uses, number `place` of those in use."""
+    state, gate, up = p.state, p.parameters.matrices[layer, GATE], p.parameters.matrices[layer, UP]
+    for row in range(n_rows):
+        expert, x = scratch.chosen[row, place], address_of(scratch.vectors[row, NORMALIZED])
+        gates, ups = state.gate[row, place * gate.rows :], state.up[row, place * gate.rows :]
+        then = address_of_row(up, first, expert)
+        multiply_rows(gate, expert, scratch, row, first, last, x, ALONE, address_of(gates), then)
+        multiply_rows(up, expert, scratch, row, first, last, x, ALONE, address_of(ups), coming)
 
 
 @in_place
@@ -752,9 +780,7 @@ def gate_up_stage(p, scratch, n_rows, stage, worker):
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
         prepare(p, worker, n_rows, layer, SECOND_HALF, GATE, FFN_DOWN)
-        for row in range(n_rows):
-            if sizes.mixture:
-                top_experts(state.router[row], scratch.chosen[row], scratch.shares[row])
+        choose_experts(p, worker, n_rows)
     while job < n_jobs:
         keep_residuals(state, scratch, sizes, n_rows, SECOND_HALF, job)
         coming = following + scratch.chosen[0, 0] * down.rows * down.row_bytes
@@ -825,7 +851,7 @@ def run_stages(p, scratch, n_rows, with_logits, worker):
         attention_stage(p, scratch, n_rows, stage + ATTENTION, worker)
         add_stage(p, scratch, n_rows, stage + OUTPUT, worker)
         if p.sizes.mixture:
-            router_stage(p, scratch, n_rows, stage + ROUTER, worker)
+            call_job(p.jobs[SCORE], (worker.memory, worker.i, worker.n, n_rows, stage + ROUTER))
         gate_up_stage(p, scratch, n_rows, stage + GATE_UP, worker)
         add_stage(p, scratch, n_rows, stage + DOWN, worker)
     if with_logits:
@@ -851,11 +877,14 @@ def own_part(scratch, i):
 
 
 @cache
-def jobs_for(layout) -> list[types.CompileResultWAP]:
-    """Compile what is called for a Pass of these types, and return it: BEGIN, RUN, ... MULTIPLY.
+def jobs_for(layout, mixture: bool) -> list[types.CompileResultWAP]:
+    """Compile what is called for a Pass of these types, and return it: BEGIN, RUN, ...
 
     What many stages do is called by its address, so that it is compiled once. Numba only prints what such
     code raises: nothing in it does, and with NUMBA_BOUNDSCHECK a line on stderr says where a pass went wrong.
+    None of it counts who uses an array (`_nrt`): nobody owns one (`layouts`), and counting was most of what
+    there was to compile. Numba passes that on to what they call, but where that returns an array and says
+    `_nrt=True`.
     """
 
     def begin_job(memory, n_rows):
@@ -880,10 +909,29 @@ def jobs_for(layout) -> list[types.CompileResultWAP]:
         xs, outs = (xs, x_bytes), (outs, out_bytes)
         multiply_all(m, own_part(p.scratch, i), p.sizes, n_rows, first, last, xs, outs, coming)
 
-    compiled = []
-    for job in (begin_job, run_job, finish_job, prepare_job, multiply_job):
+    def score_job(memory, i, n_workers, n_rows, stage):
+        p = load(layout, memory)
+        router_stage(p, own_part(p.scratch, i), n_rows, stage, Worker(i, n_workers, memory))
+
+    def choose_job(memory, i, n_rows):
+        p = load(layout, memory)
+        choose(p, own_part(p.scratch, i), n_rows)
+
+    def gate_experts_job(memory, i, n_rows, layer, place, first, last, coming):
+        p = load(layout, memory)
+        gate_experts(p, own_part(p.scratch, i), n_rows, layer, place, first, last, coming)
+
+    def add_experts_job(memory, i, n_rows, layer, first, last, after):
+        p = load(layout, memory)
+        add_experts(p, own_part(p.scratch, i), n_rows, layer, first, last, after)
+
+    jobs, compiled = [begin_job, run_job, finish_job, prepare_job, multiply_job], []
+    if mixture:
+        jobs += [score_job, choose_job, gate_experts_job, add_experts_job]
+    for job in jobs:
         signature = types.void(*[types.int64] * job.__code__.co_argcount)
-        compiled.append(pointer(named(job, f"{job.__name__}_{type(layout).__name__}".lower()), signature))
+        name = f"{job.__name__}_{type(layout).__name__}".lower()
+        compiled.append(pointer(named(job, name, _nrt=False), signature))
     return compiled
 
 
@@ -921,18 +969,19 @@ class Decoder:
             _parameters(weights, c, most_rows > 1),
             state,
             _scratch(c, n_rows),
-            Batch(self.rows, tables, *first[2:8], recent_layer_bytes(first), first.ring),
+            Batch(self.rows, tables, *first[2:10], recent_layer_bytes(first), first.ring),
             _sizes(c),
             np.zeros(CALLED, np.int64),
         )
         layout = layout_of(self.arguments)
         self.memory = in_memory(self.arguments, layout)
-        self.jobs = tuple(job.address for job in jobs_for(layout))
-        self.arguments.jobs[:] = self.jobs
+        jobs = jobs_for(layout, c.n_experts > 0)
+        self.arguments.jobs[: len(jobs)] = [job.address for job in jobs]
+        self.whole_pass = tuple(job.address for job in jobs[:PREPARE])
 
     def step(self, n_rows: int, with_logits: bool) -> None:
         """Run the first of `rows`; until the next step `x` and, if asked for, `logits` hold the results."""
-        decode_rows(self.jobs, self.memory.ctypes.data, n_rows, with_logits, get_num_threads())
+        decode_rows(self.whole_pass, self.memory.ctypes.data, n_rows, with_logits, get_num_threads())
 
 
 def _sizes(c: ModelConfig) -> Sizes:

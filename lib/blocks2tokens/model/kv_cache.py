@@ -43,6 +43,7 @@ from blocks2tokens.model.cache_rows import (
     VALUES,
     WEIGHTS,
     LayerRows,
+    code_of,
     copy_recent,
     frame_at,
     frame_rows,
@@ -139,7 +140,7 @@ class KVCache:
         frame = frame_at(first, layer, n_kv_heads, head_dim)
         mixes, ring = turned(self.kind, head_dim), RECENT if self.pool.recent else 0
         rows = LayerRows(
-            self.table, 2 * half * layer, TYPES[self.kind], mixes, row, head, half, frame, 0, ring
+            self.table, 2 * half * layer, *code_of(self.kind), mixes, row, head, half, frame, 0, ring
         )
         return rows._replace(recent=layer * recent_layer_bytes(rows)) if ring else rows
 
