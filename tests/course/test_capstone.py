@@ -78,24 +78,25 @@ def test_an_engine_that_keeps_its_blocks_reads_and_holds_less(files):
     assert read == [None, None] or read[0] < read[1] / 2
 
 
-def test_what_other_processes_read_does_not_count_as_read_by_a_token(tmp_path):
+def test_what_a_token_reads_is_memory_and_files_that_its_model_maps(tmp_path):
     size, path = 16 << 20, tmp_path / "model.bin"
     path.write_bytes(bytes(size))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    file = path.open("rb")
+    with file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, mmap.mmap(-1, size) as shared:
+        private, others = np.ones(size, np.uint8), {str(path)}
 
         def here():
-            return sum(mapped[:: mmap.PAGESIZE])
+            return [sum(each[:: mmap.PAGESIZE]) for each in (mapped, shared, private)]
 
         def elsewhere():
             subprocess.run([sys.executable, "-c", f"open({str(path)!r}, 'rb').read()"], check=True)
 
         here()
         try:
-            of_it = criteria._touched(here, path)
-            read_elsewhere = criteria._touched(elsewhere, tmp_path / "another.bin")
+            found = [criteria._touched(*a) for a in ((here, set()), (here, others), (elsewhere, others))]
         except OSError:
             pytest.skip("this system does not count pages")
-    assert of_it >= size and read_elsewhere < size / 2
+    assert [round(n_bytes / size) for n_bytes in found] == [3, 2, 0]
 
 
 def test_speed_is_a_ratio_to_the_starter(files):

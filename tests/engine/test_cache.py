@@ -146,6 +146,15 @@ def test_an_engine_that_may_not_compile_says_why(use, monkeypatch, austen_path):
         eval(use, {"b2t": b2t, "x": x, "w": w, "PATH": austen_path})
 
 
+def test_a_cache_that_may_not_compile_says_why():
+    code = "import blocks2tokens.model as m; m.KVCache(1, 1, 32, 64).rows(0)"
+    environ = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False
+    )
+    assert done.returncode == 1 and "UnsupportedError: NUMBA_DISABLE_JIT is set" in done.stderr
+
+
 CLOSURES = """
 import hashlib
 from numba.core.serialize import dumps

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numba import njit, types
+from small_model import small_model
 
+import blocks2tokens as b2t
 from blocks2tokens.formats.compiled import pointer
 from blocks2tokens.jit import naming
 from blocks2tokens.jit.layouts import in_memory, layout_of, load
@@ -106,14 +108,15 @@ import gc, sys
 from numba.core import event
 import blocks2tokens as b2t
 from blocks2tokens.jit.layouts import layout_of
-from blocks2tokens.model.decode import Decoder, jobs_for
+from blocks2tokens.model.decode import CALLED, Decoder, jobs_for
 compiled = []
 with event.install_listener("numba:compile", event.RecordingListener()) as listener:
     model = b2t.load(sys.argv[1])
     next(text := model.generate([3, 4, 5], 2))
 (decoder,) = [each for each in gc.get_objects() if isinstance(each, Decoder)]
-jobs = jobs_for(layout_of(decoder.arguments), False)
 print(sum(e.is_end for _, e in listener.buffer))
+jobs = jobs_for(layout_of(decoder.arguments), True)  # with those of mixtures
+assert len(jobs) == CALLED
 print(sum(job.cres.library.get_llvm_str().count("NRT_incref") for job in jobs))
 """
 
@@ -129,3 +132,23 @@ def test_a_first_token_compiles_few_functions_that_count_nobody(tmp_path):
     done = subprocess.run(run, capture_output=True, text=True, check=True, env=environ)
     compiled, counting = map(int, done.stdout.split())
     assert 0 < compiled <= MOST_COMPILED and counting == 0
+
+
+CHECKED = """
+import ast, sys
+import blocks2tokens as b2t
+model = b2t.load(sys.argv[1], cache="q4_0", threads=2)
+print(list(model.generate(ast.literal_eval(sys.argv[2]), 12)))
+"""
+IDS = [3, 4, 5] * 12
+
+
+def test_a_pass_stays_within_its_arrays(tmp_path):
+    """What leaves them is told on stderr, and leaves the other workers waiting."""
+    small = small_model(architecture="qwen3moe", head_dim=32, context_length=160, default_format="Q8_0")
+    path = small.write(tmp_path / "small.gguf")
+    expected = list(b2t.load(path, cache="q4_0", threads=2).generate(IDS, 12))
+    environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_BOUNDSCHECK": "1"}
+    run = [sys.executable, "-c", CHECKED, str(path), str(IDS)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, env=environ, timeout=300)
+    assert "Error" not in done.stderr and done.stdout == f"{expected}\n"

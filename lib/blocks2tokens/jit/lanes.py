@@ -34,11 +34,11 @@ CHUNK = ir.VectorType(I32, 4)
 def constant(kind, values):
     """Return a vector of these numbers, or of one number in all places."""
     values = tuple(values) if isinstance(values, (list, tuple)) else (values,) * kind.count
-    return _constant(kind, values, repr(values[0]))  # -0.0 is equal to 0.0 and not the same
+    return _constant(kind, values, repr(values))  # -0.0 is equal to 0.0 and not the same
 
 
 @cache
-def _constant(kind, values, first):
+def _constant(kind, values, text):
     """Make a vector once: a kernel has some hundreds, and llvmlite wraps each number of each."""
     return ir.Constant(kind, list(values))
 

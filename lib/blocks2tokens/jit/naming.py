@@ -8,9 +8,6 @@ from numba import njit
 LOCK = threading.Lock()  # two classes of one name would be two keys of Numba's cache, one of them never found
 
 
-in_place = njit(cache=True, inline="always")  # compiled where it is called: a function costs Numba 0.1 s
-
-
 def named(function, name, **options):
     """Compile a function under a name of its own, which must say all that it was generated from.
 

@@ -24,7 +24,7 @@ and a token sees those of its own page there: from none to PAGE of them, 32 on a
                     | ...                                                                 layer 1
                       a ring of rows: that of a token is number token % ring
 
-What depends on the type alone is compiled for the types that are used, and called by its address (`code_of`).
+How a type stores a row and loads rows is compiled when a cache has it, and called by its address (`code_of`).
 
 Blocks of 4 bits have 16 steps for 32 numbers, and one number that is far larger than its neighbours takes
 them all. So rows of q4_0 are turned before they are stored, by a Hadamard transform: each number becomes a
@@ -84,6 +84,7 @@ PAGE = 64  # tokens
 RECENT = PAGE + 16  # tokens: with those of its page a token finds them after 16 that were guessed, and wrong
 KEYS, VALUES = int64s(2)
 NOTHING = np.int64(0)  # in the place of an address
+STORE, LOAD = (types.void(*[types.int64] * n) for n in (5, 6))  # see TYPES
 BLOCKS = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # the formats of those that are made of blocks
 WEIGHTS, Q8_0_BYTES, Q4_0_BYTES = q8_0.WEIGHTS, q8_0.BLOCK.itemsize, q4_0.BLOCK.itemsize
 LANES, VECTOR = 16, 64  # numbers in a vector of float32, bytes of one
@@ -428,10 +429,9 @@ TYPES = {
 
 @cache
 def code_of(kind: str) -> tuple[bool, int, int]:
-    """Return is_float32, store and load of `LayerRows` for a type of row; what they call is compiled here."""
-    store_row, load_rows = (pointer(function, _all_int64(function)).address for function in TYPES[kind])
-    return kind == "float32", store_row, load_rows
+    """Return is_float32, store and load of `LayerRows` for a type of row, and compile the two functions.
 
-
-def _all_int64(function):
-    return types.void(*[types.int64] * function.py_func.__code__.co_argcount)
+    Raises UnsupportedError where Numba may not compile.
+    """
+    store_row, load_rows = TYPES[kind]
+    return kind == "float32", pointer(store_row, STORE).address, pointer(load_rows, LOAD).address

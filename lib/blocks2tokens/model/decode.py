@@ -47,7 +47,7 @@ from blocks2tokens.jit.job_counter import (
     wait_for,
 )
 from blocks2tokens.jit.layouts import in_memory, layout_of, load
-from blocks2tokens.jit.naming import in_place, named
+from blocks2tokens.jit.naming import named
 from blocks2tokens.jit.pointers import call_job, floats_at, shorts_at
 from blocks2tokens.jit.vectors import address_of
 from blocks2tokens.kernels.ours import rows_times_x
@@ -240,6 +240,9 @@ class Worker(NamedTuple):
     i: int
     n: int
     memory: int
+
+
+in_place = njit(cache=True, inline="always")  # compiled where it is called: a function costs Numba 0.1 s
 
 
 # --- Jobs -------------------------------------------------------------------------------------------------
@@ -646,14 +649,8 @@ def join_attended(parameters, state, scratch, batch, n_rows, sizes, layer):
 
 
 @in_place
-def choose_experts(p, worker, n_rows):
+def choose_experts(p, scratch, n_rows):
     """Choose each row's experts and their shares, by the scores that the router has given."""
-    if p.sizes.mixture:
-        call_job(p.jobs[CHOOSE], (worker.memory, worker.i, n_rows))
-
-
-@in_place
-def choose(p, scratch, n_rows):
     for row in range(n_rows):
         top_experts(p.state.router[row], scratch.chosen[row], scratch.shares[row])
 
@@ -704,7 +701,7 @@ def add_stage(p, scratch, n_rows, stage, worker):
         for row in range(n_rows):
             round_input(matrices, scratch, sizes, n_rows, row, floats_at(xs[0] + row * xs[1], width))
         if mixed:
-            choose_experts(p, worker, n_rows)
+            call_job(p.jobs[CHOOSE], (worker.memory, worker.i, n_rows))
     while job < n_jobs:
         first, last = job * step, min(m.rows, (job + 1) * step)
         after = address_of_row(m, last, scratch.chosen[0, 0] if mixed else NO_EXPERT)
@@ -780,11 +777,12 @@ def gate_up_stage(p, scratch, n_rows, stage, worker):
     job = take_first(state.counters, stage, worker, n_jobs)
     if job < n_jobs:
         prepare(p, worker, n_rows, layer, SECOND_HALF, GATE, FFN_DOWN)
-        choose_experts(p, worker, n_rows)
+        if p.sizes.mixture:
+            call_job(p.jobs[CHOOSE], (worker.memory, worker.i, n_rows))
     while job < n_jobs:
         keep_residuals(state, scratch, sizes, n_rows, SECOND_HALF, job)
         coming = following + scratch.chosen[0, 0] * down.rows * down.row_bytes
-        if not is_last(worker, job, n_jobs):
+        if job + 1 < n_jobs and not is_last(worker, job, n_jobs):  # neither the stage's, nor its share's
             expert, part = scratch.chosen[0, (job + 1) // per_expert], (job + 1) % per_expert
             coming = address_of_row(gate, part * step, expert)
         do_gate_up(p, scratch, n_rows, layer, worker, step, per_expert, job, coming)
@@ -915,7 +913,7 @@ def jobs_for(layout, mixture: bool) -> list[types.CompileResultWAP]:
 
     def choose_job(memory, i, n_rows):
         p = load(layout, memory)
-        choose(p, own_part(p.scratch, i), n_rows)
+        choose_experts(p, own_part(p.scratch, i), n_rows)
 
     def gate_experts_job(memory, i, n_rows, layer, place, first, last, coming):
         p = load(layout, memory)

@@ -32,7 +32,8 @@ LIMITS = {"F16": (1.0, 0.01), questions.SMOLLM2: (0.85, 0.35)}  # same top token
 ROUNDED = (0.9, 0.1)  # where weights are blocks llama.cpp rounds activations, and an engine may
 MOST_ALLOCATED = 16_000_000  # bytes a token: decoding all of Austen for each takes twice that
 CLEAR_REFS, SMAPS = Path("/proc/self/clear_refs"), Path("/proc/self/smaps")
-MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ (?P<inode>\d+) *(?P<path>.*)$", re.MULTILINE)
+MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(?P<path>.*)$", re.MULTILINE)
+MEMORY = ("[", "/dev/zero", "/dev/shm/", "/memfd:", "/SYSV", "/anon_hugepage")  # paths that are no files
 REFERENCED = re.compile(r"^Referenced:\s+(\d+) kB", re.MULTILINE)
 METHODS = ("tensor", "tokenize", "logits", "generate")  # of what load(path) returns
 TIE = 0.02  # logits this near may come out in either order
@@ -212,11 +213,15 @@ def generated(model, ids, n) -> list[int]:
 
 def bytes_read(subject: Subject) -> Finding:
     """Ask the system which memory one token touches: pages, each once, Python's objects too."""
-    model, ids, path = subject.model("Q4_K"), questions.prompt()[-1:], subject.files["Q4_K"]
-    generated(model, ids, 2)
+    path, ids = subject.files["Q4_K"], questions.prompt()[-1:]
+    subject._open = "", None
+    gc.collect()
     try:
-        idle = _touched(lambda: None, path)
-        n_bytes = max(0, _touched(lambda: generated(model, ids, 1), path) - idle)
+        others = {other for other, _ in _mappings()} - {str(path.resolve())}
+        model = subject.model("Q4_K")
+        generated(model, ids, 2)
+        idle = _touched(lambda: None, others)
+        n_bytes = max(0, _touched(lambda: generated(model, ids, 1), others) - idle)
     except OSError:
         return Finding("not to be had from this system")
     weights = sum(info.nbytes for info in GGUFFile(path).tensors.values())
@@ -224,9 +229,27 @@ def bytes_read(subject: Subject) -> Finding:
     return Finding(said, {"bytes read per token": n_bytes})
 
 
-def _touched(function: Callable, path: Path) -> int:
-    """Return the bytes of the pages of memory and of a file that a function reads or writes; OSError where
-    nobody counts. Other files do not count: a page of theirs is touched when another process reads it."""
+def _mappings() -> list[tuple[str, int]]:
+    """Return what the process has mapped: the path, "" where it is memory, and the bytes touched of each.
+
+    Raises OSError where nobody counts.
+    """
+    text, found = SMAPS.read_text(), []
+    heads = list(MAPPING.finditer(text))
+    for head, end in zip(heads, [h.start() for h in heads[1:]] + [len(text)], strict=True):
+        referenced = REFERENCED.search(text, head.end(), end)
+        if referenced is None:
+            raise OSError
+        path = "" if head["path"].startswith(MEMORY) else head["path"]
+        found.append((path, 1024 * int(referenced[1])))
+    return found
+
+
+def _touched(function: Callable, others: set[str]) -> int:
+    """Return the bytes of the pages that a function reads or writes; OSError where nobody counts.
+
+    Those of other files do not count: a page of theirs is touched when another process reads it.
+    """
     gc.collect()
     gc.disable()  # it would look at every object that there is
     try:
@@ -234,15 +257,7 @@ def _touched(function: Callable, path: Path) -> int:
         function()
     finally:
         gc.enable()
-    text, n = SMAPS.read_text(), 0
-    mappings = list(MAPPING.finditer(text))
-    for mapping, end in zip(mappings, [m.start() for m in mappings[1:]] + [len(text)], strict=True):
-        found = REFERENCED.search(text, mapping.end(), end)
-        if found is None:
-            raise OSError
-        if mapping["inode"] == "0" or mapping["path"] == str(path.resolve()):
-            n += 1024 * int(found[1])
-    return n
+    return sum(n_bytes for path, n_bytes in _mappings() if not path or path not in others)
 
 
 def memory(subject: Subject) -> Finding:
