@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,9 +97,20 @@ def test_what_a_token_reads_is_memory_and_files_that_its_model_maps(tmp_path):
             others = {other for other, _ in criteria._mappings()}
             ours = others - {str(path)}
             found = [criteria._touched(*a) for a in ((here, ours), (here, others), (elsewhere, others))]
-        except OSError:
+        except criteria.NotCountedError:
             pytest.skip("this system does not count pages")
     assert [round(n_bytes / size) for n_bytes in found] == [3, 2, 0]
+
+
+def test_what_an_engine_raises_is_not_the_system_s_answer(files, tmp_path, monkeypatch):
+    def load(path):
+        raise FileNotFoundError("repacked.bin")
+
+    with pytest.raises(FileNotFoundError, match="repacked"):
+        criteria.bytes_read(Subject(SimpleNamespace(load=load), files))
+    monkeypatch.setattr(criteria, "SMAPS", tmp_path / "nothing")
+    found = criteria.bytes_read(Subject(pieces.build(FINISHED, nothing).module, files))
+    assert found == criteria.Finding("not to be had from this system")
 
 
 def test_speed_is_a_ratio_to_the_starter(files):

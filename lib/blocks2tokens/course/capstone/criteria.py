@@ -43,6 +43,10 @@ class Failed(Exception):
     """A criterion is not met; says why."""
 
 
+class NotCountedError(Exception):
+    """This system does not tell which pages a process touches."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a criterion found: in words, and as numbers for the leaderboard."""
@@ -222,7 +226,7 @@ def bytes_read(subject: Subject) -> Finding:
         generated(model, ids, 2)
         idle = _touched(lambda: None, others)
         n_bytes = max(0, _touched(lambda: generated(model, ids, 1), others) - idle)
-    except OSError:
+    except NotCountedError:
         return Finding("not to be had from this system")
     weights = sum(info.nbytes for info in GGUFFile(path).tensors.values())
     said = f"{bench.size(n_bytes)} for a token, {n_bytes / weights:.2f} times the file's weights"
@@ -232,28 +236,36 @@ def bytes_read(subject: Subject) -> Finding:
 def _mappings() -> list[tuple[str, int]]:
     """Return what the process has mapped: the path, "" where it is memory, and the bytes touched of each.
 
-    Raises OSError where nobody counts.
+    Raises NotCountedError where nobody counts.
     """
-    text, found = SMAPS.read_text(), []
+    text, found = _asked(SMAPS.read_text), []
     heads = list(MAPPING.finditer(text))
     for head, end in zip(heads, [h.start() for h in heads[1:]] + [len(text)], strict=True):
         referenced = REFERENCED.search(text, head.end(), end)
         if referenced is None:
-            raise OSError
+            raise NotCountedError
         path = "" if head["path"].startswith(MEMORY) else head["path"]
         found.append((path, 1024 * int(referenced[1])))
     return found
 
 
+def _asked(question: Callable, *arguments):
+    """Return what the system answers: what a learner's engine raises is another thing."""
+    try:
+        return question(*arguments)
+    except OSError as reason:
+        raise NotCountedError from reason
+
+
 def _touched(function: Callable, others: set[str]) -> int:
-    """Return the bytes of the pages that a function reads or writes; OSError where nobody counts.
+    """Return the bytes of the pages that a function reads or writes; NotCountedError where nobody counts.
 
     Those of other files do not count: a page of theirs is touched when another process reads it.
     """
     gc.collect()
     gc.disable()  # it would look at every object that there is
     try:
-        CLEAR_REFS.write_text("1")
+        _asked(CLEAR_REFS.write_text, "1")
         function()
     finally:
         gc.enable()
