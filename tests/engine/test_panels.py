@@ -5,11 +5,12 @@ from math import prod
 
 import numpy as np
 import pytest
+from llvmlite import ir
 from small_model import random_tensor
 
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 from blocks2tokens.jit import cpu
-from blocks2tokens.jit.lanes import ISAS, products_in_16_bits
+from blocks2tokens.jit.lanes import F32, ISAS, constant, products_in_16_bits
 from blocks2tokens.kernels.ours import quantized_activations
 from blocks2tokens.kernels.ours.unpack import PACKED
 
@@ -17,6 +18,11 @@ SETS = [name for name in cpu.available() if name in ISAS]
 FAST = ("simd_dot", "simd_tiles", "integer_gemm")
 GUARD = 4096  # bytes before and behind an array
 SHAPES = ((1, 16, 1), (2, 40, 2), (3, 17, 1), (9, 130, 3), (70, 33, 2))  # M, N, blocks of 256 along K
+
+
+def test_constants_that_are_equal_and_not_the_same_are_two():
+    zeros = [[0.0, 0.0], [0.0, -0.0], [-0.0, 0.0], -0.0]
+    assert len({str(constant(ir.VectorType(F32, 2), each)) for each in zeros}) == 4
 
 
 def matrix(name, N, K, rng):

@@ -322,9 +322,9 @@ def feed_back(error, shares, x, start, end):
 
 
 # --- What a type is: all arguments are int64 --------------------------------------------------------------
-# x is the address of a row, float32 [head_dim]; recent, of where it is to be stored in q8_0 as well, or
-# NOTHING; feedback, of float32 [head_dim, head_dim], or NOTHING: of the error of number i, row i says what
-# each one behind it gets, and x is overwritten.
+# x is the address of a row, float32 [head_dim]. For q4_0 alone, and NOTHING for all others: recent, the
+# address of where it is to be stored in q8_0 as well; feedback, of float32 [head_dim, head_dim], whose row i
+# says what of the error of number i each one behind it gets, so that x is overwritten.
 
 
 @njit(cache=True)
