@@ -25,7 +25,7 @@ def model(tmp_path, monkeypatch):
 
 def test_cycles_are_those_of_256_weights(model):
     instructions = len(listing.loop_of("Q4_0", "skylake"))
-    assert cycles.cycles("Q4_0", "skylake") == pytest.approx(listing.per_256("Q4_0", instructions))
+    assert cycles.cycles("Q4_0", "skylake") == pytest.approx(listing.per_256("Q4_0", "skylake", instructions))
     assert cycles.speed("Q4_0", 48.0) == pytest.approx(144 / 48 * cycles.CLOCK)
 
 

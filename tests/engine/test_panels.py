@@ -1,17 +1,20 @@
 """The vector kernels of all formats against float64, on every instruction set that this CPU has."""
 
+import re
 import tracemalloc
 from math import prod
 
 import numpy as np
 import pytest
 from llvmlite import ir
+from numba import njit
 from small_model import random_tensor
 
 from blocks2tokens import FORMATS, KERNELS, QuantizedMatrix
 from blocks2tokens.jit import cpu
 from blocks2tokens.jit.lanes import F32, ISAS, constant, products_in_16_bits
-from blocks2tokens.kernels.ours import quantized_activations
+from blocks2tokens.kernels.ours import integer_gemm, quantized_activations, simd_dot
+from blocks2tokens.kernels.ours.simd_dot import JOB
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 SETS = [name for name in cpu.available() if name in ISAS]
@@ -171,6 +174,18 @@ def test_without_vectors_the_counts_are_those_of_the_kernel_that_runs(kernel, mo
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "plain")
     shape = 7, 512, 32, FORMATS["Q4_K"], 2
     assert KERNELS[kernel].cost(*shape) == KERNELS["integer_dot"].cost(*shape)
+
+
+@pytest.mark.parametrize("isa", SETS)
+def test_the_stack_of_a_job_begins_at_a_whole_line(isa, monkeypatch):
+    """LLVM makes the kernel a part of the job, and then it is the job's stack that counts."""
+    monkeypatch.setenv("BLOCKS2TOKENS_SIMD", isa)
+    for job in (simd_dot.rows_job("Q4_K", isa, 4), integer_gemm.panel_job("Q4_K", isa)):
+        anew = njit(job.py_func)
+        anew.compile(JOB.args)
+        code = anew.inspect_llvm(JOB.args)
+        number = re.search(r"^define \S+ \S+.* @_ZN13.*_job_q4_k.* (#\d+) {$", code, re.M)[1]
+        assert "alignstack=64" in re.search(rf"^attributes {number} = .*$", code, re.M)[0]
 
 
 def test_instruction_sets_have_one_name():

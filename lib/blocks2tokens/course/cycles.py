@@ -38,7 +38,7 @@ def cycles(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> float:
         check=True,
     )
     total = int(re.search(r"Total Cycles:\s+(\d+)", done.stdout)[1])
-    return listing.per_256(name, total / TURNS) / n_rows
+    return listing.per_256(name, cpu, total / TURNS, kind) / n_rows
 
 
 def of(cpu: str) -> list[str]:

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from blocks2tokens.course import bench, crossover, hardware, plot
 from blocks2tokens.formats import Format
 from blocks2tokens.jit import cpu
-from blocks2tokens.jit.lanes import BYTES, ISAS, WORDS, load, pointer
+from blocks2tokens.jit.lanes import ISAS, ROWS, bytes_of, load, pointer, words_of
 from blocks2tokens.matrix import QuantizedMatrix
 
 # --- Formulas ---------------------------------------------------------------------------------------------
@@ -123,15 +123,15 @@ def dots_of_a_turn(isa_name: str):
     def codegen(context, builder, signature, args):
         q, x, totals = args
         assert isa.at_once(LARGEST) >= TURN  # vectors of codes that one sum can take
-        sums = [isa.zero_sum()] * 4
+        sums = [isa.zero_sum(ROWS)] * 4
         for i in range(0, TURN, isa.shares):
-            codes = [load(builder, q, 64 * (i + k), BYTES) for k in range(isa.shares)]
+            codes = [load(builder, q, 64 * (i + k), bytes_of(ROWS)) for k in range(isa.shares)]
             for m in range(0, 4, isa.shares):
-                four = load(builder, x, 64 * (m + i), BYTES)
+                four = load(builder, x, 64 * (m + i), bytes_of(ROWS))
                 for k, code in enumerate(codes, m):
                     sums[k] = isa.multiply_tile(builder, sums[k], code, four, LARGEST)
         for m in range(4):
-            place, made = pointer(builder, totals, 64 * m, WORDS), isa.to_words(builder, sums[m])
+            place, made = pointer(builder, totals, 64 * m, words_of(ROWS)), isa.to_words(builder, sums[m])
             builder.store(builder.add(builder.load(place, align=1), made), place, align=1)
         return context.get_dummy_value()
 

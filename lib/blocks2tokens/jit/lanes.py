@@ -1,4 +1,4 @@
-"""Sixteen rows of weights side by side: lane r of every vector belongs to row r.
+"""Rows of weights side by side: lane r of every vector belongs to row r. A panel has sixteen of them.
 
     16 rows in memory, 16 bytes of each:        the same bytes as four vectors of 16 words:
 
@@ -10,7 +10,9 @@
 A word is 4 bytes. Python operators on `Words` write LLVM instructions: `(w >> 4) & 0x0F0F0F0F` takes the high
 nibbles of 64 bytes, four of each row. What a format's definition says about one row is then said once for
 sixteen, scales and all, and no sum ever has to go across a vector. 64 bytes are one register of AVX-512,
-two of AVX2, four of NEON: LLVM takes the vectors apart, and since nothing here crosses 16 bytes, for free.
+two of AVX2, four of NEON: LLVM takes vectors apart, and since nothing here crosses 16 bytes, for free. But
+it goes through all registers of a vector at once, and those of a block of Q6_K are more than there are: so
+rows are unpacked as many at a time as the instruction set says, and its vectors are that long.
 
 The products, `ISAS[name]`, are where instruction sets differ.
 
@@ -25,10 +27,33 @@ from llvmlite import ir
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, HALF = ir.FloatType(), ir.HalfType()
-ROWS = 16
-WORDS, FLOATS = ir.VectorType(I32, ROWS), ir.VectorType(F32, ROWS)
-BYTES, PAIRS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
+ROWS = 16  # of a panel
 CHUNK = ir.VectorType(I32, 4)
+
+
+def words_of(rows: int) -> ir.VectorType:
+    """Return the type of a word of each row."""
+    return ir.VectorType(I32, rows)
+
+
+def floats_of(rows: int) -> ir.VectorType:
+    """Return the type of a float32 of each row."""
+    return ir.VectorType(F32, rows)
+
+
+def pairs_of(rows: int) -> ir.VectorType:
+    """Return the type of two int16 of each row."""
+    return ir.VectorType(I16, 2 * rows)
+
+
+def bytes_of(rows: int) -> ir.VectorType:
+    """Return the type of four bytes of each row."""
+    return ir.VectorType(I8, 4 * rows)
+
+
+def words_in(builder, vector):
+    """Return a vector of whole numbers as one of words."""
+    return builder.bitcast(vector, words_of(size_of(vector.type) // 4))
 
 
 def constant(kind, values):
@@ -52,7 +77,7 @@ def undefined(kind):
     return ir.Constant(kind, ir.Undefined)
 
 
-def splat(builder, scalar, count=ROWS):
+def splat(builder, scalar, count):
     one = builder.insert_element(undefined(ir.VectorType(scalar.type, count)), scalar, I32(0))
     return shuffle(builder, one, undefined(one.type), [0] * count)
 
@@ -85,6 +110,36 @@ def in_parts(builder, count, name, result, args):
     part = ir.VectorType(result.element, result.count // count)
     cut = zip(*(split(builder, arg, count) for arg in args), strict=True)
     return join(builder, [call(builder, name, part, list(args)) for args in cut])
+
+
+def made_here(builder, isa, vector):
+    """Return a vector that LLVM makes at this place, before it loads what comes behind.
+
+    Left to itself it loads or makes more than the registers hold. What looks like an instruction with each
+    register is none.
+    """
+    kind = vector.type
+    size = isa.register_bytes * kind.count // size_of(kind)
+    parts = split(builder, vector, kind.count // size) if kind.count > size else [vector]
+    same = ir.FunctionType(parts[0].type, [parts[0].type])
+    constraints = f"={isa.register},0,~{{memory}}"
+    return join(builder, [builder.asm(same, "", constraints, [part], side_effect=True) for part in parts])
+
+
+def size_of(kind):
+    """Return the bytes of a vector."""
+    return kind.count * (4 if kind.element == F32 else kind.element.width // 8)
+
+
+def align_stack(function):
+    """Let what a function keeps on its stack begin at whole lines of memory; it is inlined nowhere.
+
+    The stack is aligned to 16 bytes alone, and LLVM moves it up no further for vectors that no register is
+    left for: then, from one process to the next, half of them lie across two lines, and products with four
+    rows of x take half as long again.
+    """
+    function.attributes.add("noinline")
+    function.attributes.alignstack = 64
 
 
 def pointer(builder, base, offset, kind):
@@ -124,7 +179,7 @@ def loop(builder, count):
 
 @dataclass
 class Words:
-    """A vector of 16 words, one of each row, that a program is written with."""
+    """A vector of words, one of each row, that a program is written with."""
 
     builder: ir.IRBuilder
     value: ir.Value
@@ -133,7 +188,15 @@ class Words:
         return Words(self.builder, value)
 
     def _other(self, other):
-        return other.value if isinstance(other, Words) else constant(WORDS, other)
+        return other.value if isinstance(other, Words) else self.constant(other)
+
+    @property
+    def rows(self):
+        return self.value.type.count
+
+    def constant(self, number):
+        """Return a number in each word."""
+        return constant(self.value.type, number)
 
     def __and__(self, other):
         return self._like(self.builder.and_(self.value, self._other(other)))
@@ -145,20 +208,20 @@ class Words:
         return self._like(self.builder.xor(self.value, self._other(other)))
 
     def __lshift__(self, bits):
-        return self._like(self.builder.shl(self.value, constant(WORDS, bits))) if bits else self
+        return self._like(self.builder.shl(self.value, self.constant(bits))) if bits else self
 
     def __rshift__(self, bits):
-        return self._like(self.builder.lshr(self.value, constant(WORDS, bits))) if bits else self
+        return self._like(self.builder.lshr(self.value, self.constant(bits))) if bits else self
 
     def minus_bytes(self, amount):
         """Subtract from each byte."""
-        value = self.builder.sub(self.bytes, constant(BYTES, amount))
-        return self._like(self.builder.bitcast(value, WORDS))
+        value = self.builder.sub(self.bytes, constant(bytes_of(self.rows), amount))
+        return self._like(words_in(self.builder, value))
 
     @property
     def bytes(self):
-        """The same bits as 64 bytes."""
-        return self.builder.bitcast(self.value, BYTES)
+        """The same bits as bytes, four of each row."""
+        return self.builder.bitcast(self.value, bytes_of(self.rows))
 
     def byte(self, i):
         """Return byte i of each word, which is not negative, as an int32."""
@@ -167,64 +230,69 @@ class Words:
     def signed_byte(self, i):
         """Return byte i of each word as an int32 with its sign."""
         moved = self << (24 - 8 * i)
-        return self._like(self.builder.ashr(moved.value, constant(WORDS, 24)))
+        return self._like(self.builder.ashr(moved.value, self.constant(24)))
 
     def spread(self, i):
         """Repeat byte i of each word in all four."""
-        return self._like(self.builder.bitcast(self._pick([i] * 4), WORDS))
+        return self._like(words_in(self.builder, self._pick([i] * 4)))
 
     def _pick(self, picks):
         """Return bytes: for each word those of its four that `picks` numbers; 4 stands for zero."""
-        lanes = [4 * r + pick if pick < 4 else 64 for r in range(ROWS) for pick in picks]
-        return shuffle(self.builder, self.bytes, constant(BYTES, 0), lanes)
+        zeros = constant(bytes_of(self.rows), 0)
+        lanes = [4 * r + pick if pick < 4 else 4 * self.rows for r in range(self.rows) for pick in picks]
+        return shuffle(self.builder, self.bytes, zeros, lanes)
+
+    def _pick_pairs(self, picks):
+        return self.builder.bitcast(self._pick(picks), pairs_of(self.rows))
 
     def pairs(self, i, signed=False):
         """Return byte i of each word twice, as two int16."""
         if not signed:
-            return self.builder.bitcast(self._pick([i, 4, i, 4]), PAIRS)
-        high = self.builder.bitcast(self._pick([4, i, 4, i]), PAIRS)
-        return self.builder.ashr(high, constant(PAIRS, 8))
+            return self._pick_pairs([i, 4, i, 4])
+        high = self._pick_pairs([4, i, 4, i])
+        return self.builder.ashr(high, constant(high.type, 8))
 
     def two(self, i, signed=False):
         """Return bytes i and i + 1 of each word as two int16."""
         if not signed:
-            return self.builder.bitcast(self._pick([i, 4, i + 1, 4]), PAIRS)
-        high = self.builder.bitcast(self._pick([4, i, 4, i + 1]), PAIRS)
-        return self.builder.ashr(high, constant(PAIRS, 8))
+            return self._pick_pairs([i, 4, i + 1, 4])
+        high = self._pick_pairs([4, i, 4, i + 1])
+        return self.builder.ashr(high, constant(high.type, 8))
 
     def select_bits(self, mask_bytes, value):
         """Return `value` in each byte that has the bit of its mask, by position in the word; else 0."""
-        mask = constant(BYTES, list(mask_bytes) * ROWS)
-        hit = self.builder.icmp_unsigned("!=", self.builder.and_(self.bytes, mask), constant(BYTES, 0))
-        chosen = self.builder.select(hit, constant(BYTES, value), constant(BYTES, 0))
-        return self._like(self.builder.bitcast(chosen, WORDS))
+        kind = bytes_of(self.rows)
+        mask, zeros = constant(kind, list(mask_bytes) * self.rows), constant(kind, 0)
+        hit = self.builder.icmp_unsigned("!=", self.builder.and_(self.bytes, mask), zeros)
+        return self._like(words_in(self.builder, self.builder.select(hit, constant(kind, value), zeros)))
 
     def halves(self):
         """Return the low two bytes of each word, a float16, as float32."""
-        bits = self.builder.trunc(self.value, ir.VectorType(I16, ROWS))
-        return self.builder.fpext(self.builder.bitcast(bits, ir.VectorType(HALF, ROWS)), FLOATS)
+        bits = self.builder.trunc(self.value, ir.VectorType(I16, self.rows))
+        halves = self.builder.bitcast(bits, ir.VectorType(HALF, self.rows))
+        return self.builder.fpext(halves, floats_of(self.rows))
 
     def as_floats(self):
         """Take the bits of each word for a float32."""
-        return self.builder.bitcast(self.value, FLOATS)
+        return self.builder.bitcast(self.value, floats_of(self.rows))
 
     def to_floats(self):
         """Return each word, an int32, as float32."""
-        return self.builder.sitofp(self.value, FLOATS)
+        return self.builder.sitofp(self.value, floats_of(self.rows))
 
 
 class Rows:
-    """Sixteen blocks of weights, one of each row, in memory; `words` brings some of their bytes.
+    """Blocks of weights, one of each row, in memory; `words` brings some of their bytes.
 
     They are loaded in the order in which they are asked for first, and that should be the order of memory:
     a Zen 4 reads Q6_K 1.3 times as fast if the scales, a block's last bytes, are not the first; 1.1 times
     where the next rows were asked for.
     """
 
-    def __init__(self, builder, isa, address, row_bytes, size):
+    def __init__(self, builder, isa, address, row_bytes, size, rows=ROWS):
         """`address` is that of the first row's block, the others lie row_bytes apart; `size` in bytes."""
         self.builder, self.isa, self.size = builder, isa, size
-        self.starts = [builder.add(address, builder.mul(row_bytes, I64(4 * lane))) for lane in range(4)]
+        self.starts = [builder.add(address, builder.mul(row_bytes, I64(i))) for i in range(0, rows, 4)]
         self.steps = [builder.mul(row_bytes, I64(i)) for i in range(4)]
         self.chunks = {}
 
@@ -276,36 +344,35 @@ def transpose(builder, rows):
 
 def lookup(builder, isa, table, words):
     """Return bytes of a table of 16, int8, that the bytes of `words`, at most 15, number."""
-    values = constant(BYTES, [int(v) & 0xFF for v in table] * 4)
-    if isinstance(isa, Neon):
-        parts = [
-            call(builder, "llvm.aarch64.neon.tbl1.v16i8", ir.VectorType(I8, 16), [t, i])
-            for t, i in zip(split(builder, values, 4), split(builder, words.bytes, 4), strict=True)
-        ]
-        found = join(builder, parts)
-    elif isa.name == "avx512":
-        found = call(builder, "llvm.x86.avx512.pshuf.b.512", BYTES, [values, words.bytes])
-    else:
-        found = in_parts(builder, 2, "llvm.x86.avx2.pshuf.b", BYTES, [values, words.bytes])
-    return Words(builder, builder.bitcast(found, WORDS))
+    values = constant(bytes_of(words.rows), [int(v) & 0xFF for v in table] * (words.rows // 4))
+    found = isa.in_registers(builder, isa.lookup, values.type, [values, words.bytes])
+    return Words(builder, words_in(builder, found))
 
 
 # --- Products ---------------------------------------------------------------------------------------------
 
 
 class Isa:
-    """How one instruction set multiplies codes of 16 rows by those of a row of x.
+    """How one instruction set multiplies codes of some rows of weights by those of a row of x.
 
-    code    a vector of 64 bytes, 4 of each row of weights: uint8 <= largest; where `largest` is 128, int8
-    four    the four bytes of x, int8, that belong to it, 16 times
+    code    a vector of 4 bytes of each row of weights: uint8 <= largest; where `largest` is 128, int8
+    four    the four bytes of x, int8, that belong to it, as often as there are rows of weights
     sum     of such products, as the dot instruction leaves them
     total   of sums, each times the scale of its group: int32, or float32
+
+    There are `rows` rows of weights while they are unpacked, ROWS in a panel.
     """
 
     name: str
+    rows: int
+    register_bytes: int
+    lookup: str  # LLVM's name of the instruction
     tile: int  # rows of x that share what lies unpacked in memory
     at_a_time: int  # vectors of codes, in the innermost loop over what lies there
     signed: bool  # is it as fast with int8 as with uint8?
+    in_order: bool = (
+        True  # are registers so few that rows of x must meet one vector of codes after the other?
+    )
     shares: int = 1  # rows of x whose products a sum of `multiply_tile` holds, mixed
     lanes: int  # float32 in a register
     sums: int  # registers for sums of products of floats, with enough left for what is multiplied
@@ -315,8 +382,12 @@ class Isa:
         """Return how many vectors of codes one sum can take."""
         return 64
 
-    def zero_sum(self):
-        return constant(WORDS, 0)
+    def in_registers(self, builder, name, result, args):
+        """Call an intrinsic on each register of its arguments, and join the results."""
+        return in_parts(builder, size_of(args[0].type) // self.register_bytes, name, result, args)
+
+    def zero_sum(self, rows):
+        return constant(words_of(rows), 0)
 
     def multiply_add(self, builder, total, code, four, largest):
         """Return a sum plus the products of a vector of codes."""
@@ -334,22 +405,22 @@ class Isa:
         return vectors
 
     def to_words(self, builder, total):
-        """Return a sum as int32 of 16 rows of weights."""
+        """Return a sum as int32 of each row of weights."""
         return total
 
     def scale(self, builder, words, i, signed):
         """Return byte i of each word as `add_scaled` wants its scales."""
 
-    def zero_total(self):
+    def zero_total(self, rows):
         """Return what a total of `add_scaled` begins with."""
-        return constant(WORDS, 0)
+        return constant(words_of(rows), 0)
 
     def add_scaled(self, builder, total, products, scale):
         """Return a total plus a sum times the scales."""
 
     def to_floats(self, builder, total):
         """Return a total of `add_scaled` as float32."""
-        return builder.sitofp(total, FLOATS)
+        return builder.sitofp(total, floats_of(total.type.count))
 
     def add_pairs(self, builder, total, pairs, sums):
         """Return total, int32, plus two int16 of each row of weights times two of x."""
@@ -359,7 +430,7 @@ class Avx512(Isa):
     """AVX-512 with VNNI: 64 products and 16 sums in one instruction."""
 
     name, tile, at_a_time, signed = "avx512", 8, 4, False
-    registers = 1  # for 64 bytes
+    rows, register_bytes, lookup, in_order = 16, 64, "llvm.x86.avx512.pshuf.b.512", False
     lanes, sums = 16, 16
 
     def multiply_add(self, builder, total, code, four, largest):
@@ -368,11 +439,11 @@ class Avx512(Isa):
     def scale(self, builder, words, i, signed):
         return (words.signed_byte(i) if signed else words.byte(i)).to_floats()
 
-    def zero_total(self):
-        return constant(FLOATS, 0.0)
+    def zero_total(self, rows):
+        return constant(floats_of(rows), 0.0)
 
     def add_scaled(self, builder, total, products, scale):
-        return fma(builder, builder.sitofp(products, FLOATS), scale, total)
+        return fma(builder, builder.sitofp(products, total.type), scale, total)
 
     def to_floats(self, builder, total):
         return total
@@ -381,16 +452,16 @@ class Avx512(Isa):
         return self._dot(builder, "vpdpwssd", total, pairs, sums)
 
     def _dot(self, builder, instruction, total, a, b):
-        args = [total, builder.bitcast(a, WORDS), builder.bitcast(b, WORDS)]
-        name = f"llvm.x86.avx512.{instruction}.{512 // self.registers}"
-        return in_parts(builder, self.registers, name, WORDS, args)
+        args = [total, words_in(builder, a), words_in(builder, b)]
+        name = f"llvm.x86.avx512.{instruction}.{8 * self.register_bytes}"
+        return self.in_registers(builder, name, total.type, args)
 
 
 class AvxVnni(Avx512):
     """AVX2 with VNNI: the same instructions on 32 bytes. They do not saturate, as those of AVX2 could."""
 
     name, tile, at_a_time = "avxvnni", 4, 2
-    registers = 2
+    rows, register_bytes, lookup, in_order = 8, 32, "llvm.x86.avx2.pshuf.b", True
     lanes, sums = 8, 8
 
 
@@ -398,24 +469,26 @@ class Avx2(Isa):
     """AVX2: 32 products and 16 sums in one instruction, of 16 bits, so that only some can be added up."""
 
     name, tile, at_a_time, signed = "avx2", 4, 2, True
+    rows, register_bytes, lookup = 8, 32, "llvm.x86.avx2.pshuf.b"
     lanes, sums = 8, 8
 
     def at_once(self, largest):
         return products_in_16_bits(largest)
 
-    def zero_sum(self):
-        return constant(PAIRS, 0)
+    def zero_sum(self, rows):
+        return constant(pairs_of(rows), 0)
 
     def multiply_add(self, builder, total, code, four, largest):
-        """Add two products in each of 32 int16. The sign of an int8 code moves over to x."""
+        """Add two products in each int16. The sign of an int8 code moves over to x."""
         if largest == 128:
-            four = in_parts(builder, 2, "llvm.x86.avx2.psign.b", BYTES, [four, code])
-            code = call(builder, "llvm.abs.v64i8", BYTES, [code, ir.Constant(ir.IntType(1), 0)])
-        pairs = in_parts(builder, 2, "llvm.x86.avx2.pmadd.ub.sw", PAIRS, [code, four])
+            four = self.in_registers(builder, "llvm.x86.avx2.psign.b", four.type, [four, code])
+            name, wraps = f"llvm.abs.v{code.type.count}i8", ir.Constant(ir.IntType(1), 0)
+            code = call(builder, name, code.type, [code, wraps])
+        pairs = self.in_registers(builder, "llvm.x86.avx2.pmadd.ub.sw", total.type, [code, four])
         return builder.add(total, pairs)
 
     def to_words(self, builder, total):
-        return self._join_pairs(builder, total, constant(PAIRS, 1))
+        return self._join_pairs(builder, total, constant(total.type, 1))
 
     def scale(self, builder, words, i, signed):
         return words.pairs(i, signed)
@@ -427,7 +500,8 @@ class Avx2(Isa):
         return builder.add(total, self._join_pairs(builder, pairs, sums))
 
     def _join_pairs(self, builder, pairs, factors):
-        return in_parts(builder, 2, "llvm.x86.avx2.pmadd.wd", WORDS, [pairs, factors])
+        result = words_of(pairs.type.count // 2)
+        return self.in_registers(builder, "llvm.x86.avx2.pmadd.wd", result, [pairs, factors])
 
 
 def products_in_16_bits(largest: int) -> int:
@@ -439,10 +513,12 @@ class Neon(Isa):
     """ARM with the dot product extension: 16 products and 4 sums in one instruction."""
 
     name, tile, at_a_time, signed = "neon", 4, 2, True
+    rows, register_bytes, lookup = 8, 16, "llvm.aarch64.neon.tbl1.v16i8"
     lanes, sums, register = 4, 16, "w"
 
     def multiply_add(self, builder, total, code, four, largest):
-        return in_parts(builder, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", WORDS, [total, code, four])
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        return self.in_registers(builder, name, total.type, [total, code, four])
 
     def scale(self, builder, words, i, signed):
         return (words.signed_byte(i) if signed else words.byte(i)).value
@@ -452,9 +528,10 @@ class Neon(Isa):
 
     def add_pairs(self, builder, total, pairs, sums):
         for part in range(2):
-            lanes = [2 * r + part for r in range(ROWS)]
-            a, b = (shuffle(builder, v, undefined(PAIRS), lanes) for v in (pairs, sums))
-            total = builder.add(total, builder.mul(builder.sext(a, WORDS), builder.sext(b, WORDS)))
+            lanes = [2 * r + part for r in range(total.type.count)]
+            a, b = (shuffle(builder, v, undefined(v.type), lanes) for v in (pairs, sums))
+            product = builder.mul(builder.sext(a, total.type), builder.sext(b, total.type))
+            total = builder.add(total, product)
         return total
 
 
@@ -475,7 +552,8 @@ class I8mm(Neon):
     name, shares = "i8mm", 2
 
     def multiply_tile(self, builder, total, code, four, largest):
-        return in_parts(builder, 4, "llvm.aarch64.neon.smmla.v4i32.v16i8", WORDS, [total, code, four])
+        name = "llvm.aarch64.neon.smmla.v4i32.v16i8"
+        return self.in_registers(builder, name, total.type, [total, code, four])
 
     def mix(self, builder, vectors):
         return [merge(builder, *vectors, lanes) for lanes in ((0, 4, 1, 5), (2, 6, 3, 7))]

@@ -514,7 +514,7 @@ def tile_product(rows: int, vectors: int):
                 b_values = [load(builder, b, offset, kind) for offset in b_at]
                 for row in range(rows):
                     a_at = builder.add(builder.mul(a_row, at(row)), builder.mul(loop.index, at(4)))
-                    x = splat(builder, load(builder, a, a_at, F32))
+                    x = splat(builder, load(builder, a, a_at, F32), 16)
                     for v in range(vectors):
                         place = sums[row * vectors + v]
                         fma = [x, b_values[v], builder.load(place)]
@@ -581,7 +581,7 @@ def round_16(typingctx, array, offset, factor, codes, to):
     def codegen(context, builder, signature, args):
         floats, words = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
         x = builder.load(address(context, builder, signature.args[0], *args[:2], floats), align=1)
-        product = builder.fmul(x, splat(builder, args[2]))
+        product = builder.fmul(x, splat(builder, args[2], x.type.count))
         whole = builder.fptosi(call(builder, "llvm.rint.v16f32", floats, [product]), words)
         few = builder.trunc(whole, ir.VectorType(I8, 16))
         builder.store(few, address(context, builder, signature.args[3], *args[3:], few.type), align=1)

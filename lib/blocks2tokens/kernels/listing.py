@@ -54,6 +54,8 @@ def loop_of(name: str, cpu: str, kind: str = "rows", n_rows: int = 1) -> list[st
     start, end = loops[0]
     loops = [loop for loop in loops if start <= loop[0] and loop[1] <= end]  # others add up what it has made
     inside = panels.turns(PACKED[name], ISAS[CPUS[cpu]], kind, n_rows)
+    if rows_of(name, cpu, kind) < panels.ROWS:
+        loops = loops[1:]  # the outermost goes over parts of the sixteen rows
     assert len(loops) == 1 + len(inside), f"{name}, {cpu}, {kind}: {len(loops) - 1} loops in a block's"
     here = in_order(lines, loops, inside)
     return [line for line in here if line[0] not in ".#/" and not _LABEL.match(line)]
@@ -72,10 +74,16 @@ def in_order(lines: list[str], loops: list[tuple[int, int]], times: list[int]) -
     return [*lines[start:first], *body * times[0], *lines[last + 1 : end + 1]]
 
 
-def per_256(name: str, count: float) -> float:
-    """Return a count for the blocks, or spans, of 16 rows as one for 256 weights of one row."""
+def rows_of(name: str, cpu: str, kind: str = "rows") -> int:
+    """Return how many rows of weights the loop goes through at a time."""
+    return panels.ROWS if PACKED[name].is_float or kind == "tile" else ISAS[CPUS[cpu]].rows
+
+
+def per_256(name: str, cpu: str, count: float, kind: str = "rows") -> float:
+    """Return a count for a turn of the loop as one for 256 weights of one row."""
     packed = PACKED[name]
-    return count * 256 / (packed.weights * (float_dot.SPAN if packed.is_float else 1)) / panels.ROWS
+    weights = packed.weights * (float_dot.SPAN if packed.is_float else 1) * rows_of(name, cpu, kind)
+    return count * 256 / weights
 
 
 @cache

@@ -20,7 +20,19 @@ from typing import NamedTuple
 from llvmlite import ir
 from numba.core import cgutils
 
-from blocks2tokens.jit.lanes import F32, I64, ROWS, constant, fma, load, loop, pointer, split, transpose
+from blocks2tokens.jit.lanes import (
+    F32,
+    I64,
+    ROWS,
+    constant,
+    fma,
+    load,
+    loop,
+    made_here,
+    pointer,
+    split,
+    transpose,
+)
 from blocks2tokens.kernels.ours.prefetch import prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED
 
@@ -116,19 +128,8 @@ def define_block(builder, packed, isa, starts, x, held):
                 for values, total in zip(numbers, held[r], strict=True):
                     builder.store(fma(builder, weights, values, builder.load(total)), total)
             if (i + isa.lanes) % AT_ONCE == 0:
-                keep_order(builder, isa, [total for r in some for total in held[r]])
-
-
-def keep_order(builder, isa, totals):
-    """Have these totals ready before LLVM loads more: left to itself, it loads more than the registers hold.
-
-    What looks like some instruction with each of them is none.
-    """
-    for total in totals:
-        value = builder.load(total)
-        same = ir.FunctionType(value.type, [value.type])
-        constraints = f"={isa.register},0,~{{memory}}"
-        builder.store(builder.asm(same, "", constraints, [value], side_effect=True), total)
+                for total in (total for r in some for total in held[r]):
+                    builder.store(made_here(builder, isa, builder.load(total)), total)
 
 
 class Totals:

@@ -13,6 +13,9 @@
     a panel, for each block, vectors of 64 bytes: groups (codes ..., scale), then d, offset, pairs
                              where rows of x share a sum, codes are mixed: see `lanes.I8mm`
 
+The sixteen are unpacked as many at a time as the instruction set has registers for, see `lanes`: `rows` and
+`fill` go through the blocks of eight, then through those of the other eight.
+
 Where weights are floats the functions are those of `float_dot`: nothing is unpacked, `tile` fills out.
 The functions exist once for each format, instruction set and T. They take addresses and check nothing.
 `module_of` makes them by themselves, for any CPU, so that its code can be looked at.
@@ -28,24 +31,26 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from blocks2tokens.jit.lanes import (
-    BYTES,
     F32,
-    FLOATS,
-    I8,
     I32,
     I64,
     ISAS,
-    PAIRS,
     ROWS,
-    WORDS,
     Rows,
+    align_stack,
+    bytes_of,
     constant,
+    floats_of,
     fma,
     load,
     loop,
+    made_here,
+    pairs_of,
     pointer,
     shuffle,
     splat,
+    undefined,
+    words_of,
 )
 from blocks2tokens.jit.naming import stand_in
 from blocks2tokens.kernels.ours import float_dot
@@ -68,10 +73,10 @@ def tile_sizes(packed: Packed, n_rows: int) -> tuple[int, int, int]:
 
 
 class Activations:
-    """A tile of x in memory, and which of its blocks is meant."""
+    """A tile of x in memory, and which of its blocks is meant; what it gives, `rows` rows of weights meet."""
 
-    def __init__(self, builder, packed: Packed, n_rows: int, codes, d, sums):
-        self.builder, self.packed, self.n_rows = builder, packed, n_rows
+    def __init__(self, builder, packed: Packed, n_rows: int, rows: int, codes, d, sums):
+        self.builder, self.packed, self.n_rows, self.rows = builder, packed, n_rows, rows
         self.addresses = codes, d, sums
 
     def at(self, block):
@@ -83,19 +88,20 @@ class Activations:
         )
 
     def four_codes(self, m, i):
-        """Return codes 4 i to 4 i + 3 of row m, 16 times; i is a number or an LLVM value."""
+        """Return codes 4 i to 4 i + 3 of row m, `rows` times; i is a number or an LLVM value."""
         four = load(self.builder, self.codes, self._offset(m * self.packed.weights, 4, i), I32)
-        return self.builder.bitcast(splat(self.builder, four), ir.VectorType(I8, 64))
+        return self.builder.bitcast(splat(self.builder, four, self.rows), bytes_of(self.rows))
 
     def mixed_codes(self, m, i, shares):
         """Return codes 4 i and on of `shares` rows from m on, as `multiply_tile` wants them."""
         if shares == 1:
             return self.four_codes(m, i)
-        pair = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+        pair = undefined(ir.VectorType(I64, 2))
         for k in range(2):
             eight = load(self.builder, self.codes, self._offset((m + k) * self.packed.weights, 4, i), I64)
             pair = self.builder.insert_element(pair, eight, I32(k))
-        return self.builder.bitcast(shuffle(self.builder, pair, pair, [0, 1] * 4), BYTES)
+        pairs = shuffle(self.builder, pair, pair, [0, 1] * (self.rows // 4))
+        return self.builder.bitcast(pairs, bytes_of(self.rows))
 
     def _offset(self, start, size, i):
         if isinstance(i, int):
@@ -109,12 +115,12 @@ class Activations:
         return self._float(self.sums, 4 * m)
 
     def two_sums(self, m, i):
-        """Return the sums of groups 2 i and 2 i + 1 of row m, int16, 16 times."""
+        """Return the sums of groups 2 i and 2 i + 1 of row m, int16, `rows` times."""
         two = load(self.builder, self.sums, 2 * self.packed.groups * m + 4 * i, I32)
-        return self.builder.bitcast(splat(self.builder, two), PAIRS)
+        return self.builder.bitcast(splat(self.builder, two, self.rows), pairs_of(self.rows))
 
     def _float(self, base, offset):
-        return splat(self.builder, load(self.builder, base, offset, F32))
+        return splat(self.builder, load(self.builder, base, offset, F32), self.rows)
 
 
 class Multiply:
@@ -122,12 +128,13 @@ class Multiply:
 
     def __init__(self, builder, isa, packed, x: Activations):
         self.builder, self.isa, self.packed, self.x = builder, isa, packed, x
-        self.totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(x.n_rows)]
+        self.totals = [cgutils.alloca_once(builder, floats_of(x.rows)) for _ in range(x.n_rows)]
 
     def begin(self, ask):
         """`ask` asks for a part of the next weights, one after the other."""
         self.ask = ask
-        self.parts = [self.isa.zero_total() if self.packed.is_super else None] * self.x.n_rows
+        zero = self.isa.zero_total(self.x.rows) if self.packed.is_super else None
+        self.parts = [zero] * self.x.n_rows
 
     def group(self, g, codes, scale):
         self.ask()
@@ -137,11 +144,12 @@ class Multiply:
         scale = scale if isinstance(scale, (ir.Value, type(None))) else self.isa.scale(b, *scale)
         at_once = self.isa.at_once(packed.largest)
         for start in range(0, len(codes), at_once):
-            products = [self.isa.zero_sum()] * x.n_rows
+            products = [self.isa.zero_sum(x.rows)] * x.n_rows
             for i, code in list(enumerate(codes))[start : start + at_once]:
                 for m in range(x.n_rows):
                     four = x.four_codes(m, first + i)
-                    products[m] = self.isa.multiply_add(b, products[m], code, four, packed.largest)
+                    more = self.isa.multiply_add(b, products[m], code, four, packed.largest)
+                    products[m] = made_here(b, self.isa, more) if self.isa.in_order else more
             self.parts = [
                 add_part(b, self.isa, part, some, scale)
                 for part, some in zip(self.parts, products, strict=True)
@@ -165,14 +173,14 @@ def add_block(builder, isa, packed, x, total, m, part, d, offset, pairs):
     if packed.is_super:
         product = builder.fmul(isa.to_floats(builder, part), d)
         if pairs is not None:
-            mins = constant(WORDS, 0)
+            mins = constant(words_of(x.rows), 0)
             for i, two in enumerate(pair_vectors(pairs)):
                 mins = isa.add_pairs(builder, mins, two, x.two_sums(m, i))
-            mins = builder.sitofp(mins, FLOATS)
+            mins = builder.sitofp(mins, d.type)
             product = fma(builder, builder.fneg(mins), offset, product)
         add_product(builder, total, product, x.scale(m))
     else:
-        add_product(builder, total, builder.sitofp(part, FLOATS), builder.fmul(d, x.scale(m)))
+        add_product(builder, total, builder.sitofp(part, d.type), builder.fmul(d, x.scale(m)))
         if offset is not None:
             add_product(builder, total, offset, x.sum(m))
 
@@ -234,7 +242,7 @@ class Layout:
         self.has_offset = not (isa.signed and packed.largest == 128)
         self.step = (self.codes + packed.is_super) * VECTOR
         self.ends = self.step * packed.groups
-        self.scale_type = isa.zero_total().type if isa.name != "avx2" else PAIRS
+        self.scale_type = isa.zero_total(ROWS).type if isa.name != "avx2" else pairs_of(ROWS)
         self.n_pairs = packed.groups // 2 if packed.is_super and self.has_offset else 0
         self.size = self.ends + (2 + self.n_pairs) * VECTOR
 
@@ -271,43 +279,54 @@ def define_rows(
         addresses = weights, row_bytes, blocks, codes, out, coming
         float_dot.define_rows(builder, packed, isa, n_rows, prefetching, *addresses)
         return
-    x = Activations(builder, packed, n_rows, codes, d, sums)
+    x = Activations(builder, packed, n_rows, isa.rows, codes, d, sums)
     multiply = Multiply(builder, isa, packed, x)
-    for total in multiply.totals:
-        builder.store(constant(FLOATS, 0.0), total)
-    with cgutils.for_range(builder, blocks) as turn:
-        at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
-        x.at(turn.index)
-        multiply.begin(asking(builder, packed, prefetching, coming, row_bytes, turn.index))
-        packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), multiply)
-    for m, total in enumerate(multiply.totals):
-        builder.store(builder.load(total), pointer(builder, out, VECTOR * m, FLOATS), align=1)
+    with loop(builder, ROWS // isa.rows) as part:
+        for total in multiply.totals:
+            builder.store(constant(floats_of(isa.rows), 0.0), total)
+        with cgutils.for_range(builder, blocks) as turn:
+            x.at(turn.index)
+            multiply.begin(asking(builder, packed, isa, prefetching, coming, row_bytes, blocks, part, turn))
+            packed.unpack(block_of_rows(builder, packed, isa, weights, row_bytes, part, turn), multiply)
+        made = builder.add(out, builder.mul(part, I64(4 * isa.rows)))
+        for m, total in enumerate(multiply.totals):
+            place = pointer(builder, made, VECTOR * m, floats_of(isa.rows))
+            builder.store(builder.load(total), place, align=1)
 
 
-def asking(builder, packed, how, coming, row_bytes, turn):
-    """Return a function that asks for a part of the next weights' block; called once for each group."""
-    arguments, parts = (builder, how, ROWS * packed.size, coming, row_bytes, turn), itertools.count()
-    return lambda: prefetch(*arguments, part=next(parts), parts=packed.groups)
+def block_of_rows(builder, packed, isa, weights, row_bytes, part, turn):
+    """Return block `turn` of the rows of a part of the sixteen."""
+    start = builder.add(weights, builder.mul(builder.mul(part, I64(isa.rows)), row_bytes))
+    at = builder.add(start, builder.mul(turn.index, I64(packed.size)))
+    return Rows(builder, isa, at, row_bytes, packed.size, isa.rows)
+
+
+def asking(builder, packed, isa, how, coming, row_bytes, blocks, part, turn):
+    """Return a function that asks for a piece of the next weights; called once for each group of a block."""
+    before = builder.add(builder.mul(part, blocks), turn.index)
+    arguments, pieces = (builder, how, isa.rows * packed.size, coming, row_bytes, before), itertools.count()
+    return lambda: prefetch(*arguments, part=next(pieces), parts=packed.groups)
 
 
 def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, panel, coming):
     if packed.is_float:
         float_dot.define_fill(builder, packed, isa, prefetching, weights, row_bytes, blocks, panel, coming)
         return
-    store = Store(builder, isa, packed, panel)
-    with cgutils.for_range(builder, blocks) as turn:
-        at = builder.add(weights, builder.mul(turn.index, I64(packed.size)))
-        store.begin(asking(builder, packed, prefetching, coming, row_bytes, turn.index), turn.index)
-        packed.unpack(Rows(builder, isa, at, row_bytes, packed.size), store)
+    with loop(builder, ROWS // isa.rows) as part:
+        store = Store(builder, isa, packed, builder.add(panel, builder.mul(part, I64(4 * isa.rows))))
+        with cgutils.for_range(builder, blocks) as turn:
+            ask = asking(builder, packed, isa, prefetching, coming, row_bytes, blocks, part, turn)
+            store.begin(ask, turn.index)
+            packed.unpack(block_of_rows(builder, packed, isa, weights, row_bytes, part, turn), store)
 
 
 def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes, d, sums, out):
     if packed.is_float:
         float_dot.define_tile(builder, isa, n_rows, panel, blocks, codes, out)
         return
-    x, layout = Activations(builder, packed, n_rows, codes, d, sums), Layout(isa, packed)
-    totals = [cgutils.alloca_once(builder, FLOATS) for _ in range(n_rows)]
-    places = [pointer(builder, out, VECTOR * m, FLOATS) for m in range(n_rows)]
+    x, layout = Activations(builder, packed, n_rows, ROWS, codes, d, sums), Layout(isa, packed)
+    totals = [cgutils.alloca_once(builder, floats_of(ROWS)) for _ in range(n_rows)]
+    places = [pointer(builder, out, VECTOR * m, floats_of(ROWS)) for m in range(n_rows)]
     for place, total in zip(places, totals, strict=True):
         builder.store(builder.load(place, align=1), total)
     with cgutils.for_range(builder, blocks) as turn:
@@ -325,7 +344,7 @@ def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes,
 
 def define_groups(builder, packed, isa, x, layout, base, totals):
     """Multiply the codes of a block of a panel by those of the tile, group by group, and add it up."""
-    kind = isa.zero_total() if packed.is_super else constant(WORDS, 0)
+    kind = isa.zero_total(ROWS) if packed.is_super else constant(words_of(ROWS), 0)
     parts = [cgutils.alloca_once(builder, kind.type) for _ in totals]
     for part in parts:
         builder.store(kind, part)
@@ -339,8 +358,10 @@ def define_groups(builder, packed, isa, x, layout, base, totals):
         with loop(builder, layout.codes // size) as turn:
             start = builder.mul(turn, I64(size))
             define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scales)
-    d, offset = (load(builder, base, layout.ends + VECTOR * i, FLOATS) for i in range(2))
-    pairs = [load(builder, base, layout.ends + (2 + i) * VECTOR, PAIRS) for i in range(layout.n_pairs)]
+    d, offset = (load(builder, base, layout.ends + VECTOR * i, floats_of(ROWS)) for i in range(2))
+    pairs = [
+        load(builder, base, layout.ends + (2 + i) * VECTOR, pairs_of(ROWS)) for i in range(layout.n_pairs)
+    ]
     totals_of_rows = in_shares(isa.shares, list(map(builder.load, parts)), partial(isa.unmix, builder))
     for m, part in enumerate(totals_of_rows):
         some = part, d, offset if layout.has_offset else None, pairs or None
@@ -349,21 +370,21 @@ def define_groups(builder, packed, isa, x, layout, base, totals):
 
 def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scales):
     """Multiply `size` vectors of codes of a group, and add to parts whenever a sum has taken `at_once`."""
-    sums = [cgutils.alloca_once(builder, isa.zero_sum().type) for _ in parts]
+    sums = [cgutils.alloca_once(builder, isa.zero_sum(ROWS).type) for _ in parts]
     for total in sums:
-        builder.store(isa.zero_sum(), total)
+        builder.store(isa.zero_sum(ROWS), total)
 
     def flush():
         for m, (part, total) in enumerate(zip(parts, sums, strict=True)):
             more = add_part(builder, isa, builder.load(part), builder.load(total), scales[m % isa.shares])
             builder.store(more, part)
-            builder.store(isa.zero_sum(), total)
+            builder.store(isa.zero_sum(ROWS), total)
 
     with loop(builder, size // isa.at_a_time) as turn:
         for j in range(0, isa.at_a_time, isa.shares):
             i = builder.add(start, builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j)))
             place = builder.add(at, builder.mul(i, I64(VECTOR)))
-            codes = [load(builder, place, VECTOR * k, BYTES) for k in range(isa.shares)]
+            codes = [load(builder, place, VECTOR * k, bytes_of(ROWS)) for k in range(isa.shares)]
             for m in range(0, x.n_rows, isa.shares):
                 four = x.mixed_codes(m, builder.add(first, i), isa.shares)
                 for code, total in zip(codes, sums[m:], strict=False):
@@ -396,7 +417,9 @@ def module_of(kinds=(("rows", 1),), name="Q4_K", isa_name="avx2", prefetching=DE
     """Return a module with functions of a format, to be compiled for any CPU."""
     module = ir.Module(f"{name}_{isa_name}")
     for kind, n_rows in kinds:
-        function(module, kind, PACKED[name], ISAS[isa_name], n_rows, prefetching).linkage = "external"
+        made = function(module, kind, PACKED[name], ISAS[isa_name], n_rows, prefetching)
+        made.linkage = "external"
+        align_stack(made)
     return module
 
 
@@ -433,6 +456,7 @@ def call_function(kind, tag):
     signature = types.void(tag, *[types.int64] * len(ARGUMENTS[kind]))
 
     def codegen(context, builder, signature, args):
+        align_stack(builder.function)  # whose own the call becomes
         builder.call(function(builder.module, kind, *what), args[1:])
         return context.get_dummy_value()
 

@@ -1,4 +1,4 @@
-"""Every format taken apart, sixteen rows at a time: the definition of each, in words of four bytes.
+"""Every format taken apart, many rows at a time: the definition of each, in words of four bytes.
 
     out.group(g, codes, scale)      codes of group g, vectors of 4 codes of each row, and their scales
     out.end(d, offset, pairs)       what belongs to the whole block
@@ -20,7 +20,7 @@ from llvmlite import ir
 
 from blocks2tokens.formats.iq4_nl import VALUES
 from blocks2tokens.formats.mxfp4 import VALUES as FLOATS_4
-from blocks2tokens.jit.lanes import F32, FLOATS, HALF, I16, I32, WORDS, Words, constant, load, lookup
+from blocks2tokens.jit.lanes import F32, HALF, I16, I32, Words, constant, load, lookup
 
 NIBBLES, BITS, PAIRS, SIXES = 0x0F0F0F0F, 0x01010101, 0x03030303, 0x3F3F3F3F
 
@@ -52,7 +52,7 @@ class Packed:
 
 def scaled(b, words, factor):
     """Return float32 of each row times a number."""
-    return b.builder.fmul(words, constant(FLOATS, float(factor)))
+    return b.builder.fmul(words, constant(words.type, float(factor)))
 
 
 # --- Blocks of 256 ----------------------------------------------------------------------------------------
@@ -229,9 +229,9 @@ def iq4_nl(b, out):
 def mxfp4(b, out):
     e = b.word(0) & 0xFF
     builder = b.builder
-    normal = builder.shl(builder.sub(e.value, constant(WORDS, 1)), constant(WORDS, 23))
-    small = builder.shl(constant(WORDS, 0x200000), e.value)
-    is_small = builder.icmp_unsigned("<", e.value, constant(WORDS, 2))
+    normal = builder.shl(builder.sub(e.value, e.constant(1)), e.constant(23))
+    small = builder.shl(e.constant(0x200000), e.value)
+    is_small = builder.icmp_unsigned("<", e.value, e.constant(2))
     d = Words(builder, builder.select(is_small, small, normal)).as_floats()
     plus_12 = [int(v) + 12 for v in FLOATS_4]
     out.group(0, [lookup(builder, b.isa, plus_12, i) for i in halves_of(b.words(1, 4))], None)

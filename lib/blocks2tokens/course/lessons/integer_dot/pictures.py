@@ -147,7 +147,7 @@ def draw_cpus(name: str = "Q4_K") -> Axes:
     """
     shades = plot.BLUE, plot.SKY, plot.YELLOW, plot.ORANGE, plot.GREEN
     colours = dict(zip(listing.DOTS, shades, strict=True))
-    counts = {cpu: listing.per_256(name, len(listing.loop_of(name, cpu))) for cpu in listing.CPUS}
+    counts = {cpu: listing.per_256(name, cpu, len(listing.loop_of(name, cpu))) for cpu in listing.CPUS}
     axes = plt.subplots(figsize=(9.5, 0.34 * len(counts) + 0.9))[1]
     for isa, colour in colours.items():
         some = [cpu for cpu, its in listing.CPUS.items() if its == isa]
