@@ -368,11 +368,8 @@ class Isa:
     register_bytes: int
     lookup: str  # LLVM's name of the instruction
     tile: int  # rows of x that share what lies unpacked in memory
-    at_a_time: int  # vectors of codes, in the innermost loop over what lies there
     signed: bool  # is it as fast with int8 as with uint8?
-    in_order: bool = (
-        True  # are registers so few that rows of x must meet one vector of codes after the other?
-    )
+    in_order: bool = True  # are registers few, so that LLVM must be told the order of products?
     shares: int = 1  # rows of x whose products a sum of `multiply_tile` holds, mixed
     lanes: int  # float32 in a register
     sums: int  # registers for sums of products of floats, with enough left for what is multiplied
@@ -429,7 +426,7 @@ class Isa:
 class Avx512(Isa):
     """AVX-512 with VNNI: 64 products and 16 sums in one instruction."""
 
-    name, tile, at_a_time, signed = "avx512", 8, 4, False
+    name, tile, signed = "avx512", 8, False
     rows, register_bytes, lookup, in_order = 16, 64, "llvm.x86.avx512.pshuf.b.512", False
     lanes, sums = 16, 16
 
@@ -460,7 +457,7 @@ class Avx512(Isa):
 class AvxVnni(Avx512):
     """AVX2 with VNNI: the same instructions on 32 bytes. They do not saturate, as those of AVX2 could."""
 
-    name, tile, at_a_time = "avxvnni", 4, 2
+    name, tile = "avxvnni", 4
     rows, register_bytes, lookup, in_order = 8, 32, "llvm.x86.avx2.pshuf.b", True
     lanes, sums = 8, 8
 
@@ -468,7 +465,7 @@ class AvxVnni(Avx512):
 class Avx2(Isa):
     """AVX2: 32 products and 16 sums in one instruction, of 16 bits, so that only some can be added up."""
 
-    name, tile, at_a_time, signed = "avx2", 4, 2, True
+    name, tile, signed = "avx2", 4, True
     rows, register_bytes, lookup = 8, 32, "llvm.x86.avx2.pshuf.b"
     lanes, sums = 8, 8
 
@@ -512,7 +509,7 @@ def products_in_16_bits(largest: int) -> int:
 class Neon(Isa):
     """ARM with the dot product extension: 16 products and 4 sums in one instruction."""
 
-    name, tile, at_a_time, signed = "neon", 4, 2, True
+    name, tile, signed = "neon", 4, True
     rows, register_bytes, lookup = 8, 16, "llvm.aarch64.neon.tbl1.v16i8"
     lanes, sums, register = 4, 16, "w"
 

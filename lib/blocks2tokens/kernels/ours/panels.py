@@ -337,9 +337,9 @@ def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes,
         builder.store(builder.load(total), place, align=1)
 
 
-# The loops of a tile are loops in the code, too, of a few vectors of codes each. Written out, a block is one
-# long stretch of code, which LLVM goes through row of x by row of x: with all weights of the block on the
-# stack, a third of the instructions moved them there and back.
+# The loop over groups is one in the code, too; what is in a group is written out, and LLVM is told the order:
+# a vector of codes meets all rows of x, then comes the next. Left to itself it goes row by row, with all
+# codes on the stack.
 
 
 def define_groups(builder, packed, isa, x, layout, base, totals):
@@ -352,12 +352,7 @@ def define_groups(builder, packed, isa, x, layout, base, totals):
         at = builder.add(base, builder.mul(g, I64(layout.step)))
         scales = [load(builder, at, layout.scale(0), layout.scale_type) if packed.is_super else None]
         scales = isa.mix(builder, scales * isa.shares) if packed.is_super else scales * isa.shares
-        first = builder.mul(g, I64(layout.codes))
-        at_once = power_of_two(min(layout.codes, isa.at_once(packed.largest)))
-        size = max(at_once, isa.at_a_time)
-        with loop(builder, layout.codes // size) as turn:
-            start = builder.mul(turn, I64(size))
-            define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scales)
+        define_group(builder, packed, isa, x, layout, at, builder.mul(g, I64(layout.codes)), parts, scales)
     d, offset = (load(builder, base, layout.ends + VECTOR * i, floats_of(ROWS)) for i in range(2))
     pairs = [
         load(builder, base, layout.ends + (2 + i) * VECTOR, pairs_of(ROWS)) for i in range(layout.n_pairs)
@@ -368,32 +363,22 @@ def define_groups(builder, packed, isa, x, layout, base, totals):
         add_block(builder, isa, packed, x, totals[m], m, *some)
 
 
-def define_sums(builder, packed, isa, x, at, first, start, size, at_once, parts, scales):
-    """Multiply `size` vectors of codes of a group, and add to parts whenever a sum has taken `at_once`."""
-    sums = [cgutils.alloca_once(builder, isa.zero_sum(ROWS).type) for _ in parts]
-    for total in sums:
-        builder.store(isa.zero_sum(ROWS), total)
-
-    def flush():
-        for m, (part, total) in enumerate(zip(parts, sums, strict=True)):
-            more = add_part(builder, isa, builder.load(part), builder.load(total), scales[m % isa.shares])
-            builder.store(more, part)
-            builder.store(isa.zero_sum(ROWS), total)
-
-    with loop(builder, size // isa.at_a_time) as turn:
-        for j in range(0, isa.at_a_time, isa.shares):
-            i = builder.add(start, builder.add(builder.mul(turn, I64(isa.at_a_time)), I64(j)))
-            place = builder.add(at, builder.mul(i, I64(VECTOR)))
-            codes = [load(builder, place, VECTOR * k, bytes_of(ROWS)) for k in range(isa.shares)]
-            for m in range(0, x.n_rows, isa.shares):
-                four = x.mixed_codes(m, builder.add(first, i), isa.shares)
-                for code, total in zip(codes, sums[m:], strict=False):
-                    more = isa.multiply_tile(builder, builder.load(total), code, four, packed.largest)
-                    builder.store(more, total)
-            if (j + isa.shares) % at_once == 0:
-                flush()
-    if at_once > isa.at_a_time:
-        flush()
+def define_group(builder, packed, isa, x, layout, at, first, parts, scales):
+    """Multiply the codes of a group, and add to parts whenever a sum has taken as many as it can."""
+    at_once = power_of_two(min(layout.codes, isa.at_once(packed.largest)))
+    for i in range(0, layout.codes, isa.shares):
+        if i % at_once == 0:
+            sums = [isa.zero_sum(ROWS)] * x.n_rows
+        codes = [load(builder, at, layout.code(0, i + k), bytes_of(ROWS)) for k in range(isa.shares)]
+        for m in range(0, x.n_rows, isa.shares):
+            four = x.mixed_codes(m, builder.add(first, I64(i)), isa.shares)
+            for row, code in enumerate(codes, m):
+                more = isa.multiply_tile(builder, sums[row], code, four, packed.largest)
+                sums[row] = made_here(builder, isa, more) if isa.in_order else more
+        if (i + isa.shares) % at_once == 0:
+            for row, (part, total) in enumerate(zip(parts, sums, strict=True)):
+                more = add_part(builder, isa, builder.load(part), total, scales[row % isa.shares])
+                builder.store(more, part)
 
 
 def turns(packed, isa, kind, n_rows):
@@ -402,10 +387,7 @@ def turns(packed, isa, kind, n_rows):
         return []
     if packed.is_float:
         return [count for count in float_dot.turns(isa, n_rows) if count > 1]
-    codes = Layout(isa, packed).codes
-    at_once = power_of_two(min(codes, isa.at_once(packed.largest)))
-    size = max(at_once, isa.at_a_time)
-    return [count for count in (packed.groups, codes // size, size // isa.at_a_time) if count > 1]
+    return [packed.groups] if packed.groups > 1 else []
 
 
 def power_of_two(n):
