@@ -149,15 +149,20 @@ class Multiply:
                 for m in range(x.n_rows):
                     four = x.four_codes(m, first + i)
                     more = self.isa.multiply_add(b, products[m], code, four, packed.largest)
-                    products[m] = made_here(b, self.isa, more) if self.isa.in_order else more
+                    products[m] = in_order(b, self.isa, more)
             self.parts = [
-                add_part(b, self.isa, part, some, scale)
+                in_order(b, self.isa, add_part(b, self.isa, part, some, scale))
                 for part, some in zip(self.parts, products, strict=True)
             ]
 
     def end(self, d, offset, pairs):
         for m, part in enumerate(self.parts):
             add_block(self.builder, self.isa, self.packed, self.x, self.totals[m], m, part, d, offset, pairs)
+
+
+def in_order(builder, isa, vector):
+    """Return a vector; where registers are few, LLVM makes it before what comes behind."""
+    return made_here(builder, isa, vector) if isa.in_order else vector
 
 
 def add_part(builder, isa, part, products, scale):
@@ -374,7 +379,7 @@ def define_group(builder, packed, isa, x, layout, at, first, parts, scales):
             four = x.mixed_codes(m, builder.add(first, I64(i)), isa.shares)
             for row, code in enumerate(codes, m):
                 more = isa.multiply_tile(builder, sums[row], code, four, packed.largest)
-                sums[row] = made_here(builder, isa, more) if isa.in_order else more
+                sums[row] = in_order(builder, isa, more)
         if (i + isa.shares) % at_once == 0:
             for row, (part, total) in enumerate(zip(parts, sums, strict=True)):
                 more = add_part(builder, isa, builder.load(part), total, scales[row % isa.shares])
