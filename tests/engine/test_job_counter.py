@@ -1,7 +1,9 @@
 """Workers that go through stages together: every job is done once, whoever comes, and however late."""
 
+import ctypes
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,7 +79,19 @@ def wait(counters):
     job_counter.wait_for(counters, 0, 1)
 
 
-@pytest.mark.skipif(not job_counter.HAS_SLEEP, reason="this system has no call for it")
+@pytest.mark.skipif(job_counter.ON_WINDOWS, reason="there the call is the system's")
+def test_windows_call_is_found_where_we_say(monkeypatch):
+    calls = []
+    call = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: calls.append("made") or 1)
+    windll = SimpleNamespace(kernel32=SimpleNamespace(SwitchToThread=call))
+    monkeypatch.setattr(job_counter.ctypes, "windll", windll, raising=False)
+    monkeypatch.setattr(job_counter, "ON_WINDOWS", True)
+    job_counter.tell_llvm_where_it_is()
+    njit(lambda: job_counter.rest())()
+    assert calls == ["made"]
+
+
+@pytest.mark.skipif(job_counter.ON_WINDOWS, reason="there a core is left only to somebody who waits for it")
 def test_who_waits_long_leaves_the_core_to_others():
     counters, used = job_counter.new_counters(1), []
     wait(np.ones_like(counters))  # compiles

@@ -13,9 +13,11 @@ more. Nobody waits for a worker that has not come: one alone does all the jobs, 
 them done. So it does not matter how many threads there really are. All counters must be 0 at the beginning.
 """
 
+import ctypes
 import os
 import platform
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -27,7 +29,7 @@ MOST_JOBS = 512  # of a stage whose jobs are taken one by one
 PATIENCE = 1000  # turns of waiting, some 10 to 50 microseconds, before the core is given to somebody else
 REST = 20  # microseconds, to which the system adds about 50
 HAS_PAUSE = platform.machine().lower() in ("x86_64", "amd64")
-HAS_SLEEP = os.name == "posix"
+ON_WINDOWS = os.name == "nt"
 
 
 def new_counters(n_stages: int) -> np.ndarray:
@@ -82,7 +84,7 @@ def pause(typingctx):
 
 @intrinsic
 def rest(typingctx):
-    """Let another thread have this core for a moment, where the system has a call for that.
+    """Let another thread have this core for a moment; on Windows, whose sleep is long, one that waits for it.
 
     Who sleeps is owed the time, and gets it when there is something to do; `sched_yield` gives up the rest
     of a thread's slice on newer Linux. With neighbours on each core decoding was twice as fast as with it;
@@ -90,13 +92,23 @@ def rest(typingctx):
     """
 
     def codegen(context, builder, signature, args):
-        if HAS_SLEEP:
-            number = ir.IntType(32)
-            usleep = ir.FunctionType(number, [number])
-            builder.call(cgutils.get_or_insert_function(builder.module, usleep, "usleep"), [number(REST)])
+        number = ir.IntType(32)
+        name, given = ("SwitchToThread", []) if ON_WINDOWS else ("usleep", [number(REST)])
+        kind = ir.FunctionType(number, [argument.type for argument in given])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+def tell_llvm_where_it_is() -> None:
+    """Let compiled code find Windows' call, which is in none of the libraries that LLVM looks through."""
+    call = ctypes.windll.kernel32.SwitchToThread
+    llvm.add_symbol("SwitchToThread", ctypes.cast(call, ctypes.c_void_p).value)
+
+
+if ON_WINDOWS:
+    tell_llvm_where_it_is()
 
 
 @njit(cache=True)
