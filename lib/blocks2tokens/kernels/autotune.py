@@ -76,7 +76,7 @@ def kept(fmt, n_threads, isa, kernels, anew=False):
     runs = {(kernel.name, M) for kernel in kernels for M in ROWS if M in kernel.rows}
 
     def check(rows):
-        times = {(name, int(M)): float(seconds) for name, M, seconds in rows}
+        times = {(name, int(M)): measured.positive(seconds) for name, M, seconds in rows}
         if set(times) != runs:
             raise ValueError("times of other kernels")
         return times
@@ -84,7 +84,7 @@ def kept(fmt, n_threads, isa, kernels, anew=False):
     def measure():
         return [(*run, seconds) for run, seconds in calibrate(fmt, kernels).items()]
 
-    depends_on = fmt.name, n_threads, isa, SHAPE, sorted(runs)
+    depends_on = fmt.name, n_threads, cpu.with_bf16(isa), SHAPE, sorted(runs)
     return measured.kept(f"kernels-{fmt.name}", depends_on, measure, check, anew)
 
 

@@ -23,7 +23,7 @@ import psutil
 from blocks2tokens import files
 from blocks2tokens.jit import cpu
 
-QUIET = 0.15  # share of the cores that others may use
+QUIET = 0.3  # of a core, that others may use
 LOOK = 0.1  # seconds, to see whether a machine that was busy still is
 
 
@@ -35,7 +35,7 @@ class Others:
 
     def are_quiet(self) -> bool:
         busy, all_of_it, own = (now - then for now, then in zip(self._now(), self.before, strict=True))
-        return busy - own < QUIET * all_of_it
+        return busy - own < QUIET * all_of_it / os.cpu_count()
 
     def _now(self):
         t = psutil.cpu_times()
@@ -72,8 +72,15 @@ def read(path: Path, check: Callable):
     try:
         data = json.loads(path.read_text())
         return check(data["found"]), bool(data["quiet"])
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
         return None, False
+
+
+def positive(number) -> float:
+    """Return what a file holds for a time or a speed, if it can be one; ValueError, TypeError otherwise."""
+    if not 0 < float(number) < float("inf"):
+        raise ValueError(f"no time or speed: {number}")
+    return float(number)
 
 
 def write(path: Path, data) -> None:
@@ -81,7 +88,7 @@ def write(path: Path, data) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, json.dumps(data))
-    except OSError:
+    except (OSError, ValueError):
         pass
 
 
@@ -99,8 +106,8 @@ def folder() -> Path:
 
 
 def key(depends_on: tuple) -> str:
-    """Return a short hash of the processor, the code of the kernels, and what else a result depends on."""
+    """Return a short hash of the machine, the code of the kernels, and what else a result depends on."""
     folders = Path(__file__).parent, Path(cpu.__file__).parent
     sources = [path.read_bytes() for each in folders for path in sorted(each.rglob("*.py"))]
-    here = platform.machine(), llvm.get_host_cpu_name(), depends_on
+    here = platform.machine(), llvm.get_host_cpu_name(), os.cpu_count(), depends_on
     return hashlib.sha256(repr((here, sources)).encode()).hexdigest()[:12]

@@ -67,7 +67,8 @@ def kept(isa: str, anew: bool = False) -> dict[Prefetch, float]:
     """Return the GB/s of each way from the cache folder, or by measuring."""
 
     def check(rows):
-        found = {Prefetch(int(streams), int(level)): float(speed) for streams, level, speed in rows}
+        speeds = ((Prefetch(int(streams), int(level)), speed) for streams, level, speed in rows)
+        found = {way: measured.positive(speed) for way, speed in speeds}
         if set(found) != set(WAYS):
             raise ValueError("speeds of other ways")
         return found
