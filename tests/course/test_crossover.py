@@ -1,6 +1,7 @@
 """Curves over M: interpolation, winners, crossings, a server's rates. Seconds are made up; none decides."""
 
 import itertools
+from collections import Counter
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -143,6 +144,15 @@ def test_there_is_no_more_than_memory_allows(monkeypatch):
     monkeypatch.setattr(crossover.hardware.psutil, "virtual_memory", lambda: free)
     assert sum(w.nbytes for w in matrices("Q4_K", (2048, 256))) <= 1_500_000
     assert "no memory for more" in crossover.hardware.against_cache(1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
+def test_each_kernel_comes_as_often_after_each_of_the_others(n):
+    names = list("abcdef")[:n]
+    orders = crossover.orders(names)
+    assert all(sorted(order) == names for order in orders)
+    after = Counter(pair for order in orders for pair in itertools.pairwise(order))
+    assert len(after) == n * (n - 1) and len(set(after.values())) <= 1
 
 
 def test_every_call_gets_another_matrix(monkeypatch):

@@ -152,16 +152,17 @@ def measure(
 ) -> Curves:
     """Time the kernels at each M, each call with the next matrix; few rows more often than many.
 
-    Rounds are in an order drawn anew: whoever runs after the baseline finds the caches full of its floats.
-    Where the seconds do not last, the M between others are left out.
+    Whoever runs after the baseline finds the caches full of its floats, so the rounds are in `orders`. Where
+    the seconds do not last, the M between others are left out.
     """
     (N, K), turn, names = weights[0].shape, cycle(weights), list(kernels)
     rng = np.random.default_rng(0)
 
     def medians(M, share):
         x, times = rng.standard_normal((M, K), dtype=np.float32), {name: [] for name in names}
-        for _ in budget.rounds(repeats * (1 if M > 16 else 5), share):
-            for name in rng.permutation(names):
+        rounds = budget.rounds(repeats * (1 if M > 16 else 5), share)
+        for _, order in zip(rounds, cycle(orders(names))):
+            for name in order:
                 w, start = next(turn), budget.clock()
                 KERNELS[name](x, w)
                 times[name].append(budget.clock() - start)
@@ -170,6 +171,14 @@ def measure(
     found = bench.sweep(rows, medians, seconds)
     by_kernel = {name: {M: times[name] for M, times in found.items()} for name in names}
     return Curves(weights[0].format.name, N * K, by_kernel)
+
+
+def orders(names: Sequence[str]) -> list[list[str]]:
+    """Return orders in which each name comes as often after each of the others: a Williams design."""
+    n = len(names)
+    zigzag = [(i + 1) // 2 if i % 2 else -(i // 2) for i in range(n)]
+    forwards = [[names[(place + shift) % n] for place in zigzag] for shift in range(n)]
+    return [order for one in forwards for order in (one, one[::-1])]
 
 
 # --- Figures ----------------------------------------------------------------------------------------------
