@@ -67,13 +67,14 @@ def test_the_instruction_set_is_the_cpus_best_unless_it_is_named(monkeypatch):
     with pytest.raises(UnsupportedError, match=r"expected one of avx512, .*, neon, plain, got 'mmx'"):
         cpu.chosen()
     monkeypatch.setattr(cpu, "available", lambda: ["plain"])
+    monkeypatch.setattr(cpu, "all_features", lambda: {"avx2": True})
     monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "avx2")
     with pytest.raises(UnsupportedError, match="this CPU has no avx2, only plain"):
         cpu.chosen()
 
 
 def test_features_are_those_that_the_user_states(monkeypatch):
-    monkeypatch.setattr(cpu.config, "CPU_FEATURES", "+dotprod,-i8mm")
+    monkeypatch.setattr(cpu, "STATED", "+dotprod,-i8mm")
     assert cpu.all_features() == {"dotprod": True, "i8mm": False}
     monkeypatch.setattr(cpu, "features", cpu.features.__wrapped__)
     assert cpu.available.__wrapped__() == ("neon", "plain")
@@ -82,10 +83,23 @@ def test_features_are_those_that_the_user_states(monkeypatch):
 @pytest.mark.parametrize(("i8mm", "best"), [(1, "i8mm"), (0, "neon")])
 def test_macos_is_asked_for_what_llvm_does_not_find_there(i8mm, best, monkeypatch):
     told = {"hw.optional.arm.FEAT_DotProd": 1, "hw.optional.arm.FEAT_I8MM": i8mm}
-    monkeypatch.setattr(cpu.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(cpu, "STATED", None)
     monkeypatch.setattr(cpu.sys, "platform", "darwin")
     monkeypatch.setattr(cpu.platform, "machine", lambda: "arm64")
     monkeypatch.setattr(cpu, "macos_tells", told.__getitem__)
+    monkeypatch.setattr(cpu, "features", cpu.features.__wrapped__)
+    assert cpu.available.__wrapped__()[0] == best
+
+
+@pytest.mark.parametrize(
+    ("hwcap", "hwcap2", "best"), [(1 << 20, 1 << 13, "i8mm"), (1 << 20, 0, "neon"), (0, 0, "plain")]
+)
+def test_linux_is_asked_for_what_llvm_does_not_find_there(hwcap, hwcap2, best, monkeypatch):
+    monkeypatch.setattr(cpu, "STATED", None)
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(cpu.llvm, "get_host_cpu_features", lambda: {"neon": True})
+    monkeypatch.setattr(cpu, "linux_tells", {16: hwcap, 26: hwcap2}.__getitem__)
     monkeypatch.setattr(cpu, "features", cpu.features.__wrapped__)
     assert cpu.available.__wrapped__()[0] == best
 

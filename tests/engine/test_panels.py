@@ -35,6 +35,8 @@ def matrix(name, N, K, rng):
 def as_rounded(x, name):
     """Return x as the kernels see it: rounded to codes, or as it is where weights are floats; float64."""
     packed = PACKED[name]
+    if name == "BF16" and cpu.with_bf16(cpu.chosen()) != cpu.chosen():
+        x = FORMATS["BF16"].dequantize(FORMATS["BF16"].quantize(x))
     if packed.is_float:
         return x.astype(np.float64)
     a = quantized_activations.quantize(x, packed.weights, packed.group)
@@ -59,6 +61,16 @@ def test_products_are_those_of_float64(name, isa, monkeypatch):
         assert_products_are_right(
             rng.standard_normal((M, 256 * blocks), np.float32), matrix(name, N, 256 * blocks, rng)
         )
+
+
+@pytest.mark.skipif("avx512" not in SETS, reason="no AVX-512 on this CPU")
+def test_bf16_where_the_cpu_has_no_products_of_it(monkeypatch):
+    monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "avx512")
+    monkeypatch.setattr(cpu, "with_bf16", lambda isa: isa)
+    rng = np.random.default_rng(4)
+    for M, N, blocks in SHAPES:
+        x = rng.standard_normal((M, 256 * blocks), np.float32)
+        assert_products_are_right(x, matrix("BF16", N, 256 * blocks, rng))
 
 
 @pytest.mark.parametrize("isa", SETS)
@@ -95,7 +107,7 @@ def test_the_largest_code_is_what_the_definition_gives(name):
     assert PACKED[name].largest == wanted
 
 
-@pytest.mark.parametrize("name", [name for name in PACKED if not PACKED[name].is_float])
+@pytest.mark.parametrize("name", ["BF16", *(name for name in PACKED if not PACKED[name].is_float)])
 @pytest.mark.parametrize("kernel", FAST)
 def test_rounding_activations_costs_at_most_a_percent(kernel, name):
     rng = np.random.default_rng(5)
@@ -124,7 +136,10 @@ def guarded(shape, dtype):
 
 
 @pytest.mark.parametrize("kernel", FAST)
-@pytest.mark.parametrize(("name", "blocks"), [("Q4_0", 2), ("Q4_K", 3), ("F16", 1), ("F16", 9), ("F32", 3)])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("Q4_0", 2), ("Q4_K", 3), ("F16", 1), ("F16", 9), ("F32", 3), ("BF16", 1), ("BF16", 17)],
+)
 def test_nothing_is_written_behind_what_a_kernel_asks_for(name, blocks, kernel):
     rng = np.random.default_rng(9)
     w = matrix(name, 300, blocks * PACKED[name].weights, rng)
@@ -134,6 +149,28 @@ def test_nothing_is_written_behind_what_a_kernel_asks_for(name, blocks, kernel):
         KERNELS[kernel].run_into(x, w, out, {part: array for part, (array, _) in made.items()})
         for memory in (around, *(memory for _, memory in made.values())):
             assert (memory[:GUARD] == 0xA5).all() and (memory[-GUARD:] == 0xA5).all()
+
+
+@pytest.mark.skipif(cpu.with_bf16("avx512") == "avx512", reason="no products of bfloat16 on this CPU")
+@pytest.mark.parametrize("M", [1, 2, 3, 8, 20])
+def test_x_is_rounded_to_bfloat16_in_one_way(M, monkeypatch):
+    """In a tile of few rows by the CPU's instruction, before a product of many by our own code."""
+    monkeypatch.setenv("BLOCKS2TOKENS_SIMD", "avx512")
+    rng = np.random.default_rng(10)
+    w, x = matrix("BF16", 48, 608, rng), rng.standard_normal((M, 608), np.float32)
+    bits = x.view(np.uint32)
+    bits[:, ::3] = bits[:, ::3] & 0xFFFF0000 | 0x8000  # ties
+    x[:, 5::50] *= np.float32(1e-39)  # less than a normal number
+    large = QuantizedMatrix(np.full((48, 608), 0x7B80, "<u2").view(np.uint8), "BF16", (48, 608))  # 2 ** 120
+    near = np.full((M, 608), 0x007FFFFF, np.uint32).view(np.float32)  # all but a normal number
+    assert not any(KERNELS[kernel](near, large).any() for kernel in FAST)
+    assert np.array_equal(KERNELS["simd_tiles"](x, w), KERNELS["integer_gemm"](x, w))
+    for odd in (np.nan, np.uint32(0x7FFFFFFF).view(np.float32), np.inf, np.float32(3.4e38)):
+        x[0, 7] = odd
+        expected = KERNELS["simd_dot"](x, w)
+        assert not np.isfinite(expected[0]).any() and np.isfinite(expected[1:]).all()
+        for kernel in ("simd_tiles", "integer_gemm"):
+            assert np.array_equal(KERNELS[kernel](x, w), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("kernel", FAST)
@@ -189,4 +226,4 @@ def test_the_stack_of_a_job_begins_at_a_whole_line(isa, monkeypatch):
 
 
 def test_instruction_sets_have_one_name():
-    assert set(ISAS) | {"plain"} == set(cpu.NEEDS)
+    assert set(ISAS) | {"plain"} == {*cpu.NEEDS, *cpu.BF16.values()}

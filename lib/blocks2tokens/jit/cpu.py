@@ -1,16 +1,17 @@
 """Which instructions this CPU has, and which of them the vector code uses.
 
     avx512   AVX-512 with VNNI   64 bytes   vpdpbusd: 4 products of bytes to each int32
+                                            vpdpbf16ps, where it is: 2 of bfloat16 to each float32
     avxvnni  AVX2 with VNNI      32 bytes   vpdpbusd, too
     avx2     AVX2                32 bytes   vpmaddubsw: 2 products of bytes to each int16
     i8mm     ARM, int8 matrices  16 bytes   smmla: 8 products to each int32, in tiles of x; else sdot
     neon     ARM, dot product    16 bytes   sdot: 4 products of bytes to each int32
     plain    any CPU             loops without vector code
 
-The features are those that LLVM finds, or that macOS tells, where LLVM does not ask, or that the user states
-with NUMBA_CPU_FEATURES. Numba compiles for all of them but those in UNWANTED. SSE4A is one of these: its
-`extrq` and `insertq`, which LLVM likes for shuffles on AMD's CPUs before Zen 4, have no VEX form, and each of
-them after a 256-bit instruction costs about as much as 300 additions.
+The features are those that LLVM finds, on ARM those that Linux or macOS tells, where LLVM does not ask, or
+those that the user states with NUMBA_CPU_FEATURES. Numba compiles for all of them but those in UNWANTED.
+SSE4A is one of these: its `extrq` and `insertq`, which LLVM likes for shuffles on AMD's CPUs before Zen 4,
+have no VEX form, and each of them after a 256-bit instruction costs about as much as 300 additions.
 
 BLOCKS2TOKENS_SIMD names the instruction set to use. Set to avx2 or avxvnni before Python starts it also makes
 Numba compile without AVX-512, so that all code is what a CPU without it would run.
@@ -35,18 +36,28 @@ NEEDS = {
     "neon": ("dotprod",),
     "plain": (),
 }
+BF16 = {"avx512": "avx512bf16"}  # LLVM's name of the feature, too
 UNWANTED = ("sse4a",)
 BEYOND = ("avx512", "avx10", "amx", "evex512")  # features, by how their names begin
-LEFT_OUT = {"avxvnni": BEYOND, "avx2": (*BEYOND, "avxvnni")}  # by what BLOCKS2TOKENS_SIMD says at the start
+LEFT_OUT = {
+    "avxvnni": BEYOND,
+    "avx2": (*BEYOND, "avxvnni", "gfni"),
+}  # by what BLOCKS2TOKENS_SIMD says at the start
 OF_MACOS = {"dotprod": "FEAT_DotProd", "i8mm": "FEAT_I8MM"}
+OF_LINUX = {"dotprod": (16, 20), "i8mm": (26, 13)}  # AT_HWCAP or AT_HWCAP2, and its bit, see `asm/hwcap.h`
 VARIABLE = "BLOCKS2TOKENS_SIMD"
 AT_START = os.environ.get(VARIABLE, "").lower()
+STATED = config.CPU_FEATURES  # by the user
 
 
 @cache
 def available() -> tuple[str, ...]:
     """Return the names of the instruction sets that this CPU has, fastest first; not those turned off."""
-    has = features()
+    return met_by(features())
+
+
+def met_by(has: dict[str, bool]) -> tuple[str, ...]:
+    """Return the names of the instruction sets that these features are enough for, fastest first."""
     return tuple(name for name, needed in NEEDS.items() if all(map(has.get, needed)))
 
 
@@ -58,11 +69,22 @@ def features() -> dict[str, bool]:
 
 
 def all_features() -> dict[str, bool]:
-    if config.CPU_FEATURES is not None:
-        return {part[1:]: part[0] == "+" for part in config.CPU_FEATURES.split(",") if part}
+    """Return which features this CPU has, by LLVM's names, or the user says that it has."""
+    if STATED is not None:
+        return {part[1:]: part[0] == "+" for part in STATED.split(",") if part}
     if (sys.platform, platform.machine()) == ("darwin", "arm64"):
         return {name: bool(macos_tells(f"hw.optional.arm.{asked}")) for name, asked in OF_MACOS.items()}
-    return dict(llvm.get_host_cpu_features())
+    found = dict(llvm.get_host_cpu_features())
+    if (sys.platform, platform.machine()) == ("linux", "aarch64"):
+        found |= {name: bool(linux_tells(entry) >> bit & 1) for name, (entry, bit) in OF_LINUX.items()}
+    return found
+
+
+def linux_tells(entry: int) -> int:
+    """Return what Linux has told this process by an entry of its auxiliary vector; 0 if nothing."""
+    ask = ctypes.CDLL(None).getauxval
+    ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
+    return ask(entry)
 
 
 def macos_tells(name: str) -> int:
@@ -80,13 +102,20 @@ def chosen() -> str:
     if wanted not in NEEDS:
         raise UnsupportedError(f"{VARIABLE}: expected one of {', '.join(NEEDS)}, got {wanted!r}")
     if wanted not in available():
-        raise UnsupportedError(f"{VARIABLE}: this CPU has no {wanted}, only {', '.join(available())}")
+        raise UnsupportedError(
+            f"{VARIABLE}: this CPU has no {wanted}, only {', '.join(met_by(all_features()))}"
+        )
     return wanted
+
+
+def with_bf16(isa: str) -> str:
+    """Return what an instruction set is called where it also multiplies bfloat16, if this CPU does."""
+    return BF16[isa] if isa in BF16 and features().get(BF16[isa]) else isa
 
 
 def leave_out_unwanted() -> None:
     """Make Numba compile for `features`, unless the user has said for which it shall."""
-    if config.CPU_FEATURES is None and config.CPU_NAME is None and features() != llvm.get_host_cpu_features():
+    if STATED is None and config.CPU_NAME is None and features() != llvm.get_host_cpu_features():
         config.CPU_FEATURES = llvm.FeatureMap(features()).flatten()
 
 

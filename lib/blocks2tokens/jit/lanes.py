@@ -31,6 +31,19 @@ ROWS = 16  # of a panel
 CHUNK = ir.VectorType(I32, 4)
 
 
+class BFloat(ir.Type):
+    """The upper half of a float32, which llvmlite has no name for."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, BFloat)
+
+    def __hash__(self):
+        return hash(BFloat)
+
+
 def words_of(rows: int) -> ir.VectorType:
     """Return the type of a word of each row."""
     return ir.VectorType(I32, rows)
@@ -158,7 +171,8 @@ def load(builder, base, offset, kind):
 def loop(builder, count):
     """Make a loop that LLVM does not unroll: it is not told how often; one turn alone is no loop.
 
-    count may be an LLVM value that is at least 1.
+    count may be an LLVM value that is at least 1. A loop of a few instructions is written out all the same,
+    some turns at a time: that one needs `one_turn_at_a_time`.
     """
     if isinstance(count, int) and count == 1:
         yield I64(0)
@@ -175,6 +189,12 @@ def loop(builder, count):
     turn.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_unsigned("<", following, same), body, after)
     builder.position_at_end(after)
+
+
+def one_turn_at_a_time(builder):
+    """Keep LLVM from writing out several turns of the loop here: what looks like an instruction is none."""
+    nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "", side_effect=True)
+    builder.call(nothing, [], attrs=("convergent",))
 
 
 @dataclass
@@ -370,6 +390,7 @@ class Isa:
     tile: int  # rows of x that share what lies unpacked in memory
     signed: bool  # is it as fast with int8 as with uint8?
     in_order: bool = True  # are registers few, so that LLVM must be told the order of products?
+    has_bf16: bool = False  # does it multiply pairs of bfloat16?
     shares: int = 1  # rows of x whose products a sum of `multiply_tile` holds, mixed
     lanes: int  # float32 in a register
     sums: int  # registers for sums of products of floats, with enough left for what is multiplied
@@ -452,6 +473,21 @@ class Avx512(Isa):
         args = [total, words_in(builder, a), words_in(builder, b)]
         name = f"llvm.x86.avx512.{instruction}.{8 * self.register_bytes}"
         return self.in_registers(builder, name, total.type, args)
+
+
+class Avx512Bf16(Avx512):
+    """The same, and 32 products of bfloat16: two to each float32. x is rounded to bfloat16 for them."""
+
+    name, has_bf16 = "avx512bf16", True
+    bf16 = ir.VectorType(BFloat(), 32)
+
+    def round_to_bf16(self, builder, low, high):
+        """Return two registers of float32, rounded to nearest even, as one; what has no normal float32: 0."""
+        return call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", self.bf16, [high, low])
+
+    def add_bf16(self, builder, total, a, b):
+        """Return a total, float32, plus the products of two pairs in each lane."""
+        return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total.type, [total, a, b])
 
 
 class AvxVnni(Avx512):
@@ -564,4 +600,4 @@ def fma(builder, a, b, c):
     return call(builder, f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
 
 
-ISAS = {isa.name: isa for isa in (Avx512(), AvxVnni(), Avx2(), I8mm(), Neon())}
+ISAS = {isa.name: isa for isa in (Avx512Bf16(), Avx512(), AvxVnni(), Avx2(), I8mm(), Neon())}

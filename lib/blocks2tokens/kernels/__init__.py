@@ -69,7 +69,8 @@ def matmul(x: np.ndarray, w: QuantizedMatrix, explain: bool = False):
     Takes the kernel that was fastest on this machine for this format and a like number of rows; the first
     product with a format measures that, in a second or two, and keeps it in the user's cache folder.
     With explain=True returns (product, Choice): which kernel it was, and why.
-    For quantized formats the kernels may round x to 8 bits, as llama.cpp does; not within `unrounded`.
+    For quantized formats the kernels may round x to 8 bits, for BF16 to bfloat16 where the CPU multiplies
+    these, as llama.cpp does; not within `unrounded`.
     Raises ValueError for another dtype, shape or layout.
     """
     x = check_operands(x, w, "gguf")

@@ -41,7 +41,8 @@ class Cost:
 class Kernel:
     """A named matrix product; calling it checks its arguments and runs it.
 
-    rounds_activations   x is rounded to 8-bit integers first, for the formats that the kernel is made for
+    rounds_activations   x is rounded to 8-bit integers first, for the formats that the kernel is made for;
+                         for BF16 to bfloat16, where the CPU multiplies these
     rows                 for how many rows of x it is a candidate; it can multiply any number
     needs                (M, w) -> what it needs as scratch; kernels that a model may use have it,
     run_into             and (x, w, out, room): x @ W.T into out, in that scratch

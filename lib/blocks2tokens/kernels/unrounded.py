@@ -1,6 +1,6 @@
 """Unrounded: products whose inputs stay float32, where two models are compared and not timed.
 
-    x -> rounded to 8 bits -> product       usual: a change of a millionth tips numbers to the other side, and
+    x -> rounded, to 8 bits -> product      usual: a change of a millionth tips numbers to the other side, and
                                             the next layer has more such numbers: two passes, two draws
     x -> product                            with unrounded(): what differs are the weights alone
 

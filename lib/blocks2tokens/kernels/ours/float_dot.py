@@ -10,7 +10,11 @@ its total in a register, and what is loaded is used several times. After a span 
 in memory and the next rows come: so the span of x stays in the first-level cache until all 16 have met it.
 A total has the same lanes and the same order of additions for every T.
 
-    a panel     float32 [spans, 16, SPAN, 32]     the weights of 16 rows, for many rows of x
+Some CPUs multiply pairs of bfloat16, twice as many products in one instruction. There BF16 weights are taken
+as they lie in memory, and x is rounded to bfloat16, a span at a time: see `Pairs`.
+
+    a panel     float32 [spans, 16, span, 32]     the weights of 16 rows, for many rows of x
+                BF16    [spans, 16, span, 32]     those that are taken as they lie
 """
 
 from contextlib import contextmanager
@@ -29,6 +33,7 @@ from blocks2tokens.jit.lanes import (
     load,
     loop,
     made_here,
+    one_turn_at_a_time,
     pointer,
     split,
     transpose,
@@ -36,11 +41,12 @@ from blocks2tokens.jit.lanes import (
 from blocks2tokens.kernels.ours.prefetch import prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED
 
-SPAN = 8  # blocks of 32 numbers, in a tile of TILE rows: 8 KiB of x; in smaller ones, as many bytes
+SPAN = 1 << 10  # bytes of each row of x in a tile of TILE rows; of smaller tiles as many in all
 MOST_ROWS, MOST_COLUMNS = 8, 4  # of weights and of x at a time
 TOGETHER, AT_ONCE = 4, 8  # rows of weights, numbers of each, whose loads LLVM may put in any order
 TILE = 8  # rows of x, at the most
 LINE = 4 * 32  # bytes of 32 float32
+HALF_LINE = 2 * 32  # bytes of 32 bfloat16
 
 
 class Place(NamedTuple):
@@ -51,83 +57,178 @@ class Place(NamedTuple):
     block: int
 
 
+def as_they_lie(packed, isa):
+    """Say whether weights are multiplied as they lie in memory, with nothing to decode."""
+    return packed.name == "BF16" and isa.has_bf16
+
+
+class Singles:
+    """Weights as float32 times x: a product for each lane of a total."""
+
+    def __init__(self, builder, packed, isa):
+        self.builder, self.packed, self.isa = builder, packed, isa
+        self.span, self.step = span_of(packed, isa), isa.lanes  # numbers of a row in a register
+        self.stored = self.line = LINE  # bytes of 32 numbers of x: before and after they are made `ready`
+
+    def ready(self, x, blocks):
+        """Return where blocks of 32 numbers of x, at most span * TILE, lie as they are multiplied."""
+        return x
+
+    def numbers(self, x, i):
+        """Return those from number i of a block of x on."""
+        return load(self.builder, x, 4 * i, ir.VectorType(F32, self.step))
+
+    def weights(self, row, i):
+        return self.packed.unpack(self.builder, row, i, self.step)
+
+    def add(self, total, weights, numbers):
+        return fma(self.builder, weights, numbers, total)
+
+
+class Pairs(Singles):
+    """BF16 weights times x, rounded to bfloat16: two products for each lane of a total."""
+
+    def __init__(self, builder, packed, isa):
+        super().__init__(builder, packed, isa)
+        self.step, self.stored, self.line = 2 * isa.lanes, HALF_LINE, HALF_LINE
+
+    def numbers(self, x, i):
+        return load(self.builder, x, 2 * i, self.isa.bf16)
+
+    def weights(self, row, i):
+        return self.numbers(row, i)
+
+    def add(self, total, weights, numbers):
+        return self.isa.add_bf16(self.builder, total, weights, numbers)
+
+
+class RoundedPairs(Pairs):
+    """The same where x is float32 in memory: a span of it is rounded and kept in the first-level cache."""
+
+    def __init__(self, builder, packed, isa):
+        super().__init__(builder, packed, isa)
+        self.stored = LINE
+        self.rounded = cgutils.alloca_once(builder, isa.bf16, self.span * TILE * 32 // self.step)
+
+    def ready(self, x, blocks):
+        builder, n = self.builder, self.isa.lanes
+        rounded = builder.ptrtoint(self.rounded, I64)
+        with loop(builder, blocks) as block:
+            one_turn_at_a_time(builder)
+            at, to = behind(builder, x, (block, LINE)), behind(builder, rounded, (block, HALF_LINE))
+            for i in range(0, 32, self.step):
+                low, high = (load(builder, at, 4 * j, ir.VectorType(F32, n)) for j in (i, i + n))
+                made = self.isa.round_to_bf16(builder, low, high)
+                builder.store(made, pointer(builder, to, 2 * i, made.type), align=1)
+        return rounded
+
+
 def at_a_time(isa, n_rows):
     """Return how many rows of weights, and how many of a tile's n_rows rows of x, are taken at a time."""
     columns = min(n_rows, MOST_COLUMNS)
     return min(MOST_ROWS, isa.sums // columns), columns
 
 
-def turns(isa, n_rows):
-    """Return how often the loops within that over spans, of SPAN, go round: over rows, columns and blocks."""
+def down_and_across(isa, n_rows):
+    """Return how often the loops over rows and columns of a span go round."""
     rows, columns = at_a_time(isa, n_rows)
-    return ROWS // rows, n_rows // columns, SPAN
+    return ROWS // rows, n_rows // columns
 
 
-def panel_bytes(blocks: int) -> int:
+def turns(packed, isa, kind, n_rows):
+    """Return what `panels.turns` does, for spans of TILE rows of x, however many there are."""
+    span, found = span_of(packed, isa), []
+    for times in (span, *reversed(down_and_across(isa, n_rows))):
+        found = [(times, found)] if times > 1 else found
+    rounding = [(span * n_rows, [])] if kind == "rows" and as_they_lie(packed, isa) else []
+    return rounding + found
+
+
+def span_of(packed, isa):
+    """Return the blocks of a span of TILE rows of x."""
+    return SPAN // (HALF_LINE if as_they_lie(packed, isa) else LINE)
+
+
+def panel_bytes(packed, isa, blocks: int) -> int:
     """Return the bytes of a panel of 16 rows of so many blocks."""
-    return -(-blocks // SPAN) * SPAN * ROWS * LINE
+    span = span_of(packed, isa)
+    return -(-blocks // span) * span * ROWS * held_in_panels(packed, isa).size
+
+
+def held_in_panels(packed, isa):
+    """Return what weights are in a panel, as one of PACKED."""
+    return packed if as_they_lie(packed, isa) else PACKED["F32"]
 
 
 def define_rows(builder, packed, isa, n_rows, prefetching, weights, row_bytes, blocks, x, out, coming):
     """Fill out, float32 [T, 16], with the products of 16 rows of weights and x, float32 [blocks, T, 32]."""
-    down, across, _ = turns(isa, n_rows)
+    down, across = down_and_across(isa, n_rows)
     ask = partial(prefetch, builder, prefetching, ROWS * packed.size // (down * across), coming, row_bytes)
     place = Place(weights, row_bytes, packed.size)
-    define_products(builder, packed, isa, n_rows, place, blocks, x, out, ask)
+    how = (RoundedPairs if as_they_lie(packed, isa) else Singles)(builder, packed, isa)
+    define_products(builder, isa, how, n_rows, place, blocks, x, out, ask)
 
 
-def define_tile(builder, isa, n_rows, panel, blocks, x, out):
-    """The same for weights that lie in a panel."""
-    place = Place(panel, I64(LINE * SPAN), LINE * ROWS)
-    define_products(builder, PACKED["F32"], isa, n_rows, place, blocks, x, out, lambda turn: None)
+def define_tile(builder, packed, isa, n_rows, panel, blocks, x, out):
+    """The same for weights that lie in a panel; where they are `as_they_lie`, x is rounded to bfloat16."""
+    held = held_in_panels(packed, isa)
+    how = (Pairs if as_they_lie(held, isa) else Singles)(builder, held, isa)
+    place = Place(panel, I64(held.size * how.span), held.size * ROWS)
+    define_products(builder, isa, how, n_rows, place, blocks, x, out, lambda turn: None)
 
 
 def define_fill(builder, packed, isa, prefetching, weights, row_bytes, blocks, panel, coming):
-    """Decode 16 rows of weights into a panel."""
+    """Put 16 rows of weights into a panel, decoded or as they lie."""
+    size = held_in_panels(packed, isa).size
+    how = (Pairs if as_they_lie(packed, isa) else Singles)(builder, packed, isa)
     with loop(builder, blocks) as block:
         prefetch(builder, prefetching, ROWS * packed.size, coming, row_bytes, block)
-        place = builder.urem(block, I64(SPAN))
+        place = builder.urem(block, I64(how.span))
         at = behind(builder, weights, (block, packed.size))
-        to = behind(builder, panel, (builder.sub(block, place), LINE * ROWS), (place, LINE))
+        to = behind(builder, panel, (builder.sub(block, place), size * ROWS), (place, size))
         for r in range(ROWS):
             row = behind(builder, at, (row_bytes, r))
-            for i in range(0, packed.weights, isa.lanes):
-                values = packed.unpack(builder, row, i, isa.lanes)
-                builder.store(values, pointer(builder, to, LINE * SPAN * r + 4 * i, values.type), align=1)
+            for i in range(0, 32, how.step):
+                values, offset = how.weights(row, i), how.span * size * r + size * i // 32
+                builder.store(values, pointer(builder, to, offset, values.type), align=1)
 
 
-def define_products(builder, packed, isa, n_rows, place, blocks, x, out, ask):
+def define_products(builder, isa, how, n_rows, place, blocks, x, out, ask):
     """Fill out with the products of weights and x; `ask` for the next weights in each of the inner turns."""
     rows, columns = at_a_time(isa, n_rows)
-    down, across, _ = turns(isa, n_rows)
+    down, across = down_and_across(isa, n_rows)
     totals = Totals(builder, isa, n_rows)
-    size = SPAN * TILE // n_rows
-    with spans(builder, blocks, size) as (first, count), loop(builder, down) as i, loop(builder, across) as j:
-        row, column = builder.mul(i, I64(rows)), builder.mul(j, I64(columns))
-        at = behind(builder, place.start, (row, place.row), (first, place.block))
-        x_at = behind(builder, x, (first, LINE * n_rows), (column, LINE))
-        before = behind(builder, builder.mul(behind(builder, j, (i, across)), count), (first, down * across))
-        with totals.taken(row, column, rows, columns) as held, loop(builder, count) as turn:
-            ask(builder.add(before, turn))
-            block = behind(builder, at, (turn, packed.size))
-            starts = [behind(builder, block, (place.row, r)) for r in range(rows)]
-            x_block = behind(builder, x_at, (turn, LINE * n_rows))
-            define_block(builder, packed, isa, starts, x_block, held)
+    size = how.span * TILE // n_rows
+    with spans(builder, blocks, size) as (first, count):
+        x_span = behind(builder, x, (first, how.stored * n_rows))
+        x_span = how.ready(x_span, builder.mul(count, I64(n_rows)))
+        with loop(builder, down) as i, loop(builder, across) as j:
+            row, column = builder.mul(i, I64(rows)), builder.mul(j, I64(columns))
+            at = behind(builder, place.start, (row, place.row), (first, place.block))
+            x_at = behind(builder, x_span, (column, how.line))
+            turns_before = builder.mul(behind(builder, j, (i, across)), count)
+            turns_before = behind(builder, turns_before, (first, down * across))
+            with totals.taken(row, column, rows, columns) as held, loop(builder, count) as turn:
+                ask(builder.add(turns_before, turn))
+                block = behind(builder, at, (turn, how.packed.size))
+                starts = [behind(builder, block, (place.row, r)) for r in range(rows)]
+                x_block = behind(builder, x_at, (turn, how.line * n_rows))
+                define_block(builder, isa, how, starts, x_block, held)
     totals.add_up(out)
 
 
-def define_block(builder, packed, isa, starts, x, held):
+def define_block(builder, isa, how, starts, x, held):
     """Add the products of a block of some rows of weights and one of x to totals, held[row][column]."""
-    kind = ir.VectorType(F32, isa.lanes)
-    for i in range(0, packed.weights, isa.lanes):
-        numbers = [load(builder, x, LINE * m + 4 * i, kind) for m in range(len(held[0]))]
+    columns = [behind(builder, x, (I64(m), how.line)) for m in range(len(held[0]))]
+    for i in range(0, 32, how.step):
+        numbers = [how.numbers(column, i) for column in columns]
         for first in range(0, len(starts), TOGETHER):
             some = range(first, min(first + TOGETHER, len(starts)))
             for r in some:
-                weights = packed.unpack(builder, starts[r], i, isa.lanes)
+                weights = how.weights(starts[r], i)
                 for values, total in zip(numbers, held[r], strict=True):
-                    builder.store(fma(builder, weights, values, builder.load(total)), total)
-            if (i + isa.lanes) % AT_ONCE == 0:
+                    builder.store(how.add(builder.load(total), weights, values), total)
+            if (i + how.step) % AT_ONCE == 0:
                 for total in (total for r in some for total in held[r]):
                     builder.store(made_here(builder, isa, builder.load(total)), total)
 

@@ -4,10 +4,12 @@
 
 A panel is 4 KiB of codes and stays in the first-level cache while all rows of x pass by; unpacking is paid
 once for all of them. See `panels`; the sharing of the cores is that of `simd_dot`. Floats are decoded, whole
-rows at a time: see `float_dot`.
+rows at a time, or copied, where the CPU multiplies them as they lie: see `float_dot`.
 """
 
 from functools import cache
+
+import numpy as np
 
 from blocks2tokens.jit.lanes import ISAS, ROWS
 from blocks2tokens.jit.naming import named
@@ -37,7 +39,7 @@ def panels_of(packed):
 def panel_bytes(packed, isa, blocks):
     """Return the bytes of a panel, for rows of so many blocks: one of floats holds all of them."""
     if packed.is_float:
-        return float_dot.panel_bytes(blocks)
+        return float_dot.panel_bytes(packed, isa, blocks)
     return Layout(isa, packed).size * (SPAN // packed.weights)
 
 
@@ -53,6 +55,8 @@ def panel_job(name, isa_name):
     tag = tag_of(name, isa_name, n_rows, prefetch)
     step = packed.size * ROWS // max(1, prefetch.streams)  # of what comes, for each block
     code_bytes, d_bytes, sum_bytes = tile_sizes(packed, n_rows)
+    if float_dot.as_they_lie(packed, isa):
+        code_bytes //= 2  # of x rounded to bfloat16
     size, of_a_span = packed.size, None if packed.is_float else SPAN // packed.weights
     room_of_one = panel_bytes(packed, isa, 0)  # from one to the next: of floats there is one
 
@@ -92,7 +96,8 @@ def needs(M, w):
     isa, packed = ISAS[isa_name], PACKED[w.format.name]
     blocks, n_rows, most = w.shape[1] // packed.weights, tile_of(packed, isa), panels_of(packed)
     room = panel_bytes(packed, isa, blocks)
-    return job_needs(M, w, n_rows, most * -(-M // n_rows) * n_rows, most * room)
+    x_dtype = np.uint16 if float_dot.as_they_lie(packed, isa) else np.float32
+    return job_needs(M, w, n_rows, most * -(-M // n_rows) * n_rows, most * room, x_dtype)
 
 
 def run_into(x, w, out, room):
@@ -107,15 +112,17 @@ run = with_own_memory(needs, run_into)
 
 
 def count(M, K, N, fmt, cores):
-    if vectors_for(fmt, N, K) == "plain":
+    isa_name = vectors_for(fmt, N, K)
+    if isa_name == "plain":
         return simd_tiles.count(M, K, N, fmt, cores)
-    is_float, blocks = PACKED[fmt.name].is_float, K // PACKED[fmt.name].weights
+    packed = PACKED[fmt.name]
+    room = panel_bytes(packed, ISAS[isa_name], K // packed.weights) if packed.is_float else ROWS * SPAN
     return Cost(
         elements_decoded=K * N,
         blocks_decoded=K * N // fmt.block_size,
         lookups=0,
         bytes_read=N * fmt.row_bytes(K) + 4 * M * K,
-        temporary_bytes=cores * (float_dot.panel_bytes(blocks) if is_float else ROWS * SPAN),
+        temporary_bytes=cores * room,
         multiply_adds=M * K * N,
     )
 

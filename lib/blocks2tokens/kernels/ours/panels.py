@@ -5,7 +5,8 @@
     tile    panel               --times T rows of x-->  out [T, 16] += ...                       of x
 
     activations of T rows, a tile; a block is 32 or 256 weights (see `quantized_activations`)
-        codes   int8     [blocks, T, block]        float formats: x itself, float32 [blocks, T, 32]
+        codes   int8     [blocks, T, block]        float formats: x itself, float32 [blocks, T, 32];
+                                                   of BF16 `as_they_lie`, for `tile`, as bfloat16
         d       float32  [blocks, T]
         sums    int16    [blocks, T, groups]       blocks of 256: sums of the codes of each group
                 float32  [blocks, T]               blocks of 32:  d * (sum of the codes)
@@ -327,7 +328,7 @@ def define_fill(builder, packed, isa, n_rows, prefetching, weights, row_bytes, b
 
 def define_tile(builder, packed, isa, n_rows, prefetching, panel, blocks, codes, d, sums, out):
     if packed.is_float:
-        float_dot.define_tile(builder, isa, n_rows, panel, blocks, codes, out)
+        float_dot.define_tile(builder, packed, isa, n_rows, panel, blocks, codes, out)
         return
     x, layout = Activations(builder, packed, n_rows, ROWS, codes, d, sums), Layout(isa, packed)
     totals = [cgutils.alloca_once(builder, floats_of(ROWS)) for _ in range(n_rows)]
@@ -387,12 +388,15 @@ def define_group(builder, packed, isa, x, layout, at, first, parts, scales):
 
 
 def turns(packed, isa, kind, n_rows):
-    """Return how often each loop within that over blocks, or spans, goes round, from the outside in."""
+    """Return how often each loop within that over blocks, or spans, goes round, and the same of those in it.
+
+    [(times, [(times, [...]), ...]), ...] in their order in the code.
+    """
     if kind == "fill" or (kind == "rows" and not packed.is_float):
         return []
     if packed.is_float:
-        return [count for count in float_dot.turns(isa, n_rows) if count > 1]
-    return [packed.groups] if packed.groups > 1 else []
+        return float_dot.turns(packed, isa, kind, n_rows)
+    return [(packed.groups, [])] if packed.groups > 1 else []
 
 
 def power_of_two(n):

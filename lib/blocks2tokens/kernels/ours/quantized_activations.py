@@ -8,7 +8,8 @@
 What a tile of rows needs next lies next in memory. The sums are what the weights' offsets multiply. Rows that
 fill up the last tile are zeros. With blocks of 256 this is what Q8_K holds (but for its sign: Q8_K makes the
 largest value -127), with blocks of 32 what Q8_1 holds (but for d and sums, which are not rounded to float16).
-Magnitudes below 2**-100 count as 0; a row with NaN or infinity gives NaN.
+Magnitudes below 2**-100 count as 0; a row with NaN or infinity gives NaN. For weights that are floats x goes
+into tiles as it is, or as bfloat16, see `in_tiles`.
 Source: ggml `quantize_row_q8_K_ref`, `quantize_row_q8_1_ref`.
 """
 
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from blocks2tokens.formats.compiled import bits_to_float
+from blocks2tokens.formats.compiled import bits_to_float, float_to_bits
 from blocks2tokens.jit.cores import takes_turns
 from blocks2tokens.jit.vectors import largest_bits, round_16
 from blocks2tokens.kernels.scratch import Needs, Room, allocate
@@ -132,22 +133,61 @@ def quantize_into(x, room: Room) -> Activations:
     return Activations(codes, d, sums, M)
 
 
+@njit(cache=True)
+def bf16(bits):
+    """Return the upper half of the bits of a float32, rounded to nearest, ties to even, as the CPU does.
+
+    What is smaller than a normal number is 0. NaN stays NaN.
+    """
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+        return np.uint16(bits >> np.uint32(16)) | np.uint16(64)
+    if bits & np.uint32(0x7F800000) == 0:
+        return np.uint16(bits >> np.uint32(16)) & np.uint16(0x8000)
+    odd = bits >> np.uint32(16) & np.uint32(1)
+    return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@njit(cache=True)
+def bf16_row(x, tile, m, codes):
+    """Round x, float32 [K], as row m of a tile."""
+    block = codes.shape[3]
+    for b in range(codes.shape[1]):
+        for i in range(block):
+            codes[tile, b, m, i] = bf16(float_to_bits(x[block * b + i]))
+
+
+@njit(cache=True)
+def bf16_rows_in_turn(x, codes):
+    for row in range(x.shape[0]):
+        bf16_row(x[row], row // codes.shape[2], row % codes.shape[2], codes)
+
+
+@takes_turns
+@njit(parallel=True, cache=True)
+def bf16_rows_at_once(x, codes):
+    for row in prange(x.shape[0]):
+        bf16_row(x[row], row // codes.shape[2], row % codes.shape[2], codes)
+
+
 NOTHING = np.zeros((1, 1, 1), np.float32)
 
 
-def needs_in_tiles(M, K, block, tile=1) -> Needs:
-    """Return what M rows of K numbers fill in tiles that keep them as they are."""
-    return {"codes": ((-(-M // tile), K // block, tile, block), np.float32)}
+def needs_in_tiles(M, K, block, tile=1, dtype=np.float32) -> Needs:
+    """Return what M rows of K numbers fill in tiles that keep them as they are, or as bfloat16: uint16."""
+    return {"codes": ((-(-M // tile), K // block, tile, block), dtype)}
 
 
 def in_tiles(x, room: Room) -> Activations:
-    """Return x itself, float32 [M, K], in tiles, for weights that are floats; `needs_in_tiles` says where."""
+    """Return x, float32 [M, K], in tiles as `needs_in_tiles` wants them, for weights that are floats."""
     codes = room["codes"]
     _, blocks, tile, block = codes.shape
     whole, rest = divmod(len(x), tile)
-    rows = x[: whole * tile].reshape(whole, tile, blocks, block)
-    codes[:whole] = rows.transpose(0, 2, 1, 3)
+    if rest:
+        codes[whole, :, rest:] = 0
+    if codes.dtype == np.uint16:
+        (bf16_rows_in_turn if x.size < SERIAL_BELOW else bf16_rows_at_once)(x, codes)
+        return Activations(codes, NOTHING, NOTHING, len(x))
+    codes[:whole] = x[: whole * tile].reshape(whole, tile, blocks, block).transpose(0, 2, 1, 3)
     if rest:
         codes[whole, :, :rest] = x[whole * tile :].reshape(rest, blocks, block).transpose(1, 0, 2)
-        codes[whole, :, rest:] = 0
     return Activations(codes, NOTHING, NOTHING, len(x))

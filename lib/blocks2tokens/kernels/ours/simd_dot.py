@@ -38,7 +38,9 @@ JOB = types.void(*[types.int64] * 15)
 def vectors_for(fmt, N, K):
     """Return the name of the instruction set to use, "plain" if none suits a matrix [N, K] of this format."""
     fits = fmt.name in PACKED and N >= ROWS and K % PACKED[fmt.name].weights == 0
-    return cpu.chosen() if fits else "plain"
+    if not fits:
+        return "plain"
+    return cpu.with_bf16(cpu.chosen()) if fmt.name == "BF16" else cpu.chosen()
 
 
 def rows_job(name, isa_name, n_rows):
@@ -103,11 +105,14 @@ def alone(job, operands, part, panel, out):
     run_rows(job, operands, 0, out.shape[1], part, out, panel)
 
 
-def job_needs(M, w, n_rows, part_rows, panel_bytes=0):
-    """Return what a job needs: x in tiles of n_rows rows; each worker so many rows of results, a panel."""
+def job_needs(M, w, n_rows, part_rows, panel_bytes=0, x_dtype=np.float32):
+    """Return what a job needs: x in tiles of n_rows rows; each worker so many rows of results, a panel.
+
+    For weights that are floats x has x_dtype: float32, or uint16 for bfloat16.
+    """
     packed, K, workers = PACKED[w.format.name], w.shape[1], get_num_threads()
     if packed.is_float:
-        rounded = quantized_activations.needs_in_tiles(M, K, packed.weights, n_rows)
+        rounded = quantized_activations.needs_in_tiles(M, K, packed.weights, n_rows, x_dtype)
     else:
         rounded = quantized_activations.needs(M, K, packed.weights, packed.group, n_rows)
     parts = (workers, part_rows, ROWS), np.float32
