@@ -61,7 +61,7 @@ def draw_path_of_64() -> Axes:
     axes.text(65, 1.4, "q₀c₀ + q₁c₁", va="center")
     axes.text(65, 0.3, "sum + p₀s₀ + p₁s₁", va="center")
     axes.set(xlim=(-15, 80), ylim=(-0.2, 3.8))
-    axes.set_title("One register each: two instructions multiply 64 pairs and scale them")
+    axes.set_title("Two instructions multiply a register of pairs and scale them")
     axes.axis("off")
     return axes
 
