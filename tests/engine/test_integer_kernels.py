@@ -104,6 +104,16 @@ def test_linux_is_asked_for_what_llvm_does_not_find_there(hwcap, hwcap2, best, m
     assert cpu.available.__wrapped__()[0] == best
 
 
+def test_a_cpu_named_to_numba_has_the_features_that_vectors_are_chosen_by(monkeypatch):
+    """LLVM ends the process at an instruction that neither the CPU's name nor its features bring."""
+    monkeypatch.setattr(cpu, "STATED", None)
+    monkeypatch.setattr(cpu.config, "CPU_NAME", "neoverse-n1")
+    monkeypatch.setattr(cpu.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(cpu, "features", lambda: {"dotprod": True, "i8mm": True})
+    cpu.leave_out_unwanted()
+    assert set(cpu.config.CPU_FEATURES.split(",")) == {"+dotprod", "+i8mm"}
+
+
 # --- Activations ------------------------------------------------------------------------------------------
 
 

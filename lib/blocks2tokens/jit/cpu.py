@@ -39,10 +39,8 @@ NEEDS = {
 BF16 = {"avx512": "avx512bf16"}  # LLVM's name of the feature, too
 UNWANTED = ("sse4a",)
 BEYOND = ("avx512", "avx10", "amx", "evex512")  # features, by how their names begin
-LEFT_OUT = {
-    "avxvnni": BEYOND,
-    "avx2": (*BEYOND, "avxvnni", "gfni"),
-}  # by what BLOCKS2TOKENS_SIMD says at the start
+# By what BLOCKS2TOKENS_SIMD says at the start.
+LEFT_OUT = {"avxvnni": BEYOND, "avx2": (*BEYOND, "avxvnni", "gfni")}
 OF_MACOS = {"dotprod": "FEAT_DotProd", "i8mm": "FEAT_I8MM"}
 OF_LINUX = {"dotprod": (16, 20), "i8mm": (26, 13)}  # AT_HWCAP or AT_HWCAP2, and its bit, see `asm/hwcap.h`
 VARIABLE = "BLOCKS2TOKENS_SIMD"
@@ -115,7 +113,7 @@ def with_bf16(isa: str) -> str:
 
 def leave_out_unwanted() -> None:
     """Make Numba compile for `features`, unless the user has said for which it shall."""
-    if STATED is None and config.CPU_NAME is None and features() != llvm.get_host_cpu_features():
+    if STATED is None and features() != llvm.get_host_cpu_features():
         config.CPU_FEATURES = llvm.FeatureMap(features()).flatten()
 
 
