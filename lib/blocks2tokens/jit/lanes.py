@@ -172,7 +172,7 @@ def loop(builder, count):
     """Make a loop that LLVM does not unroll: it is not told how often; one turn alone is no loop.
 
     count may be an LLVM value that is at least 1. A loop of a few instructions is written out all the same,
-    some turns at a time: that one needs `one_turn_at_a_time`.
+    some turns at a time, if there is no `fence` in it.
     """
     if isinstance(count, int) and count == 1:
         yield I64(0)
@@ -189,12 +189,6 @@ def loop(builder, count):
     turn.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_unsigned("<", following, same), body, after)
     builder.position_at_end(after)
-
-
-def one_turn_at_a_time(builder):
-    """Keep LLVM from writing out several turns of the loop here: what looks like an instruction is none."""
-    nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "", side_effect=True)
-    builder.call(nothing, [], attrs=("convergent",))
 
 
 @dataclass

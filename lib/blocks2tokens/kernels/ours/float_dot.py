@@ -33,12 +33,11 @@ from blocks2tokens.jit.lanes import (
     load,
     loop,
     made_here,
-    one_turn_at_a_time,
     pointer,
     split,
     transpose,
 )
-from blocks2tokens.kernels.ours.prefetch import prefetch
+from blocks2tokens.kernels.ours.prefetch import fence, prefetch
 from blocks2tokens.kernels.ours.unpack import PACKED
 
 SPAN = 1 << 10  # bytes of each row of x in a tile of TILE rows; of smaller tiles as many in all
@@ -114,7 +113,7 @@ class RoundedPairs(Pairs):
         builder, n = self.builder, self.isa.lanes
         rounded = builder.ptrtoint(self.rounded, I64)
         with loop(builder, blocks) as block:
-            one_turn_at_a_time(builder)
+            fence(builder)  # one turn at a time
             at, to = behind(builder, x, (block, LINE)), behind(builder, rounded, (block, HALF_LINE))
             for i in range(0, 32, self.step):
                 low, high = (load(builder, at, 4 * j, ir.VectorType(F32, n)) for j in (i, i + n))
